@@ -1,0 +1,10 @@
+//! The node's gRPC service: messages, server traits and clients, generated from
+//! `proto/node.proto`. Nothing is written by hand here.
+
+#![allow(
+    unreachable_pub,
+    clippy::all,
+    reason = "generated code follows its generator's style"
+)]
+
+connectrpc::include_generated!();
