@@ -1,0 +1,46 @@
+# The front door. `make` alone lists the targets.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build up down doctor test check unit e2e audit bench clean
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+HEARTH := $(TARGET_DIR)/fast/hearth
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## install what is missing, build, start Hearth and stay up
+	@scripts/up
+
+down: ## stop Hearth and its sandboxes
+	@$(HEARTH) down
+
+test: ## everything CI runs, from nothing
+	@scripts/test
+
+setup: ## install the host packages
+	@scripts/setup
+
+build: ## build the host binary and the guest agent
+	@scripts/build
+
+doctor: ## say whether this machine can run Hearth, and what to fix
+	@$(HEARTH) doctor
+
+check: ## formatting, lints, licences
+	@scripts/check
+
+unit: ## Rust tests
+	@scripts/unit
+
+e2e: build ## end-to-end suites with the official SDKs (as root)
+	@scripts/e2e
+
+audit: ## known vulnerabilities in dependencies (needs the network)
+	@$$(scripts/tools cargo-deny) check advisories
+
+bench: ## time to interactive against the running Hearth
+	@$(HEARTH) bench tti
+
+clean: ## remove what was built; the caches of the tests stay
+	@cargo clean

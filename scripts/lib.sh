@@ -1,0 +1,49 @@
+# shellcheck shell=bash
+# Shared by the scripts beside it: where things live, how to say what happens.
+# Sourced, never run.
+
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# The invoking user's cache also under sudo, so that root and user share it.
+CACHE="${HEARTH_DEV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hearth}"
+TARGET="${CARGO_TARGET_DIR:-$ROOT/target}"
+GUEST_TRIPLE="x86_64-unknown-linux-gnu"
+HEARTH_BIN="$TARGET/fast/hearth"
+ENVD_BIN="$TARGET/$GUEST_TRIPLE/guest/envd"
+MIN_RUST="1.94"
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+warn() { printf 'warning: %s\n' "$*" >&2; }
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# True when version $1 is at least version $2.
+version_at_least() {
+    [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
+}
+
+# Runs a command as root: directly, or through sudo.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif have sudo; then
+        sudo "$@"
+    else
+        die "this step needs root, and there is no sudo: run it as root: $*"
+    fi
+}
+
+# A short key for the content of the named files.
+content_key() { cat "$@" | sha256sum | cut -c1-16; }
+
+# Rust is usually installed per user and not on the PATH of a bare shell.
+if ! have cargo && [ -x "$HOME/.cargo/bin/cargo" ]; then
+    PATH="$HOME/.cargo/bin:$PATH"
+fi
+# nft, mke2fs and friends live in sbin, which a user's PATH often lacks.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+export PATH
