@@ -1,0 +1,1 @@
+"""Starts and watches a real Hearth for the end-to-end suites."""

@@ -1,0 +1,29 @@
+"""Runs a command against a Hearth of its own, with its exports set.
+
+    python -m support.run -- node --test smoke.test.mjs
+
+Ends with the command's status.
+"""
+
+import os
+import subprocess
+import sys
+
+from support.daemon import Hearth
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--"]:
+        arguments = arguments[1:]
+    if not arguments:
+        print(__doc__, file=sys.stderr)
+        return 2
+    with Hearth() as hearth:
+        status = subprocess.run(arguments, env={**os.environ, **hearth.exports}).returncode
+        if status != 0:
+            print(hearth.log_tail(), file=sys.stderr)
+        return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
