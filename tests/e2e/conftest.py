@@ -1,25 +1,20 @@
 """Fixtures of both suites. `sdk/` shares one daemon; `host/` starts its own."""
 
-import os
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
 
-from support.daemon import Hearth
+from support.daemon import Hearth, running
 
 
 @pytest.fixture(scope="session")
 def hearth() -> Iterator[Hearth]:
     """One running Hearth, with the environment pointing the SDK at it."""
-    with Hearth() as running:
-        before = dict(os.environ)
-        os.environ.update(running.exports)
-        yield running
-        os.environ.clear()
-        os.environ.update(before)
-        running.down()
-        left = running.leftovers()
+    with running() as daemon:
+        yield daemon
+        daemon.down()
+        left = daemon.leftovers()
         assert not left, f"left after `hearth down`: {left}"
 
 

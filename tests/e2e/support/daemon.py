@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Iterator, Optional
 
 import httpx
 
@@ -18,8 +19,11 @@ from support.waiting import until
 
 KEY_PATTERN = re.compile(r"e2b_[0-9a-f]{40}")
 
-# The first start on a host builds the base template under emulation.
-START_SECONDS = 1500
+# Printed by `hearth up` when it is up and has run a first sandbox.
+UP_LINE = "Hearth is up at"
+
+# The base template is in the cache by then: scripts/e2e prepares it.
+START_SECONDS = 180
 STOP_SECONDS = 60
 
 # Network slots belong to the host, so one daemon runs at a time.
@@ -66,10 +70,12 @@ class Hearth:
     def __init__(self, config: Optional[dict[str, Any]] = None, state_dir: Optional[Path] = None):
         # Short, because paths of unix sockets are.
         self.home = Path(tempfile.mkdtemp(prefix="hearth-e2e-", dir="/tmp"))
+        # VM processes run as users of their own and look for their sockets below.
+        self.home.chmod(0o755)
         self.run_dir = self.home / "run"
-        self.run_dir.mkdir()
         self.state_dir = state_dir or self.home / "state"
         self.port = free_port()
+        self.edge_port = free_port()
         self.config_path = self.home / "hearth.toml"
         self.config_path.write_text(render_toml(config or {}))
         self.log_path = self.home / "hearth.log"
@@ -80,10 +86,15 @@ class Hearth:
 
     # Life.
 
-    def __enter__(self) -> "Hearth":
+    def prepare_host(self) -> None:
+        """Makes sure to be alone on this host, and remembers how it is."""
         self._take_lock()
+        self._refuse_company()
+        self.traces_before = machine.Traces.now(self.state_dir, self.run_dir)
+
+    def __enter__(self) -> "Hearth":
         try:
-            self.traces_before = machine.Traces.now(self.state_dir, self.run_dir)
+            self.prepare_host()
             self.start()
         except BaseException:
             self.close()
@@ -106,6 +117,15 @@ class Hearth:
 
         until(free, "another suite to give this host free", seconds=1800, every=1)
 
+    def _refuse_company(self) -> None:
+        """Slots and rules have host-wide names: a second daemon would take them over."""
+        others = [
+            (pid, line)
+            for pid, line in machine.command_lines().items()
+            if re.match(r"\S*/hearth (.* )?(up|serve)\b", line)
+        ]
+        assert not others, f"another Hearth runs on this host; stop it first: {others}"
+
     @property
     def environment(self) -> dict[str, str]:
         return {
@@ -113,6 +133,7 @@ class Hearth:
             "HEARTH_STATE_DIR": str(self.state_dir),
             "HEARTH_RUN_DIR": str(self.run_dir),
             "HEARTH_API_PORT": str(self.port),
+            "HEARTH_EDGE_PORT": str(self.edge_port),
             "NO_COLOR": "1",
         }
 
@@ -120,7 +141,8 @@ class Hearth:
         return [str(binary()), "--config", str(self.config_path), *arguments]
 
     def start(self) -> None:
-        """Starts the daemon and waits until it answers."""
+        """Starts the daemon and waits until it answers and has proved itself."""
+        printed_before = self.printed()
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 self.command("up"),
@@ -130,17 +152,18 @@ class Hearth:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.await_health()
+        self._await_up(len(printed_before))
         self.exports = self.read_exports()
 
-    def await_health(self) -> None:
+    def _await_up(self, printed_before: int) -> None:
         def healthy() -> bool:
             if self.process is not None and self.process.poll() is not None:
                 raise AssertionError(
                     f"hearth ended with {self.process.returncode} while starting:\n{self.log_tail()}"
                 )
             try:
-                return httpx.get(f"{self.url}/health", timeout=5).is_success
+                answers = httpx.get(f"{self.url}/health", timeout=5).is_success
+                return answers and UP_LINE in self.printed()[printed_before:]
             except httpx.HTTPError:
                 return False
 
@@ -149,6 +172,12 @@ class Hearth:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log_tail()}") from None
 
+    def printed(self) -> str:
+        """What `hearth up` wrote to its terminal so far."""
+        if not self.log_path.exists():
+            return ""
+        return self.log_path.read_text(errors="replace")
+
     def kill(self) -> None:
         """`kill -9`: no chance to tidy anything."""
         assert self.process is not None
@@ -156,7 +185,7 @@ class Hearth:
         self.process.wait(STOP_SECONDS)
 
     def stop(self) -> int:
-        """Ctrl-C; returns the exit status."""
+        """Ctrl-C, which leaves the sandboxes running; returns the exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(STOP_SECONDS)
@@ -182,8 +211,7 @@ class Hearth:
             keep = os.environ.get("HEARTH_E2E_KEEP_LOGS")
             if keep:
                 Path(keep).mkdir(parents=True, exist_ok=True)
-                if self.log_path.exists():
-                    shutil.copy(self.log_path, Path(keep) / f"{self.home.name}.log")
+                (Path(keep) / f"{self.home.name}.log").write_text(self.log_tail(lines=100_000))
             shutil.rmtree(self.home, ignore_errors=True)
             if self._lock is not None:
                 self._lock.close()
@@ -261,7 +289,23 @@ class Hearth:
         return machine.Traces.now(self.state_dir, self.run_dir).beyond(self.traces_before)
 
     def log_tail(self, lines: int = 60) -> str:
-        if not self.log_path.exists():
-            return "(no log)"
-        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+        """The last words of `hearth up` and of the daemon's log."""
+        parts = []
+        for path in (self.log_path, self.state_dir / "hearth.log"):
+            if path.exists():
+                tail = path.read_text(errors="replace").splitlines()[-lines:]
+                parts.append("\n".join([f"--- {path.name}", *tail]))
+        return "\n".join(parts) or "(no log)"
 
+
+@contextmanager
+def running(**options: Any) -> Iterator[Hearth]:
+    """A Hearth that the SDK in this process talks to."""
+    with Hearth(**options) as hearth:
+        before = dict(os.environ)
+        os.environ.update(hearth.exports)
+        try:
+            yield hearth
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
