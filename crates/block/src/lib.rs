@@ -1,1 +1,24 @@
-//! Not written yet.
+//! Layered copy-on-write block devices, and an NBD server for them.
+//!
+//! A [`Device`] merges an immutable raw image, immutable layers and at most one
+//! writable layer. The [`server`] module serves it over a unix socket to any
+//! NBD client; the protocol itself, in [`nbd`], does no I/O.
+
+mod device;
+mod error;
+pub mod layer;
+mod map;
+pub mod nbd;
+pub mod server;
+mod storage;
+
+pub use device::{
+    Device, DeviceConfig, DeviceStats, Extent, MAX_LAYERS, SealingLayer, WritableConfig,
+};
+pub use error::{Error, IoError};
+pub use layer::index::BLOCK_SIZE;
+
+/// The largest device: 16 TiB.
+pub const MAX_SIZE_BYTES: u64 = 16 << 40;
+/// The longest index that is read into memory.
+pub(crate) const MAX_INDEX_BYTES: u64 = 1 << 30;
