@@ -1,1 +1,115 @@
-//! Not written yet.
+//! The application layer: what Hearth does when somebody asks for a sandbox, a
+//! template or a key, free of HTTP, SQL and gRPC.
+//!
+//! ```text
+//!  api ──▶ Control ──▶ Store   what should be: teams, keys, templates
+//!              ├─────▶ Node    what is: the sandboxes that run
+//!              └─────▶ Agent   what a guest says of itself
+//! ```
+//!
+//! One file per resource. Whether a sandbox exists is always asked of the node;
+//! nothing here remembers it. Work that must not stop half-way when a caller goes
+//! away runs as a task of [`Control`], which [`Control::shutdown`] waits for.
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod auth;
+mod bootstrap;
+mod config;
+mod error;
+mod idempotency;
+pub mod keys;
+mod limits;
+mod network;
+mod node;
+mod page;
+mod sandboxes;
+mod templates;
+mod tokens;
+
+pub use agent::{Agent, AgentError, AgentMetrics};
+pub use auth::Caller;
+pub use bootstrap::{Bootstrap, bootstrap};
+pub use config::{Config, Features, TeamConfig};
+pub use error::{Error, Kind, Retry};
+pub use hearth_store::{ApiKey, Build, BuildStatus, KeyMask, TagAssignment, Team, TeamLimits};
+pub use idempotency::IdempotencyKey;
+pub use network::{
+    EgressProxy, EgressProxyTls, HeaderTransform, NetworkRule, NetworkSettings, NetworkUpdate,
+};
+pub use node::{
+    Lifecycle, Node, NodeError, NodeInfo, NodeSandbox, NodeSandboxState, OnTimeout, SandboxConfig,
+    SandboxUpdate, VolumeMount,
+};
+pub use page::{Direction, SandboxCursor};
+pub use sandboxes::{
+    ForkRequest, ListRequest, Metric, NewSandbox, Page, SandboxAccess, SandboxView, StateFilter,
+    VisibleState,
+};
+pub use templates::{TemplateAccess, TemplatePublication, TemplateView};
+pub use tokens::Tokens;
+
+use hearth_store::Store;
+use limits::Reservations;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::task::TaskTracker;
+
+/// The application layer of one process.
+pub struct Control {
+    store: Arc<dyn Store>,
+    node: Arc<dyn Node>,
+    agent: Arc<dyn Agent>,
+    config: Config,
+    tokens: Tokens,
+    keys: auth::KeyCache,
+    reservations: Arc<Reservations>,
+    tasks: TaskTracker,
+}
+
+impl Control {
+    #[must_use]
+    pub fn new(
+        config: Config,
+        store: Arc<dyn Store>,
+        node: Arc<dyn Node>,
+        agent: Arc<dyn Agent>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            tokens: Tokens::new(config.token_seed.clone()),
+            store,
+            node,
+            agent,
+            config,
+            keys: auth::KeyCache::default(),
+            reservations: Arc::default(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The base domain of the sandboxes' host names.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.config.domain
+    }
+
+    /// What the node says of itself.
+    pub async fn node_info(&self) -> Result<NodeInfo, Error> {
+        self.node.info().await.map_err(Error::from_node)
+    }
+
+    /// Takes no more work that outlives its caller and waits for what runs, at
+    /// most `deadline`. Answers whether all of it came to its end.
+    pub async fn shutdown(&self, deadline: Duration) -> bool {
+        self.tasks.close();
+        tokio::time::timeout(deadline, self.tasks.wait())
+            .await
+            .is_ok()
+    }
+}

@@ -1,1 +1,38 @@
-//! Not written yet.
+//! The REST contract's request and response types: what crosses the wire, as
+//! serde sees it, with the schemas of the generated OpenAPI document. No rule
+//! lives here: a request type says what can be read, not what is allowed.
+//!
+//! Requests tolerate unknown keys, as clients of other generations send more;
+//! where a value may be left out, `null` means the same as absence.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod key;
+mod log;
+mod metric;
+mod network;
+mod sandbox;
+mod template;
+mod time;
+
+pub use error::ApiError;
+pub use key::{ApiKey, CreatedApiKey, KeyMask, NewApiKey, Team};
+pub use log::{LogLevel, SandboxLog, SandboxLogEntry, SandboxLogs, SandboxLogsV2};
+pub use metric::{SandboxMetric, SandboxesWithMetrics};
+pub use network::{
+    EgressProxy, EgressProxyTls, NetworkConfig, NetworkRule, NetworkTransform, NetworkUpdate,
+};
+pub use sandbox::{
+    AutoResume, ConnectSandbox, ForkResult, ForkSandbox, Iam, IamToken, Lifecycle, ListedSandbox,
+    NewSandbox, OnTimeout, PauseSandbox, RefreshSandbox, ResumeSandbox, Sandbox, SandboxDetail,
+    SandboxState, SnapshotInfo, SnapshotSandbox, TimeoutSandbox, VolumeMount,
+};
+pub use template::{
+    AliasInfo, BuildStatus, TeamUser, Template, TemplateBuild, TemplateTag, TemplateWithBuilds,
+};
+pub use time::{parse_rfc3339, rfc3339_millis};
+
+/// The `clientID` of every response: the contract keeps the field, nothing
+/// reads it any more.
+pub const CLIENT_ID: &str = "6532622b";

@@ -1,0 +1,50 @@
+//! The first start: a team and a key for it.
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::keys;
+use chrono::Utc;
+use hearth_ids::TeamId;
+use hearth_store::{NewTeam, Store, Team};
+use secrecy::SecretString;
+
+/// What a start found or made.
+#[derive(Debug)]
+pub struct Bootstrap {
+    pub team: Team,
+    /// A new key, where the team had none: shown this once, for the caller to
+    /// keep where only its owner can read it.
+    pub api_key: Option<SecretString>,
+}
+
+/// Makes sure that the configured team exists, has the configured limits and has
+/// a key. Idempotent; call it before serving.
+pub async fn bootstrap(store: &dyn Store, config: &Config) -> Result<Bootstrap, Error> {
+    if config.sole_process {
+        store.idempotency_end_leases().await?;
+    }
+    let mut team = match store.team_by_slug(&config.team.slug).await? {
+        Some(team) => team,
+        None => {
+            store
+                .team_create(NewTeam {
+                    id: TeamId::random(),
+                    slug: config.team.slug.clone(),
+                    name: config.team.name.clone(),
+                    limits: config.team.limits,
+                    created_at: Utc::now(),
+                })
+                .await?
+        }
+    };
+    if team.limits != config.team.limits {
+        store.team_set_limits(team.id, config.team.limits).await?;
+        team.limits = config.team.limits;
+    }
+    let api_key = if store.api_key_list(team.id).await?.is_empty() {
+        Some(keys::create(store, team.id, "first key").await?.1)
+    } else {
+        None
+    };
+    Ok(Bootstrap { team, api_key })
+}

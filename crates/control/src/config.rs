@@ -1,0 +1,75 @@
+//! Settings of the application layer. Binaries read them; nothing here looks at
+//! files or the environment.
+
+use hearth_store::TeamLimits;
+use secrecy::SecretString;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Base domain of the sandboxes' host names, with a port where it is not 443:
+    /// `localhost:3443`.
+    pub domain: String,
+    /// Key of the sandboxes' access tokens. While it stays, tokens stay.
+    pub token_seed: SecretString,
+    pub features: Features,
+    /// The team that the first start makes.
+    pub team: TeamConfig,
+    /// No other process uses the store: what an earlier one left unfinished can
+    /// be taken over at once.
+    pub sole_process: bool,
+}
+
+/// What callers may ask for beyond the basics. A request that asks for what is
+/// off is refused rather than served without it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Features {
+    /// Pausing: `autoPause`, `autoResume` and the calls that keep a sandbox's
+    /// state.
+    pub pause: bool,
+    /// `allow_internet_access: false`, `network.allowOut`, `network.denyOut`.
+    pub egress_rules: bool,
+    /// `network.egressProxy`.
+    pub egress_proxy: bool,
+    /// `network.rules`: transforms of outgoing requests.
+    pub network_rules: bool,
+    /// `volumeMounts`.
+    pub volumes: bool,
+    /// `iam.tokens`.
+    pub identity_tokens: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct TeamConfig {
+    pub slug: String,
+    pub name: String,
+    pub limits: TeamLimits,
+}
+
+impl Default for TeamConfig {
+    /// One's own machine: a day and a hundred sandboxes.
+    fn default() -> Self {
+        Self {
+            slug: "default".to_owned(),
+            name: "Default".to_owned(),
+            limits: TeamLimits {
+                max_concurrent_sandboxes: 100,
+                max_length_hours: 24,
+                ..TeamLimits::default()
+            },
+        }
+    }
+}
+
+impl Config {
+    /// The usual settings for one machine.
+    #[must_use]
+    pub fn new(domain: impl Into<String>, token_seed: SecretString) -> Self {
+        Self {
+            domain: domain.into(),
+            token_seed,
+            features: Features::default(),
+            team: TeamConfig::default(),
+            sole_process: true,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! API keys: `e2b_` and 40 hex digits, kept as a hash and a mask.
+//!
+//! These are functions over the store alone, so that a command line tool can
+//! manage keys while no server runs.
+
+use crate::error::Error;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use chrono::Utc;
+use hearth_ids::TeamId;
+use hearth_store::{ApiKey, KeyMask, NewApiKey, Store};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// What every key begins with.
+pub const PREFIX: &str = "e2b_";
+const RANDOM_BYTES: usize = 20;
+const MAX_NAME_LENGTH: usize = 256;
+const MAX_KEY_LENGTH: usize = 256;
+
+/// Makes a key for a team. The secret is answered this once.
+pub async fn create(
+    store: &dyn Store,
+    team: TeamId,
+    name: &str,
+) -> Result<(ApiKey, SecretString), Error> {
+    let name = name.trim();
+    if name.is_empty() || name.chars().count() > MAX_NAME_LENGTH {
+        return Err(Error::invalid(
+            "name",
+            format_args!("must have 1 to {MAX_NAME_LENGTH} characters"),
+        ));
+    }
+    let secret = generate()?;
+    let key = store
+        .api_key_create(NewApiKey {
+            id: Uuid::new_v4(),
+            team_id: team,
+            name: name.to_owned(),
+            hash: hash(secret.expose_secret()),
+            mask: mask(secret.expose_secret()),
+            created_at: Utc::now(),
+        })
+        .await?;
+    Ok((key, secret))
+}
+
+/// A team's usable keys, oldest first.
+pub async fn list(store: &dyn Store, team: TeamId) -> Result<Vec<ApiKey>, Error> {
+    Ok(store.api_key_list(team).await?)
+}
+
+/// Ends a key. A running server notices within
+/// [`crate::Control::KEY_CACHE_SECONDS`].
+pub async fn revoke(store: &dyn Store, team: TeamId, id: Uuid) -> Result<(), Error> {
+    if store.api_key_revoke(team, id, Utc::now()).await? {
+        Ok(())
+    } else {
+        Err(Error::not_found(format!("API key {id} does not exist")))
+    }
+}
+
+fn generate() -> Result<SecretString, Error> {
+    let mut bytes = [0u8; RANDOM_BYTES];
+    getrandom::fill(&mut bytes).map_err(|error| Error::internal(error.to_string()))?;
+    Ok(SecretString::from(format!(
+        "{PREFIX}{}",
+        hex::encode(bytes)
+    )))
+}
+
+/// `$sha256$` and the unpadded base64 of the SHA-256 of the random bytes: of
+/// what the digits say, where the key is well-formed.
+pub(crate) fn hash(key: &str) -> String {
+    let value = key.strip_prefix(PREFIX).unwrap_or(key);
+    let bytes = hex::decode(value).unwrap_or_else(|_| value.as_bytes().to_vec());
+    format!("$sha256${}", STANDARD_NO_PAD.encode(Sha256::digest(bytes)))
+}
+
+/// Whether a text can be a key at all, so that garbage never reaches the store.
+pub(crate) fn well_formed(key: &str) -> bool {
+    key.len() <= MAX_KEY_LENGTH
+        && key
+            .strip_prefix(PREFIX)
+            .is_some_and(|value| !value.is_empty() && hex::decode(value).is_ok())
+}
+
+fn mask(key: &str) -> KeyMask {
+    let value = key.strip_prefix(PREFIX).unwrap_or(key);
+    KeyMask {
+        prefix: PREFIX.to_owned(),
+        value_length: u32::try_from(value.len()).unwrap_or(u32::MAX),
+        first: value.chars().take(2).collect(),
+        last: value
+            .chars()
+            .skip(value.chars().count().saturating_sub(4))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_the_documented_form_hash_and_mask() {
+        let key = generate().expect("random");
+        let text = key.expose_secret();
+        assert_eq!(text.len(), 44);
+        assert!(well_formed(text));
+        // printf '\x00\x01' | openssl dgst -sha256 -binary | base64 | tr -d =
+        assert_eq!(
+            hash("e2b_0001"),
+            "$sha256$tBP0fRPuL+bIRbLuFBr4HehY307FSaWLeXC7lmRbyNI"
+        );
+        let shown = mask("e2b_0123456789");
+        assert_eq!((shown.first.as_str(), shown.last.as_str()), ("01", "6789"));
+        assert_eq!(shown.value_length, 10);
+    }
+
+    #[test]
+    fn malformed_keys_are_refused_before_the_store() {
+        for text in ["", "e2b_", "test", "e2b_xyz", "sk_e2b_00", "e2b_0"] {
+            assert!(!well_formed(text), "{text:?}");
+        }
+        assert!(!well_formed(&format!("e2b_{}", "0".repeat(400))));
+    }
+}

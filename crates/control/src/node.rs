@@ -1,0 +1,174 @@
+//! The port to a node: the machine that runs sandboxes, in the application's
+//! terms.
+
+use crate::network::NetworkSettings;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// What a sandbox is made of and belongs to. The node keeps it for as long as
+/// the sandbox lives and gives it back in lists.
+#[derive(Debug, Clone)]
+pub struct SandboxConfig {
+    pub sandbox_id: SandboxId,
+    pub template_id: TemplateId,
+    pub build_id: BuildId,
+    pub team_id: TeamId,
+    pub alias: Option<String>,
+    pub metadata: BTreeMap<String, String>,
+    pub env_vars: BTreeMap<String, String>,
+    pub envd_access_token: SecretString,
+    /// Present where the sandbox's URLs are not public.
+    pub traffic_access_token: Option<SecretString>,
+    pub allow_internet_access: Option<bool>,
+    pub network: Option<NetworkSettings>,
+    pub lifecycle: Lifecycle,
+    pub volume_mounts: Vec<VolumeMount>,
+}
+
+/// What happens when the time is over, and when traffic meets a paused sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lifecycle {
+    pub on_timeout: OnTimeout,
+    #[serde(default)]
+    pub auto_resume: bool,
+    /// Whether a pause on timeout keeps the memory.
+    #[serde(default = "yes")]
+    pub auto_pause_memory: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self {
+            on_timeout: OnTimeout::Kill,
+            auto_resume: false,
+            auto_pause_memory: true,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTimeout {
+    Kill,
+    Pause,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMount {
+    pub name: String,
+    pub path: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeSandboxState {
+    Starting,
+    Running,
+    Pausing,
+    Snapshotting,
+    Stopping,
+}
+
+/// A sandbox as its node sees it.
+#[derive(Debug, Clone)]
+pub struct NodeSandbox {
+    pub config: SandboxConfig,
+    pub state: NodeSandboxState,
+    pub started_at: DateTime<Utc>,
+    pub end_at: DateTime<Utc>,
+    pub vcpus: u32,
+    pub memory_mib: u32,
+    pub disk_mib: u32,
+    pub envd_version: String,
+    pub execution_id: String,
+    /// Where the guest's ports answer on the host; absent while it starts.
+    pub address: Option<IpAddr>,
+}
+
+/// Changes to a running sandbox; what is absent stays.
+#[derive(Debug, Clone, Default)]
+pub struct SandboxUpdate {
+    pub end_at: Option<DateTime<Utc>>,
+    /// An `end_at` before the present one is ignored.
+    pub only_extend: bool,
+    pub network: Option<NetworkSettings>,
+}
+
+#[derive(Debug, Clone)]
+pub struct NodeInfo {
+    pub node_id: String,
+    pub version: String,
+    pub accelerator: String,
+    pub engine: String,
+    pub sandboxes_running: u32,
+    pub sandboxes_max: u32,
+    pub memory_total_bytes: u64,
+    pub memory_available_bytes: u64,
+    pub builds: Vec<BuildId>,
+}
+
+/// Why a node did not do what it was asked. Texts are fit for the caller but for
+/// those of `Unreachable` and `Internal`.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NodeError {
+    #[error("{0}")]
+    AlreadyExists(String),
+    #[error("{0}")]
+    NotFound(String),
+    /// The sandbox is in a state in which this cannot be done.
+    #[error("{0}")]
+    InTransition(String),
+    #[error("{0}")]
+    Invalid(String),
+    /// No slot, memory or disk is left.
+    #[error("{0}")]
+    Exhausted(String),
+    #[error("{0}")]
+    Unimplemented(String),
+    /// The request may or may not have reached the node.
+    #[error("the node cannot be reached: {0}")]
+    Unreachable(String),
+    /// The node may still carry the request out.
+    #[error("the node did not answer in time")]
+    Deadline,
+    #[error("the node failed: {0}")]
+    Internal(String),
+}
+
+impl NodeError {
+    /// Whether the request may have been carried out in spite of the error.
+    #[must_use]
+    pub fn outcome_unknown(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Deadline)
+    }
+}
+
+#[async_trait]
+pub trait Node: Send + Sync + 'static {
+    /// Starts a sandbox; answers when commands can run in it.
+    async fn create(
+        &self,
+        config: SandboxConfig,
+        end_at: DateTime<Utc>,
+    ) -> Result<NodeSandbox, NodeError>;
+    async fn update(&self, id: &SandboxId, update: SandboxUpdate)
+    -> Result<NodeSandbox, NodeError>;
+    /// Every sandbox of the node, in any state.
+    async fn list(&self) -> Result<Vec<NodeSandbox>, NodeError>;
+    /// Ends a sandbox; answers when all that it held is free.
+    async fn delete(&self, id: &SandboxId) -> Result<(), NodeError>;
+    /// Stops a sandbox and keeps its state as `build`.
+    async fn pause(&self, id: &SandboxId, build: BuildId, memory: bool) -> Result<(), NodeError>;
+    /// Keeps a running sandbox's state as `build`; the sandbox goes on.
+    async fn checkpoint(&self, id: &SandboxId, build: BuildId) -> Result<(), NodeError>;
+    async fn info(&self) -> Result<NodeInfo, NodeError>;
+}

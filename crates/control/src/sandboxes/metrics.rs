@@ -1,0 +1,113 @@
+//! What sandboxes use. There is no history: a sandbox's metrics are what its
+//! agent says now.
+
+use super::visible;
+use crate::Control;
+use crate::agent::AgentMetrics;
+use crate::auth::Caller;
+use crate::error::Error;
+use crate::node::{NodeSandbox, NodeSandboxState};
+use chrono::{DateTime, Utc};
+use hearth_ids::SandboxId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// Most sandboxes in one question.
+const MAX_SANDBOXES: usize = 100;
+/// How many agents are asked at the same time.
+const CONCURRENCY: usize = 16;
+
+pub type Metric = AgentMetrics;
+
+impl Control {
+    /// The present sample, if it lies within the asked-for time and the agent
+    /// answers.
+    pub async fn sandbox_metrics(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+        start: Option<DateTime<Utc>>,
+        end: Option<DateTime<Utc>>,
+    ) -> Result<Vec<Metric>, Error> {
+        if let (Some(start), Some(end)) = (start, end)
+            && start > end
+        {
+            return Err(Error::invalid("start", "must not be after end"));
+        }
+        let sandbox = self.sandbox_find(caller, id).await?;
+        if visible(sandbox.state).is_none() {
+            return Err(Error::sandbox_not_found(id.as_str()));
+        }
+        let now = Utc::now();
+        let asked = start.is_none_or(|start| start <= now) && end.is_none_or(|end| end >= now);
+        if !asked {
+            return Ok(Vec::new());
+        }
+        Ok(self.sample(&sandbox).await.into_iter().collect())
+    }
+
+    /// The present samples of those of the sandboxes that are the caller's and
+    /// whose agents answer.
+    pub async fn sandbox_metrics_of(
+        self: &Arc<Self>,
+        caller: &Caller,
+        ids: &[SandboxId],
+    ) -> Result<BTreeMap<SandboxId, Metric>, Error> {
+        if ids.len() > MAX_SANDBOXES {
+            return Err(Error::invalid(
+                "sandbox_ids",
+                format_args!(
+                    "must have at most {MAX_SANDBOXES} entries, has {}",
+                    ids.len()
+                ),
+            ));
+        }
+        let mut asked = self
+            .node
+            .list()
+            .await
+            .map_err(Error::from_node)?
+            .into_iter()
+            .filter(|sandbox| {
+                sandbox.config.team_id == caller.team_id()
+                    && ids.contains(&sandbox.config.sandbox_id)
+            });
+        let mut samples = BTreeMap::new();
+        let mut running = JoinSet::new();
+        loop {
+            while running.len() < CONCURRENCY
+                && let Some(sandbox) = asked.next()
+            {
+                let control = Arc::clone(self);
+                running.spawn(async move {
+                    let sample = control.sample(&sandbox).await;
+                    (sandbox.config.sandbox_id, sample)
+                });
+            }
+            match running.join_next().await {
+                Some(Ok((id, Some(sample)))) => {
+                    samples.insert(id, sample);
+                }
+                Some(Ok((_, None))) => {}
+                Some(Err(error)) => return Err(Error::internal(error)),
+                None => return Ok(samples),
+            }
+        }
+    }
+
+    async fn sample(&self, sandbox: &NodeSandbox) -> Option<Metric> {
+        let address = sandbox
+            .address
+            .filter(|_| sandbox.state == NodeSandboxState::Running)?;
+        let token = &sandbox.config.envd_access_token;
+        match self.agent.metrics(address, token).await {
+            Ok(sample) => Some(sample),
+            Err(error) => {
+                let id = &sandbox.config.sandbox_id;
+                tracing::debug!(%error, %id, "cannot sample a sandbox");
+                None
+            }
+        }
+    }
+}

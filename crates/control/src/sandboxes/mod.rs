@@ -1,0 +1,329 @@
+//! Sandboxes: finding one, and what is done to one that runs.
+//!
+//! Every call first asks the node for what it has. A sandbox of another team is
+//! as good as absent, and so is one that is being stopped or is not up yet: to
+//! callers a sandbox exists from the end of its create to the begin of its end.
+
+mod create;
+mod list;
+mod metrics;
+
+pub use create::NewSandbox;
+pub use list::{ListRequest, Page, StateFilter};
+pub use metrics::Metric;
+
+use crate::Control;
+use crate::auth::Caller;
+use crate::error::{Error, Kind};
+use crate::network::{NetworkSettings, NetworkUpdate};
+use crate::node::{
+    Lifecycle, NodeError, NodeSandbox, NodeSandboxState, SandboxUpdate, VolumeMount,
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use hearth_ids::{SandboxId, TemplateId};
+use hearth_store::TeamLimits;
+use secrecy::SecretString;
+use std::collections::BTreeMap;
+
+/// Shortest, and usual, extension by a refresh.
+const REFRESH_SECONDS: i64 = 15;
+const MAX_REFRESH_SECONDS: i64 = 3600;
+const MAX_FORKS: i64 = 100;
+
+/// What a caller needs to use a sandbox.
+#[derive(Debug, Clone)]
+pub struct SandboxAccess {
+    pub sandbox_id: SandboxId,
+    pub template_id: TemplateId,
+    pub alias: Option<String>,
+    pub envd_version: String,
+    pub envd_access_token: SecretString,
+    /// Present where the sandbox's URLs are not public.
+    pub traffic_access_token: Option<SecretString>,
+    pub domain: String,
+}
+
+/// The states that callers see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VisibleState {
+    Running,
+    Paused,
+}
+
+/// A sandbox as its owner sees it.
+#[derive(Debug, Clone)]
+pub struct SandboxView {
+    pub access: SandboxAccess,
+    pub state: VisibleState,
+    pub started_at: DateTime<Utc>,
+    pub end_at: DateTime<Utc>,
+    pub vcpus: u32,
+    pub memory_mib: u32,
+    pub disk_mib: u32,
+    pub metadata: BTreeMap<String, String>,
+    pub allow_internet_access: Option<bool>,
+    pub network: Option<NetworkSettings>,
+    pub lifecycle: Lifecycle,
+    pub volume_mounts: Vec<VolumeMount>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct ForkRequest {
+    pub timeout_seconds: i64,
+    pub count: i64,
+}
+
+/// What callers see of a sandbox in a state, or that they do not see it.
+fn visible(state: NodeSandboxState) -> Option<VisibleState> {
+    match state {
+        NodeSandboxState::Running | NodeSandboxState::Snapshotting => Some(VisibleState::Running),
+        NodeSandboxState::Pausing => Some(VisibleState::Paused),
+        NodeSandboxState::Starting | NodeSandboxState::Stopping => None,
+    }
+}
+
+/// A time to live, in seconds, within the team's limit.
+fn time_to_live(seconds: i64, least: i64, limits: TeamLimits) -> Result<TimeDelta, Error> {
+    let hours = limits.max_length_hours;
+    let most = i64::from(hours) * 3600;
+    if seconds < least {
+        return Err(Error::invalid(
+            "timeout",
+            format_args!("must be at least {least}, is {seconds}"),
+        ));
+    }
+    if seconds > most {
+        return Err(Error::invalid(
+            "timeout",
+            format_args!("must be at most {most} ({hours} hours), is {seconds}"),
+        ));
+    }
+    Ok(TimeDelta::seconds(seconds))
+}
+
+impl Control {
+    /// The caller's sandbox of this id, in any state.
+    async fn sandbox_find(&self, caller: &Caller, id: &SandboxId) -> Result<NodeSandbox, Error> {
+        self.node
+            .list()
+            .await
+            .map_err(Error::from_node)?
+            .into_iter()
+            .find(|sandbox| {
+                sandbox.config.sandbox_id == *id && sandbox.config.team_id == caller.team_id()
+            })
+            .ok_or_else(|| Error::sandbox_not_found(id.as_str()))
+    }
+
+    /// The same, but refused where the sandbox is on its way to another state.
+    async fn sandbox_find_settled(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+    ) -> Result<NodeSandbox, Error> {
+        let sandbox = self.sandbox_find(caller, id).await?;
+        let transition = match sandbox.state {
+            NodeSandboxState::Running => return Ok(sandbox),
+            NodeSandboxState::Starting => return Err(Error::sandbox_not_found(id.as_str())),
+            NodeSandboxState::Stopping => "killed",
+            NodeSandboxState::Pausing => "paused",
+            NodeSandboxState::Snapshotting => "snapshotted",
+        };
+        Err(Error::new(
+            Kind::Conflict,
+            format!("Sandbox \"{id}\" is being {transition}"),
+        ))
+    }
+
+    pub(crate) fn sandbox_access(&self, sandbox: &NodeSandbox) -> SandboxAccess {
+        let config = &sandbox.config;
+        SandboxAccess {
+            sandbox_id: config.sandbox_id.clone(),
+            template_id: config.template_id.clone(),
+            alias: config.alias.clone(),
+            envd_version: sandbox.envd_version.clone(),
+            envd_access_token: config.envd_access_token.clone(),
+            traffic_access_token: config.traffic_access_token.clone(),
+            domain: self.config.domain.clone(),
+        }
+    }
+
+    fn sandbox_view(&self, sandbox: NodeSandbox, state: VisibleState) -> SandboxView {
+        SandboxView {
+            access: self.sandbox_access(&sandbox),
+            state,
+            started_at: sandbox.started_at,
+            end_at: sandbox.end_at,
+            vcpus: sandbox.vcpus,
+            memory_mib: sandbox.memory_mib,
+            disk_mib: sandbox.disk_mib,
+            metadata: sandbox.config.metadata,
+            allow_internet_access: sandbox.config.allow_internet_access,
+            network: sandbox.config.network,
+            lifecycle: sandbox.config.lifecycle,
+            volume_mounts: sandbox.config.volume_mounts,
+        }
+    }
+
+    pub async fn sandbox(&self, caller: &Caller, id: &SandboxId) -> Result<SandboxView, Error> {
+        let sandbox = self.sandbox_find(caller, id).await?;
+        match visible(sandbox.state) {
+            Some(state) => Ok(self.sandbox_view(sandbox, state)),
+            None => Err(Error::sandbox_not_found(id.as_str())),
+        }
+    }
+
+    /// Ends a sandbox. One that is being ended already is waited for.
+    pub async fn sandbox_delete(&self, caller: &Caller, id: &SandboxId) -> Result<(), Error> {
+        self.sandbox_find(caller, id).await?;
+        self.node
+            .delete(id)
+            .await
+            .map_err(|error| sandbox_error(id, error))
+    }
+
+    /// Sets the end to so many seconds from now, which may be earlier than it was.
+    pub async fn sandbox_set_timeout(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+        seconds: i64,
+    ) -> Result<(), Error> {
+        let time = time_to_live(seconds, 0, caller.team.limits)?;
+        self.sandbox_find_settled(caller, id).await?;
+        self.sandbox_set_end(id, time, false).await?;
+        Ok(())
+    }
+
+    /// Moves the end to so many seconds from now, if that is later.
+    pub async fn sandbox_refresh(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+        seconds: Option<i64>,
+    ) -> Result<(), Error> {
+        let seconds = seconds.unwrap_or(REFRESH_SECONDS);
+        if !(0..=MAX_REFRESH_SECONDS).contains(&seconds) {
+            return Err(Error::invalid(
+                "duration",
+                format_args!("must be from 0 to {MAX_REFRESH_SECONDS}, is {seconds}"),
+            ));
+        }
+        let time = TimeDelta::seconds(seconds.max(REFRESH_SECONDS));
+        self.sandbox_find_settled(caller, id).await?;
+        self.sandbox_set_end(id, time, true).await?;
+        Ok(())
+    }
+
+    /// Gives access to a running sandbox and sees to it that it lives at least so
+    /// many seconds from now.
+    pub async fn sandbox_connect(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+        seconds: i64,
+    ) -> Result<SandboxAccess, Error> {
+        let time = time_to_live(seconds, 0, caller.team.limits)?;
+        self.sandbox_find_settled(caller, id).await?;
+        let sandbox = self.sandbox_set_end(id, time, true).await?;
+        Ok(self.sandbox_access(&sandbox))
+    }
+
+    /// Resuming is for paused sandboxes only; a running one is a conflict.
+    pub async fn sandbox_resume(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+        seconds: i64,
+    ) -> Result<SandboxAccess, Error> {
+        time_to_live(seconds, 0, caller.team.limits)?;
+        self.sandbox_find_settled(caller, id).await?;
+        Err(Error::new(
+            Kind::Conflict,
+            format!("Sandbox {id} is already running"),
+        ))
+    }
+
+    async fn sandbox_set_end(
+        &self,
+        id: &SandboxId,
+        time: TimeDelta,
+        only_extend: bool,
+    ) -> Result<NodeSandbox, Error> {
+        let update = SandboxUpdate {
+            end_at: Some(Utc::now() + time),
+            only_extend,
+            network: None,
+        };
+        self.node
+            .update(id, update)
+            .await
+            .map_err(|error| sandbox_error(id, error))
+    }
+
+    /// Replaces the egress settings of a running sandbox.
+    pub async fn sandbox_set_network(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+        update: NetworkUpdate,
+    ) -> Result<(), Error> {
+        let sandbox = self.sandbox_find_settled(caller, id).await?;
+        let denied = update.allow_internet_access == Some(false);
+        let network = update
+            .apply(sandbox.config.network.as_ref())
+            .check(self.config.features, denied)?;
+        let update = SandboxUpdate {
+            network: Some(network),
+            ..SandboxUpdate::default()
+        };
+        self.node
+            .update(id, update)
+            .await
+            .map_err(|error| sandbox_error(id, error))?;
+        Ok(())
+    }
+
+    /// Refused, after the checks that any caller meets: a paused sandbox would be
+    /// lost, as nothing here remembers one yet.
+    pub async fn sandbox_pause(&self, caller: &Caller, id: &SandboxId) -> Result<(), Error> {
+        self.sandbox_find_settled(caller, id).await?;
+        Err(unimplemented("Pausing a sandbox"))
+    }
+
+    /// Refused like a pause.
+    pub async fn sandbox_snapshot(&self, caller: &Caller, id: &SandboxId) -> Result<(), Error> {
+        self.sandbox_find_settled(caller, id).await?;
+        Err(unimplemented("Taking a snapshot of a sandbox"))
+    }
+
+    /// Refused like a pause.
+    pub async fn sandbox_fork(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+        request: ForkRequest,
+    ) -> Result<(), Error> {
+        time_to_live(request.timeout_seconds, 1, caller.team.limits)?;
+        if !(1..=MAX_FORKS).contains(&request.count) {
+            return Err(Error::invalid(
+                "count",
+                format_args!("must be from 1 to {MAX_FORKS}, is {}", request.count),
+            ));
+        }
+        self.sandbox_find_settled(caller, id).await?;
+        Err(unimplemented("Forking a sandbox"))
+    }
+}
+
+fn unimplemented(what: &str) -> Error {
+    Error::new(Kind::Unimplemented, format!("{what} is not available")).never_retry()
+}
+
+/// A node's refusal of something done to one sandbox.
+fn sandbox_error(id: &SandboxId, error: NodeError) -> Error {
+    match error {
+        NodeError::NotFound(_) => Error::sandbox_not_found(id.as_str()),
+        other => Error::from_node(other),
+    }
+}
