@@ -1,1 +1,52 @@
-//! Not written yet.
+//! The edge: the reverse proxy between the world and the sandboxes.
+//!
+//! A request is for a sandbox when its host name says so (`{port}-{sandboxID}.…`),
+//! when routing headers say so on a host that is shared, or when it carries the
+//! signature of a file URL; [`target`] decides, without I/O. Everything else is
+//! handed, untouched, to the service behind the edge (the REST API).
+//!
+//! ```text
+//!  accept ─▶ Server ─▶ EdgeService ─▶ classify ─┬─▶ fallback service
+//!            (h1, h2c)                          └─▶ lane of the sandbox ─▶ guest
+//! ```
+//!
+//! What the edge holds per sandbox is a *lane*: its kept connections and its count
+//! of open requests. A lane lives as long as the route's `closed` token; when that
+//! fires, every dial, response and tunnel of the lane ends, and a client's next
+//! request is told that the sandbox was not found. Bodies are never gathered: a
+//! chunk is passed on before the next is read, so memory per request is bounded by
+//! the transport's buffers.
+//!
+//! The edge knows nothing of REST, stores or VMs: it asks a [`Routes`].
+
+#![forbid(unsafe_code)]
+
+mod body;
+mod config;
+mod forward;
+mod headers;
+mod internal;
+mod lane;
+mod page;
+mod refusal;
+mod routes;
+mod server;
+mod service;
+mod signature;
+pub mod target;
+mod tunnel;
+mod watch;
+
+pub use body::EdgeBody;
+pub use config::{EdgeConfig, ServerConfig};
+pub use refusal::Refusal;
+pub use routes::{Credentials, Route, RouteTable, Routes, WakeError};
+pub use server::{Peer, Server, ServerStopped, serve};
+pub use service::{Edge, EdgeService, NoFallback, Stats};
+pub use signature::{FileOperation, file_signature};
+
+/// The guest agent's port. Its routes are guarded by the agent's own token.
+pub const AGENT_PORT: u16 = 49_983;
+
+/// The error type of streamed bodies.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

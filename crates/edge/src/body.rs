@@ -1,0 +1,147 @@
+//! Response bodies of the edge. A guest's body is passed on chunk by chunk; when it
+//! ends cleanly its connection goes back to the lane, in every other case the
+//! connection is closed. A body that is cut off by the sandbox's end fails: a client
+//! never takes a part for the whole.
+
+use crate::BoxError;
+use crate::lane::{GuestConnection, GuestMultiplex, Lane};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+/// The body of what the edge itself answers.
+pub struct EdgeBody(Kind);
+
+enum Kind {
+    Own(Full<Bytes>),
+    Guest(Box<GuestBody>),
+}
+
+/// What carries a response from the guest.
+pub(crate) enum Carrier {
+    Single(GuestConnection),
+    Shared(#[expect(dead_code, reason = "held so that the connection lives")] GuestMultiplex),
+}
+
+struct GuestBody {
+    incoming: Incoming,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Taken when the body is over.
+    carrier: Option<Carrier>,
+    lane: Arc<Lane>,
+    port: u16,
+    _open: OwnedSemaphorePermit,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the sandbox ended before its response did")]
+struct Ended;
+
+impl EdgeBody {
+    pub(crate) fn empty() -> Self {
+        Self(Kind::Own(Full::default()))
+    }
+
+    pub(crate) fn full(bytes: Bytes) -> Self {
+        Self(Kind::Own(Full::new(bytes)))
+    }
+
+    pub(crate) fn guest(
+        incoming: Incoming,
+        carrier: Carrier,
+        lane: Arc<Lane>,
+        port: u16,
+        open: OwnedSemaphorePermit,
+    ) -> Self {
+        let mut body = GuestBody {
+            ended: Box::pin(lane.ended.clone().cancelled_owned()),
+            incoming,
+            carrier: Some(carrier),
+            lane,
+            port,
+            _open: open,
+        };
+        if body.incoming.is_end_stream() {
+            body.finish();
+            return Self::empty();
+        }
+        Self(Kind::Guest(Box::new(body)))
+    }
+}
+
+impl GuestBody {
+    /// The guest has said all: its connection may carry the next request.
+    fn finish(&mut self) {
+        if let Some(Carrier::Single(connection)) = self.carrier.take() {
+            self.lane.keep(self.port, connection);
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.carrier.is_none() {
+            return Poll::Ready(None);
+        }
+        if self.ended.as_mut().poll(context).is_ready() {
+            self.carrier = None;
+            return Poll::Ready(Some(Err(Ended.into())));
+        }
+        match ready!(Pin::new(&mut self.incoming).poll_frame(context)) {
+            Some(Ok(frame)) => {
+                if self.incoming.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                self.carrier = None;
+                Poll::Ready(Some(Err(error.into())))
+            }
+            // The connection's task stops with the lane, which looks like an end.
+            None if self.lane.ended.is_cancelled() => {
+                self.carrier = None;
+                Poll::Ready(Some(Err(Ended.into())))
+            }
+            None => {
+                self.finish();
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Body for EdgeBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            Kind::Own(body) => Pin::new(body)
+                .poll_frame(context)
+                .map_err(|never| match never {}),
+            Kind::Guest(body) => body.poll(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Own(body) => body.is_end_stream(),
+            Kind::Guest(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Own(body) => body.size_hint(),
+            Kind::Guest(body) => body.incoming.size_hint(),
+        }
+    }
+}

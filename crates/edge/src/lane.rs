@@ -1,0 +1,269 @@
+//! A lane is what the edge holds for one running sandbox: connections kept for the
+//! next request, and a count of what is open.
+//!
+//! Who owns a connection: while a request uses it, the request's future and then the
+//! response's body; in between, the lane. Dropping a [`GuestConnection`] anywhere
+//! else closes its socket at once, so a client that goes away is noticed by the
+//! guest. The connection's own task ends with the connection, with its owner or with
+//! the lane.
+//!
+//! A lane ends when its route's `closed` token fires or the edge shuts down. Its
+//! requests see that through `ended`; the edge's sweep drops the lane later.
+
+use crate::config::EdgeConfig;
+use crate::refusal::Refusal;
+use crate::routes::Route;
+use bytes::Bytes;
+use hearth_ids::SandboxId;
+use http_body_util::{Either, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+/// How long a request waits for a kept connection that is still finishing its last.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// A request's body on its way to a guest.
+pub(crate) type OutgoingBody = Either<Incoming, Empty<Bytes>>;
+
+/// An HTTP/1.1 connection to a guest. Dropping it closes the socket.
+pub(crate) struct GuestConnection {
+    pub(crate) sender: http1::SendRequest<OutgoingBody>,
+    _alive: DropGuard,
+}
+
+/// An HTTP/2 connection to a guest, shared by its streams; closed with the last.
+#[derive(Clone)]
+pub(crate) struct GuestMultiplex {
+    pub(crate) sender: http2::SendRequest<OutgoingBody>,
+    _alive: Arc<DropGuard>,
+}
+
+struct Idle {
+    connection: GuestConnection,
+    since: Instant,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// Per port, the most recently used last.
+    idle: HashMap<u16, Vec<Idle>>,
+    multiplexes: HashMap<u16, GuestMultiplex>,
+}
+
+pub(crate) struct Lane {
+    pub(crate) id: SandboxId,
+    pub(crate) route: Arc<Route>,
+    /// Fires with the route's `closed`, or when the edge shuts down.
+    pub(crate) ended: CancellationToken,
+    open: Arc<Semaphore>,
+    kept: Mutex<Kept>,
+    config: Arc<EdgeConfig>,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Lane {
+    pub(crate) fn new(
+        id: SandboxId,
+        route: Arc<Route>,
+        config: Arc<EdgeConfig>,
+        tasks: TaskTracker,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            ended: route.closed.child_token(),
+            route,
+            open: Arc::new(Semaphore::new(config.max_open_per_sandbox)),
+            kept: Mutex::default(),
+            config,
+            tasks,
+        })
+    }
+
+    /// Counts one more open request, until the permit is dropped.
+    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.open)
+            .try_acquire_owned()
+            .map_err(|_| Refusal::TooManyConnections {
+                id: self.id.clone(),
+                limit: self.config.max_open_per_sandbox,
+            })
+    }
+
+    /// Requests, streams and tunnels open now.
+    pub(crate) fn open_requests(&self) -> usize {
+        self.config
+            .max_open_per_sandbox
+            .saturating_sub(self.open.available_permits())
+    }
+
+    /// A kept connection that can take a request now.
+    pub(crate) async fn kept_connection(&self, port: u16) -> Option<GuestConnection> {
+        let limit = self.config.idle_limit(port);
+        loop {
+            let idle = {
+                let mut kept = self.kept();
+                kept.idle.get_mut(&port)?.pop()?
+            };
+            if idle.since.elapsed() > limit {
+                continue;
+            }
+            let mut connection = idle.connection;
+            if connection.sender.is_ready() {
+                return Some(connection);
+            }
+            let settled = tokio::time::timeout(SETTLE, connection.sender.ready()).await;
+            if matches!(settled, Ok(Ok(()))) {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Keeps a connection whose response was read to its end.
+    pub(crate) fn keep(&self, port: u16, connection: GuestConnection) {
+        if connection.sender.is_closed() || self.ended.is_cancelled() {
+            return;
+        }
+        let mut kept = self.kept();
+        let idle = kept.idle.entry(port).or_default();
+        if idle.len() >= self.config.max_idle_per_port {
+            idle.remove(0);
+        }
+        idle.push(Idle {
+            connection,
+            since: Instant::now(),
+        });
+    }
+
+    /// Opens an HTTP/1.1 connection to a port of the guest.
+    pub(crate) async fn open(&self, port: u16) -> Result<GuestConnection, Refusal> {
+        let stream = self.dial(port).await?;
+        let (sender, connection) = http1::Builder::new()
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| self.broken(port))?;
+        let alive = self.ended.child_token();
+        let guard = alive.clone().drop_guard();
+        let id = self.id.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                ended = connection.with_upgrades() => if let Err(error) = ended {
+                    tracing::debug!(sandbox = %id, port, %error, "guest connection ended");
+                },
+                () = alive.cancelled() => {}
+            }
+        });
+        Ok(GuestConnection {
+            sender,
+            _alive: guard,
+        })
+    }
+
+    /// The shared HTTP/2 connection to a port of the guest, opened when needed.
+    pub(crate) async fn multiplex(&self, port: u16) -> Result<GuestMultiplex, Refusal> {
+        if let Some(multiplex) = self.kept().multiplexes.get(&port)
+            && !multiplex.sender.is_closed()
+        {
+            return Ok(multiplex.clone());
+        }
+        let stream = self.dial(port).await?;
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(1 << 22)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| self.broken(port))?;
+        let alive = self.ended.child_token();
+        let multiplex = GuestMultiplex {
+            sender,
+            _alive: Arc::new(alive.clone().drop_guard()),
+        };
+        self.tasks.spawn(async move {
+            tokio::select! {
+                _ = connection => {}
+                () = alive.cancelled() => {}
+            }
+        });
+        self.kept().multiplexes.insert(port, multiplex.clone());
+        Ok(multiplex)
+    }
+
+    /// Connects to the guest. A refusal is tried again a few times, because the
+    /// usual cause is a server that was started a moment ago.
+    async fn dial(&self, port: u16) -> Result<TcpStream, Refusal> {
+        let address = SocketAddr::new(self.route.address, port);
+        let mut pauses = self.config.dial_retry_ms.iter();
+        let attempts = async {
+            loop {
+                let attempt =
+                    tokio::time::timeout(self.config.dial_timeout(), TcpStream::connect(address))
+                        .await;
+                match attempt {
+                    Ok(Ok(stream)) => return Some(stream),
+                    Ok(Err(error)) => {
+                        tracing::debug!(sandbox = %self.id, port, %error, "guest refused");
+                    }
+                    Err(_) => tracing::debug!(sandbox = %self.id, port, "guest did not answer"),
+                }
+                let pause = pauses.next()?;
+                tokio::time::sleep(Duration::from_millis(*pause)).await;
+            }
+        };
+        let stream = tokio::select! {
+            stream = attempts => stream,
+            () = self.ended.cancelled() => return Err(self.gone()),
+        };
+        let stream = stream.ok_or_else(|| self.port_closed(port))?;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(sandbox = %self.id, port, %error, "guest hung up");
+            return Err(self.port_closed(port));
+        }
+        Ok(stream)
+    }
+
+    /// Drops connections that have been idle for too long.
+    pub(crate) fn sweep(&self) {
+        let mut kept = self.kept();
+        kept.idle.retain(|port, idle| {
+            let limit = self.config.idle_limit(*port);
+            idle.retain(|one| one.since.elapsed() <= limit && !one.connection.sender.is_closed());
+            !idle.is_empty()
+        });
+        kept.multiplexes
+            .retain(|_, multiplex| !multiplex.sender.is_closed());
+    }
+
+    pub(crate) fn gone(&self) -> Refusal {
+        Refusal::NotFound(self.id.clone())
+    }
+
+    pub(crate) fn broken(&self, port: u16) -> Refusal {
+        if self.ended.is_cancelled() {
+            return self.gone();
+        }
+        Refusal::Broken {
+            id: self.id.clone(),
+            port,
+        }
+    }
+
+    fn port_closed(&self, port: u16) -> Refusal {
+        Refusal::PortClosed {
+            id: self.id.clone(),
+            port,
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,130 @@
+//! Where sandboxes are: what the edge asks, and a table that answers.
+
+use async_trait::async_trait;
+use hearth_ids::SandboxId;
+use secrecy::SecretString;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio_util::sync::CancellationToken;
+
+/// Where one running sandbox is reached, and what its visitors need.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// The address on which each of the guest's ports is reachable from here.
+    pub address: IpAddr,
+    /// The agent's access token, needed to recognise signed file URLs.
+    pub envd_access_token: Option<SecretString>,
+    /// When set, every port but the agent's asks for this token.
+    pub traffic_access_token: Option<SecretString>,
+    /// The `Host` that guests see instead of the public one; `${PORT}` stands for
+    /// the port.
+    pub mask_request_host: Option<String>,
+    /// Fires when the sandbox ends or pauses: everything open to it is broken off.
+    pub closed: CancellationToken,
+}
+
+impl Route {
+    /// A route without tokens.
+    #[must_use]
+    pub fn new(address: IpAddr, closed: CancellationToken) -> Self {
+        Self {
+            address,
+            envd_access_token: None,
+            traffic_access_token: None,
+            mask_request_host: None,
+            closed,
+        }
+    }
+}
+
+/// What a visitor showed, for whoever decides on waking a paused sandbox.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    pub traffic_access_token: Option<SecretString>,
+    pub envd_access_token: Option<SecretString>,
+}
+
+/// Why a sandbox that does not run cannot be visited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WakeError {
+    #[error("the sandbox does not exist or may not be resumed by traffic")]
+    NotFound,
+    #[error("the visitor may not resume the sandbox")]
+    Denied,
+    #[error("the sandbox is changing its state")]
+    Transitioning,
+    #[error("the team has too many running sandboxes")]
+    Limit,
+}
+
+/// Knows the sandboxes that run. Lookups are on the path of every request and must
+/// not block.
+#[async_trait]
+pub trait Routes: Send + Sync + 'static {
+    /// The route of a sandbox that runs now.
+    fn lookup(&self, id: &SandboxId) -> Option<Arc<Route>>;
+
+    /// Shows every running sandbox to `visit` until it breaks.
+    fn visit(&self, visit: &mut dyn FnMut(&SandboxId, &Arc<Route>) -> ControlFlow<()>);
+
+    /// Called when `lookup` knows nothing: may resume a paused sandbox. Without an
+    /// own version nothing is resumed by traffic.
+    async fn wake(
+        &self,
+        _id: &SandboxId,
+        _port: u16,
+        _credentials: &Credentials,
+    ) -> Result<Arc<Route>, WakeError> {
+        Err(WakeError::NotFound)
+    }
+}
+
+/// A [`Routes`] that is filled by hand.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    routes: RwLock<HashMap<SandboxId, Arc<Route>>>,
+}
+
+impl RouteTable {
+    /// Publishes a route. A route that it replaces is closed.
+    pub fn insert(&self, id: SandboxId, route: Route) {
+        let old = self.write().insert(id, Arc::new(route));
+        if let Some(old) = old {
+            old.closed.cancel();
+        }
+    }
+
+    /// Withdraws a route and breaks off what is open on it. False when there is none.
+    pub fn remove(&self, id: &SandboxId) -> bool {
+        let old = self.write().remove(id);
+        if let Some(old) = &old {
+            old.closed.cancel();
+        }
+        old.is_some()
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<SandboxId, Arc<Route>>> {
+        self.routes.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<SandboxId, Arc<Route>>> {
+        self.routes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Routes for RouteTable {
+    fn lookup(&self, id: &SandboxId) -> Option<Arc<Route>> {
+        self.read().get(id).cloned()
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(&SandboxId, &Arc<Route>) -> ControlFlow<()>) {
+        for (id, route) in self.read().iter() {
+            if visit(id, route).is_break() {
+                return;
+            }
+        }
+    }
+}

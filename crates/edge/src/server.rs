@@ -1,0 +1,263 @@
+//! Accepts connections and serves HTTP/1.1 and HTTP/2 (without TLS: by prior
+//! knowledge) on them, with limits and a graceful end.
+//!
+//! One task per connection, owned by the server. At shutdown accepting stops, each
+//! connection finishes its open requests, and what has not ended after the drain
+//! time is cut off.
+
+use crate::BoxError;
+use crate::config::ServerConfig;
+use crate::watch::{OpenRequest, Pace, TooSlow, Watched};
+use bytes::Bytes;
+use http::{Extensions, Request, Response, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::{Service, ServiceExt as _};
+
+/// Pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Who sent a request: an extension of every request that a [`Server`] serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub tls: bool,
+}
+
+impl Peer {
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        extensions.get::<Self>().copied().unwrap_or(Self {
+            address: (Ipv4Addr::UNSPECIFIED, 0).into(),
+            tls: false,
+        })
+    }
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerStopped {
+    /// Whether all connections ended by themselves within the drain time.
+    pub drained: bool,
+}
+
+/// Serves one service on any number of listeners.
+#[derive(Clone)]
+pub struct Server<S> {
+    service: S,
+    config: Arc<ServerConfig>,
+    builder: auto::Builder<TokioExecutor>,
+    slots: Arc<Semaphore>,
+    connections: TaskTracker,
+    draining: CancellationToken,
+    cut: CancellationToken,
+}
+
+/// Serves `service` on `listener` until `shutdown` fires and the open requests have
+/// ended, or the drain time has.
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    service: S,
+    config: ServerConfig,
+    shutdown: CancellationToken,
+) -> ServerStopped
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let server = Server::new(service, config);
+    server.accept(&listener, &shutdown).await;
+    drop(listener);
+    server.drain().await
+}
+
+impl<S, B> Server<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    #[must_use]
+    pub fn new(service: S, config: ServerConfig) -> Self {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .max_buf_size(config.max_head_bytes.max(8192));
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(config.max_streams)
+            .max_header_list_size(u32::try_from(config.max_head_bytes).unwrap_or(u32::MAX))
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(1 << 22)
+            .keep_alive_interval(Duration::from_secs(60))
+            .keep_alive_timeout(Duration::from_secs(30));
+        Self {
+            service,
+            slots: Arc::new(Semaphore::new(config.max_connections)),
+            config: Arc::new(config),
+            builder,
+            connections: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        }
+    }
+
+    /// Accepts until `shutdown` fires. A failed accept (a client that is already
+    /// gone, no descriptors left) never ends it.
+    pub async fn accept(&self, listener: &TcpListener, shutdown: &CancellationToken) {
+        loop {
+            let slot = tokio::select! {
+                slot = Arc::clone(&self.slots).acquire_owned() => slot,
+                () = shutdown.cancelled() => return,
+            };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = shutdown.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    prepare(&stream);
+                    let peer = Peer {
+                        address,
+                        tls: false,
+                    };
+                    let server = self.clone();
+                    self.connections.spawn(async move {
+                        server.connection(stream, peer).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) if is_of_one_client(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Lets open requests end, for the drain time at most.
+    pub async fn drain(&self) -> ServerStopped {
+        self.draining.cancel();
+        self.connections.close();
+        let drained = tokio::time::timeout(self.config.drain_timeout(), self.connections.wait())
+            .await
+            .is_ok();
+        self.cut.cancel();
+        self.connections.wait().await;
+        ServerStopped { drained }
+    }
+
+    /// Serves one connection to its end, for listeners of other kinds (TLS).
+    pub async fn connection<I>(&self, io: I, peer: Peer)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let pace = Pace::new();
+        let service = self.service.clone();
+        let service_pace = Arc::clone(&pace);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let open = service_pace.request(request.version() == Version::HTTP_2);
+            request.extensions_mut().insert(peer);
+            let answer = service.clone().oneshot(request);
+            async move {
+                let response = answer.await?;
+                Ok::<_, Infallible>(response.map(|body| Tracked { body, _open: open }))
+            }
+        });
+        let io = Watched::new(TokioIo::new(io), Arc::clone(&pace));
+        let connection = self.builder.serve_connection_with_upgrades(io, service);
+        tokio::pin!(connection);
+        let too_slow = pace.too_slow(&self.config);
+        tokio::pin!(too_slow);
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::trace!(%error, "client connection ended");
+                    }
+                    return;
+                }
+                slow = &mut too_slow => {
+                    if slow == TooSlow::Head {
+                        tracing::debug!(peer = %peer.address, "request head took too long");
+                    }
+                    return;
+                }
+                () = self.cut.cancelled() => return,
+                () = self.draining.cancelled(), if !draining => {
+                    draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// No delay for small writes; and a client that vanished is noticed by the kernel.
+fn prepare(stream: &TcpStream) {
+    let set = stream
+        .set_nodelay(true)
+        .and_then(|()| Ok(rustix::net::sockopt::set_socket_keepalive(stream, true)?));
+    if let Err(error) = set {
+        tracing::debug!(%error, "set socket options");
+    }
+}
+
+fn is_of_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// A response body that keeps its request counted as open.
+struct Tracked<B> {
+    body: B,
+    _open: OpenRequest,
+}
+
+impl<B: Body + Unpin> Body for Tracked<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,368 @@
+//! The edge as a service: classifies each request, finds its sandbox's lane, checks
+//! what may be checked here, and forwards.
+
+use crate::body::EdgeBody;
+use crate::config::EdgeConfig;
+use crate::forward::Visit;
+use crate::headers::{ACCESS_TOKEN, TRAFFIC_TOKEN};
+use crate::internal;
+use crate::lane::Lane;
+use crate::refusal::Refusal;
+use crate::routes::{Credentials, Route, Routes, WakeError};
+use crate::server::Peer;
+use crate::signature::SignedFile;
+use crate::target::{self, Destination, Target};
+use crate::{AGENT_PORT, BoxError};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use hearth_ids::SandboxId;
+use http::header::{HeaderMap, HeaderName};
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Either;
+use hyper::body::Incoming;
+use secrecy::{ExposeSecret as _, SecretString};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use subtle::ConstantTimeEq as _;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::{Service, ServiceExt as _};
+
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The proxy towards the sandboxes. Cheap to clone; all clones are one edge.
+#[derive(Clone)]
+pub struct Edge {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    routes: Arc<dyn Routes>,
+    config: Arc<EdgeConfig>,
+    lanes: Mutex<HashMap<SandboxId, Arc<Lane>>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    requests: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// What the edge has done and holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Requests for sandboxes since the start.
+    pub requests: u64,
+    /// Of those, how many the edge answered itself.
+    pub refused: u64,
+    /// Sandboxes that have a lane now.
+    pub lanes: usize,
+    /// Requests, streams and tunnels open now.
+    pub open: usize,
+}
+
+impl Edge {
+    /// Makes an edge. Needs a tokio runtime, for the task that closes connections
+    /// which were idle for too long; it ends with the edge.
+    #[must_use]
+    pub fn new(routes: Arc<dyn Routes>, config: EdgeConfig) -> Self {
+        let shared = Arc::new(Shared {
+            routes,
+            config: Arc::new(config),
+            lanes: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            requests: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        });
+        let stop = shared.stop.clone();
+        shared
+            .tasks
+            .spawn(sweep_regularly(Arc::downgrade(&shared), stop));
+        Self { shared }
+    }
+
+    /// A service that sends everything that is not for a sandbox to `fallback`.
+    #[must_use]
+    pub fn or_else<S>(&self, fallback: S) -> EdgeService<S> {
+        EdgeService {
+            edge: self.clone(),
+            fallback,
+        }
+    }
+
+    /// A service for a port that serves sandboxes only.
+    #[must_use]
+    pub fn alone(&self) -> EdgeService<NoFallback> {
+        self.or_else(NoFallback)
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let lanes = self.shared.lanes();
+        Stats {
+            requests: self.shared.requests.load(Ordering::Relaxed),
+            refused: self.shared.refused.load(Ordering::Relaxed),
+            lanes: lanes.len(),
+            open: lanes.values().map(|lane| lane.open_requests()).sum(),
+        }
+    }
+
+    /// Breaks off everything that is still open and waits for it to end. Call it
+    /// after the servers have drained; requests that come later find no sandbox.
+    pub async fn shutdown(&self) {
+        self.shared.stop.cancel();
+        let lanes: Vec<_> = self.shared.lanes().drain().collect();
+        for (_, lane) in lanes {
+            lane.ended.cancel();
+        }
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        for lane in self.lanes().values() {
+            lane.ended.cancel();
+        }
+    }
+}
+
+/// Closes what was idle for too long and forgets sandboxes that ended.
+async fn sweep_regularly(shared: Weak<Shared>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+        }
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let lanes: Vec<Arc<Lane>> = {
+            let mut lanes = shared.lanes();
+            lanes.retain(|_, lane| !lane.ended.is_cancelled());
+            lanes.values().cloned().collect()
+        };
+        for lane in lanes {
+            lane.sweep();
+        }
+    }
+}
+
+impl Shared {
+    fn lanes(&self) -> MutexGuard<'_, HashMap<SandboxId, Arc<Lane>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer(
+        &self,
+        target: Target,
+        request: Request<Incoming>,
+    ) -> Result<Response<EdgeBody>, Refusal> {
+        let destination = match target {
+            Target::Sandbox(destination) => destination,
+            Target::SignedFile(file) => self.signer(&file)?,
+            Target::Fallback => return Err(Refusal::NoSandbox),
+        };
+        let Destination { id, port } = destination;
+        if port == AGENT_PORT && internal::is_internal(request.uri().path()) {
+            return Err(Refusal::InternalRoute(id));
+        }
+        let route = self.route(&id, port, request.headers()).await?;
+        check_traffic_token(&id, port, &route, request.headers())?;
+        let lane = self.lane(id, &route)?;
+        let visit = Visit {
+            open: lane.admit()?,
+            lane,
+            route,
+            port,
+            peer: Peer::of(request.extensions()),
+        };
+        visit.forward(&self.config, request).await
+    }
+
+    /// The sandbox whose token signed a file URL.
+    fn signer(&self, file: &SignedFile) -> Result<Destination, Refusal> {
+        let mut found = None;
+        self.routes.visit(&mut |id, route| {
+            let token = route.envd_access_token.as_ref();
+            if token.is_some_and(|token| file.made_by(token.expose_secret())) {
+                found = Some(id.clone());
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        found
+            .map(|id| Destination {
+                id,
+                port: AGENT_PORT,
+            })
+            .ok_or(Refusal::UnknownSignature)
+    }
+
+    async fn route(
+        &self,
+        id: &SandboxId,
+        port: u16,
+        headers: &HeaderMap,
+    ) -> Result<Arc<Route>, Refusal> {
+        if let Some(route) = self.routes.lookup(id)
+            && !route.closed.is_cancelled()
+        {
+            return Ok(route);
+        }
+        let credentials = Credentials {
+            traffic_access_token: secret(headers, &TRAFFIC_TOKEN),
+            envd_access_token: secret(headers, &ACCESS_TOKEN),
+        };
+        let woken = self.routes.wake(id, port, &credentials).await;
+        woken.map_err(|error| match error {
+            WakeError::NotFound => Refusal::NotFound(id.clone()),
+            WakeError::Denied => Refusal::ResumeDenied(id.clone()),
+            WakeError::Transitioning => Refusal::Transitioning(id.clone()),
+            WakeError::Limit => Refusal::TeamLimit(id.clone()),
+        })
+    }
+
+    fn lane(&self, id: SandboxId, route: &Arc<Route>) -> Result<Arc<Lane>, Refusal> {
+        if self.stop.is_cancelled() {
+            return Err(Refusal::NotFound(id));
+        }
+        let mut lanes = self.lanes();
+        if let Some(lane) = lanes.get(&id)
+            && !lane.ended.is_cancelled()
+            && lane.route.address == route.address
+        {
+            return Ok(Arc::clone(lane));
+        }
+        let lane = Lane::new(
+            id.clone(),
+            Arc::clone(route),
+            Arc::clone(&self.config),
+            self.tasks.clone(),
+        );
+        lanes.insert(id, Arc::clone(&lane));
+        Ok(lane)
+    }
+}
+
+fn secret(headers: &HeaderMap, name: &HeaderName) -> Option<SecretString> {
+    headers.get(name)?.to_str().ok().map(SecretString::from)
+}
+
+/// A sandbox closed to public traffic asks for its token on every port but the
+/// agent's, which has a token of its own.
+fn check_traffic_token(
+    id: &SandboxId,
+    port: u16,
+    route: &Route,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
+    let Some(expected) = route.traffic_access_token.as_ref() else {
+        return Ok(());
+    };
+    if port == AGENT_PORT {
+        return Ok(());
+    }
+    let Some(shown) = headers.get(&TRAFFIC_TOKEN) else {
+        return Err(Refusal::TrafficTokenMissing(id.clone()));
+    };
+    let expected = expected.expose_secret().as_bytes();
+    if bool::from(expected.ct_eq(shown.as_bytes())) {
+        Ok(())
+    } else {
+        Err(Refusal::TrafficTokenInvalid(id.clone()))
+    }
+}
+
+/// The edge in front of another service.
+#[derive(Clone)]
+pub struct EdgeService<S> {
+    edge: Edge,
+    fallback: S,
+}
+
+impl<S, B> Service<Request<Incoming>> for EdgeService<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Either<EdgeBody, B>>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        let target = target::classify(&head);
+        let request = Request::from_parts(head, body);
+        if matches!(target, Ok(Target::Fallback)) {
+            let answer = self.fallback.clone().oneshot(request);
+            return Box::pin(async move { Ok(answer.await?.map(Either::Right)) });
+        }
+        let shared = Arc::clone(&self.edge.shared);
+        Box::pin(async move { Ok(shared.logged(target, request).await.map(Either::Left)) })
+    }
+}
+
+impl Shared {
+    async fn logged(
+        &self,
+        target: Result<Target, Refusal>,
+        request: Request<Incoming>,
+    ) -> Response<EdgeBody> {
+        let started = Instant::now();
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let method = request.method().clone();
+        let asked = request.headers().clone();
+        let path = request.uri().path().to_owned();
+        let answer = match target {
+            Ok(target) => self.answer(target, request).await,
+            Err(refusal) => Err(refusal),
+        };
+        let response = answer.unwrap_or_else(|refusal| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(sandbox = ?refusal.sandbox(), %refusal, "refused");
+            refusal.into_response(&method, &asked)
+        });
+        tracing::debug!(
+            target: "hearth_edge::access",
+            %method,
+            path,
+            status = response.status().as_u16(),
+            elapsed_ms = started.elapsed().as_millis(),
+        );
+        response
+    }
+}
+
+/// Stands behind an edge that has nothing behind it.
+#[derive(Debug, Clone, Copy)]
+pub struct NoFallback;
+
+impl Service<Request<Incoming>> for NoFallback {
+    type Response = Response<EdgeBody>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let refused = Refusal::NoSandbox.into_response(request.method(), request.headers());
+        std::future::ready(Ok(refused))
+    }
+}
