@@ -63,9 +63,22 @@ def test_timeout_of_a_running_sandbox_out_of_range(api, sandbox_id, timeout):
 @pytest.mark.parametrize("path", CREATE_PATHS)
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"not json", b"[]", b"null", b'"base"', b"{}", b'{"templateID": 5}', b'{"templateID": ""}',
-     b'{"templateID": "base", "metadata": []}', b'{"templateID": "base", "metadata": {"a": 1}}',
-     b'{"templateID": "base", "envVars": "x"}', b"\xff\xfe", b"[" * 100_000],
+    [
+        b"",
+        b"{",
+        b"not json",
+        b"[]",
+        b"null",
+        b'"base"',
+        b"{}",
+        b'{"templateID": 5}',
+        b'{"templateID": ""}',
+        b'{"templateID": "base", "metadata": []}',
+        b'{"templateID": "base", "metadata": {"a": 1}}',
+        b'{"templateID": "base", "envVars": "x"}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
     ids=lambda body: repr(body[:40]),
 )
 def test_malformed_bodies(api, path, body):
@@ -73,11 +86,15 @@ def test_malformed_bodies(api, path, body):
 
 
 def test_validation_errors_name_the_field(api):
-    body = assert_error(api.post("/v2/sandboxes", json={"templateID": "base", "metadata": {"a": 1}}), 400)
+    body = assert_error(
+        api.post("/v2/sandboxes", json={"templateID": "base", "metadata": {"a": 1}}), 400
+    )
     assert "metadata" in body["message"]
 
 
-@pytest.mark.parametrize("name", ["UPPER", "with space", "../etc/passwd", "a/b/c", "base:", "ü", "x" * 5000])
+@pytest.mark.parametrize(
+    "name", ["UPPER", "with space", "../etc/passwd", "a/b/c", "base:", "ü", "x" * 5000]
+)
 def test_malformed_template_names(api, name):
     response = api.post("/v2/sandboxes", json={"templateID": name})
     assert response.status_code in (400, 404)
@@ -92,8 +109,13 @@ def test_large_bodies_are_refused(api):
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"X-API-KEY": ""}, {"X-API-KEY": "test"}, {"X-API-KEY": "e2b_" + "0" * 40},
-     {"Authorization": "Bearer nonsense"}],
+    [
+        {},
+        {"X-API-KEY": ""},
+        {"X-API-KEY": "test"},
+        {"X-API-KEY": "e2b_" + "0" * 40},
+        {"Authorization": "Bearer nonsense"},
+    ],
     ids=repr,
 )
 def test_missing_and_wrong_keys(module_hearth, headers):
@@ -161,8 +183,17 @@ def test_revoked_key(module_hearth):
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=-1", "limit=101", "limit=many", "nextToken=nonsense", "state=flying",
-     "order=sideways", "startedAfter=yesterday", "template=base:tag:tag"],
+    [
+        "limit=0",
+        "limit=-1",
+        "limit=101",
+        "limit=many",
+        "nextToken=nonsense",
+        "state=flying",
+        "order=sideways",
+        "startedAfter=yesterday",
+        "template=base:tag:tag",
+    ],
 )
 def test_malformed_listings(api, query):
     assert_error(api.get(f"/v2/sandboxes?{query}"), 400)
@@ -219,7 +250,9 @@ def test_repeated_create_with_a_key_makes_one_sandbox(api, module_hearth):
 
 @pytest.mark.parametrize("key", ["", "UPPER", "with space", "x" * 256])
 def test_malformed_idempotency_keys(api, key):
-    response = api.post("/v2/sandboxes", json={"templateID": "base"}, headers={"Idempotency-Key": key})
+    response = api.post(
+        "/v2/sandboxes", json={"templateID": "base"}, headers={"Idempotency-Key": key}
+    )
     assert_error(response, 400)
 
 

@@ -51,7 +51,9 @@ def test_key_file_is_roots_alone(own_hearth):
     found = [
         path
         for path in own_hearth.state_dir.rglob("*")
-        if path.is_file() and path.stat().st_size < 65536 and own_hearth.api_key in path.read_text(errors="replace")
+        if path.is_file()
+        and path.stat().st_size < 65536
+        and own_hearth.api_key in path.read_text(errors="replace")
     ]
     assert found, "the key is in no file"
     for path in found:

@@ -128,9 +128,11 @@ def test_vm_killed_from_outside(own_hearth):
     assert other.commands.run("echo untouched").stdout == "untouched\n"
     # Its files went with it.
     until(
-        lambda: not any(
-            sandbox.sandbox_id in path
-            for path in machine.sandbox_files(hearth.state_dir, hearth.run_dir)
+        lambda: (
+            not any(
+                sandbox.sandbox_id in path
+                for path in machine.sandbox_files(hearth.state_dir, hearth.run_dir)
+            )
         ),
         "its files to be removed",
     )

@@ -84,11 +84,16 @@ def test_large_output_is_whole(sandbox):
     )
     expected = "".join(chr(97 + i % 26) for i in range(size))
     assert len(result.stdout) == size
-    assert hashlib.sha256(result.stdout.encode()).digest() == hashlib.sha256(expected.encode()).digest()
+    assert (
+        hashlib.sha256(result.stdout.encode()).digest()
+        == hashlib.sha256(expected.encode()).digest()
+    )
 
 
 def test_shell_features_work(sandbox):
-    result = sandbox.commands.run("x=$(seq 3 | tr '\\n' ','); echo \"${x%,}\" | sed 's/,/+/g' | { read l; echo $((l)); }")
+    result = sandbox.commands.run(
+        "x=$(seq 3 | tr '\\n' ','); echo \"${x%,}\" | sed 's/,/+/g' | { read l; echo $((l)); }"
+    )
     assert result.stdout == "6\n"
 
 
@@ -173,7 +178,7 @@ def test_stdin_until_it_is_closed(sandbox):
 def test_stdin_conversation(sandbox):
     out = Collector()
     handle = sandbox.commands.run(
-        "while read -r line; do echo \"got $line\"; [ \"$line\" = bye ] && exit 3; done",
+        'while read -r line; do echo "got $line"; [ "$line" = bye ] && exit 3; done',
         background=True,
         stdin=True,
     )

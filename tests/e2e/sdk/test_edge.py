@@ -8,7 +8,7 @@ import pytest
 
 from support.waiting import Background, until
 
-SERVER = '''
+SERVER = """
 import http.server, os, time
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -59,7 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(f"{length} {seen}".encode(), status=201)
 
 http.server.ThreadingHTTPServer(("0.0.0.0", 8000), Handler).serve_forever()
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,10 @@ def server(sandbox):
     sandbox.files.write("/home/user/server.py", SERVER)
     handle = sandbox.commands.run("python3 server.py", background=True, timeout=0)
     until(
-        lambda: "8000" in sandbox.commands.run("ss -ltn 2>/dev/null || cat /proc/net/tcp").stdout
-        or sandbox.commands.run("grep -c ':1F40 ' /proc/net/tcp || true").stdout.strip() != "0",
+        lambda: (
+            "8000" in sandbox.commands.run("ss -ltn 2>/dev/null || cat /proc/net/tcp").stdout
+            or sandbox.commands.run("grep -c ':1F40 ' /proc/net/tcp || true").stdout.strip() != "0"
+        ),
         "the server to listen",
     )
     yield sandbox

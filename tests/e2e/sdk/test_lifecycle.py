@@ -184,7 +184,9 @@ def test_several_at_once(hearth):
     sandboxes = [call.result(120) for call in calls]
     try:
         outputs = [
-            Background(lambda s=s: s.commands.run("hostname; cat /proc/uptime > /dev/null; echo ok"))
+            Background(
+                lambda s=s: s.commands.run("hostname; cat /proc/uptime > /dev/null; echo ok")
+            )
             for s in sandboxes
         ]
         assert all(call.result().stdout.endswith("ok\n") for call in outputs)

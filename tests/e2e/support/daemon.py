@@ -227,7 +227,9 @@ class Hearth:
     def api_key(self) -> str:
         return self.exports["E2B_API_KEY"]
 
-    def run(self, *arguments: str, check: bool = True, seconds: float = 300) -> subprocess.CompletedProcess:
+    def run(
+        self, *arguments: str, check: bool = True, seconds: float = 300
+    ) -> subprocess.CompletedProcess:
         """Runs a `hearth` command against this daemon."""
         done = subprocess.run(
             self.command(*arguments),

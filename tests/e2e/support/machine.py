@@ -102,7 +102,9 @@ class Traces:
             links=network_links(),
             tables=nft_tables(),
             groups=control_groups(),
-            files=sandbox_files(state_dir, run_dir) | mounts_under(state_dir) | mounts_under(run_dir),
+            files=sandbox_files(state_dir, run_dir)
+            | mounts_under(state_dir)
+            | mounts_under(run_dir),
         )
 
     def beyond(self, earlier: "Traces") -> dict[str, list]:

@@ -67,9 +67,7 @@ class Collector:
     def wait_for(self, text: str, seconds: float = DEFAULT_SECONDS) -> str:
         """Returns everything gathered once `text` is in it."""
         with self._changed:
-            found = self._changed.wait_for(
-                lambda: text in "".join(self._pieces), timeout=seconds
-            )
+            found = self._changed.wait_for(lambda: text in "".join(self._pieces), timeout=seconds)
             gathered = "".join(self._pieces)
         if not found:
             raise AssertionError(f"waited {seconds:g} s in vain for {text!r} in {gathered!r}")
