@@ -54,6 +54,33 @@ impl Check {
 /// Checks privileges, programs and kernel features by using them.
 #[must_use]
 pub fn check_tools() -> Vec<Check> {
+    on_own_thread("network tools", tools)
+}
+
+/// Checks that the addresses are free, that no other firewall drops what guests
+/// send, and that guests will find a name server.
+#[must_use]
+pub fn check_conflicts(config: &NetworkConfig) -> Vec<Check> {
+    let config = config.clone();
+    on_own_thread("network conflicts", move || {
+        vec![
+            check_ranges(&config),
+            check_firewalls(),
+            check_nameservers(&config),
+        ]
+    })
+}
+
+/// The checks block, which a runtime's thread may not.
+fn on_own_thread(
+    name: &'static str,
+    checks: impl FnOnce() -> Vec<Check> + Send + 'static,
+) -> Vec<Check> {
+    netns::run_on_thread(move || Ok(checks()))
+        .unwrap_or_else(|error| vec![Check::failed(name, explain(&error), "see the log")])
+}
+
+fn tools() -> Vec<Check> {
     let mut checks = vec![match nft::version() {
         Ok(version) => Check::passed("nft", version),
         Err(error) => Check::failed("nft", explain(&error), "apt-get install nftables"),
@@ -86,17 +113,6 @@ pub fn check_tools() -> Vec<Check> {
         "modprobe nf_conntrack_netlink",
     ));
     checks
-}
-
-/// Checks that the addresses are free, that no other firewall drops what guests
-/// send, and that guests will find a name server.
-#[must_use]
-pub fn check_conflicts(config: &NetworkConfig) -> Vec<Check> {
-    vec![
-        check_ranges(config),
-        check_firewalls(),
-        check_nameservers(config),
-    ]
 }
 
 fn outcome(name: &'static str, result: Result<()>, fix: &str) -> Check {

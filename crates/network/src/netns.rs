@@ -79,7 +79,10 @@ pub(crate) fn run_in_throwaway<T: Send + 'static>(
     })
 }
 
-fn run_on_thread<T: Send + 'static>(job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+/// Runs `job` on a new thread in the caller's namespace, and waits for it.
+pub(crate) fn run_on_thread<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let (sender, receiver) = mpsc::sync_channel(1);
     thread::Builder::new()
         .name("hearth-netns".to_owned())

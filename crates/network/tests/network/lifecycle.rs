@@ -133,12 +133,12 @@ fn leftovers_of_every_kind_are_removed_and_strangers_left_alone() {
         sh("ip netns add hearth-77
             ip link add hveth77 type veth peer name eth0 netns hearth-77
             touch /run/netns/hearth-78
-            ip link add hveth79 type dummy
+            ip link add hveth79 type veth peer name peer-hveth79
             nft add table inet hearth
             nft add set inet hearth offline '{ type ipv4_addr; }'
             nft add chain inet hearth stale
             ip netns add hearth-other
-            ip link add hvethx type dummy
+            ip link add hvethx type veth peer name peer-hvethx
             nft add table inet other");
         let pool = SlotPool::start(config(0, 4), &[]).await.unwrap();
         let now = sh("ip -o link show; ls /run/netns; nft list ruleset");
@@ -363,7 +363,7 @@ fn many_policy_changes_at_once_end_as_the_last_one_says() {
 fn taken_ranges_are_avoided_and_the_choice_is_remembered() {
     isolated(|| async {
         sh(
-            "ip link add office type dummy && ip addr add 10.12.3.4/24 dev office
+            "ip link add office type veth peer name peer-office && ip addr add 10.12.3.4/24 dev office
             ip link set office up && ip route add 172.16.0.0/12 dev office",
         );
         let config = config(1, 4);
@@ -385,9 +385,11 @@ fn taken_ranges_are_avoided_and_the_choice_is_remembered() {
         );
         pool.shutdown(&[]).await.unwrap();
 
-        sh("ip link add wide type dummy && ip link set wide up
+        sh(
+            "ip link add wide type veth peer name peer-wide && ip link set wide up
             for net in 10.0.0.0/8 172.16.0.0/12 100.64.0.0/10 198.18.0.0/15; do
-              ip route add $net dev wide; done");
+              ip route add $net dev wide; done",
+        );
         let refused = SlotPool::start(config.clone(), &[]).await;
         assert!(
             matches!(refused, Err(Error::NoFreeRange { .. })),
@@ -427,7 +429,7 @@ fn a_slot_that_cannot_be_made_is_an_error_and_leaves_nothing() {
         let pool = SlotPool::start(config(0, 4), &[]).await.unwrap();
         let after_start = traces();
         // The kernel refuses the second device of a name.
-        sh("ip link add hveth0 type dummy");
+        sh("ip link add hveth0 type veth peer name peer-hveth0");
         let error = pool.acquire().await.unwrap_err();
         assert!(matches!(error, Error::Netlink { .. }), "{error:?}");
         assert_eq!(traces(), after_start);
@@ -444,18 +446,20 @@ fn the_owner_may_open_the_tap_without_privileges_and_nobody_else() {
         config.tap_owner = hearth_network::TapOwner::PerSlot { base: 4242 };
         let pool = SlotPool::start(config, &[]).await.unwrap();
         let slot = pool.acquire().await.unwrap();
-        assert_eq!(slot.uid, 4242);
+        assert_eq!(slot.uid, 4242 + slot.index);
+        let netns = format!("hearth-{}", slot.index);
         // The device node's own mode is another matter, and differs between hosts.
         sh("mknod -m 666 /run/tun c 10 200 && mount --bind /run/tun /dev/net/tun");
         let open = |uid: u32| {
             format!(
-                "ip netns exec hearth-0 setpriv --reuid={uid} --regid={uid} --clear-groups \
-                 python3 -c \"import fcntl,struct
-fcntl.ioctl(open('/dev/net/tun','r+b',0), 0x400454ca, struct.pack('16sH22x', b'tap0', 0x1002))\""
+                "ip netns exec {netns} setpriv --reuid={uid} --regid={uid} --clear-groups \
+                 perl -e 'open(T, \"+<\", \"/dev/net/tun\") or die; $request = pack(\"Z16Sx22\", \
+                 \"tap0\", 0x1002); ioctl(T, 0x400454ca, $request) or die $!'"
             )
         };
-        sh(&open(4242));
-        sh(&format!("if {} 2>/dev/null; then exit 1; fi", open(4243)));
+        sh(&open(slot.uid));
+        let refused = sh(&format!("{} 2>&1 || true", open(slot.uid + 1)));
+        assert!(refused.contains("Operation not permitted"), "{refused}");
         pool.shutdown(&[]).await.unwrap();
     });
 }

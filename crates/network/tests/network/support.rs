@@ -23,6 +23,8 @@ const RAN: &str = "isolated test body ran";
 
 /// The internet host's address.
 pub(crate) const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// The next hop towards it, with an address that is not private.
+pub(crate) const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// The host's own address towards the internet.
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// A machine in a private network next door; also the name server.
@@ -171,13 +173,13 @@ pub(crate) fn serve_http(namespace: &Path, port: u16, body: &'static str) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut request = [0; 1024];
-            let _ = stream.read(&mut request);
+            let (mut request, mut byte) = (Vec::new(), [0]);
+            while !request.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
+                request.extend(byte);
+            }
             let length = body.len();
-            let _ = write!(
-                stream,
-                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
-            );
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            let _ = stream.write_all(format!("{head}{body}").as_bytes());
         }
     });
 }
@@ -187,10 +189,8 @@ pub(crate) fn http_get(address: Ipv4Addr, port: u16) -> std::io::Result<String> 
     let target = SocketAddr::V4(SocketAddrV4::new(address, port));
     let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(
-        stream,
-        "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut response = String::new();
     stream.read_to_string(&mut response)?;
     Ok(response)
