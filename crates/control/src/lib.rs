@@ -42,10 +42,10 @@ pub use node::{
     Lifecycle, Node, NodeError, NodeInfo, NodeSandbox, NodeSandboxState, OnTimeout, SandboxConfig,
     SandboxUpdate, VolumeMount,
 };
-pub use page::{Direction, SandboxCursor};
+pub use page::{Direction, Page, PageRequest};
 pub use sandboxes::{
-    ForkRequest, ListRequest, Metric, NewSandbox, Page, SandboxAccess, SandboxView, StateFilter,
-    VisibleState,
+    ForkRequest, ListRequest, Metric, NewSandbox, SandboxAccess, SandboxPage, SandboxView,
+    StateFilter, VisibleState,
 };
 pub use templates::{TemplateAccess, TemplatePublication, TemplateView};
 pub use tokens::Tokens;

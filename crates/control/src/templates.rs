@@ -6,6 +6,7 @@
 use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
+use crate::page::{Page, PageRequest};
 use chrono::{DateTime, Utc};
 use hearth_ids::{BuildId, DEFAULT_TAG, TeamId, TemplateId, TemplateReference};
 use hearth_store::{
@@ -55,9 +56,6 @@ pub(crate) struct Resolved {
     pub(crate) build: Build,
     pub(crate) alias: Option<String>,
 }
-
-/// At most this many builds in one answer.
-const BUILDS_PER_PAGE: u32 = 100;
 
 impl Control {
     /// Reads a caller's reference, as lenient in case and spaces as the contract.
@@ -145,6 +143,17 @@ impl Control {
         })
     }
 
+    /// A page of the caller's templates, newest first.
+    pub async fn template_page(
+        &self,
+        caller: &Caller,
+        request: &PageRequest,
+    ) -> Result<Page<TemplateView>, Error> {
+        let query = request.check::<TemplateId>()?;
+        let views = self.template_list(caller).await?;
+        Ok(query.page(views, |view| (view.template.created_at, &view.template.id)))
+    }
+
     /// The caller's templates and those that everybody has, newest first.
     pub async fn template_list(&self, caller: &Caller) -> Result<Vec<TemplateView>, Error> {
         let mut templates = self.store.template_list(caller.team_id()).await?;
@@ -195,29 +204,24 @@ impl Control {
         })
     }
 
-    /// One template with a page of its builds, newest first, and the cursor of
-    /// the next page.
+    /// One template with a page of its builds, newest first.
     pub async fn template_detail(
         &self,
         caller: &Caller,
         reference: &str,
-        before: Option<(DateTime<Utc>, BuildId)>,
-        limit: u32,
-    ) -> Result<(TemplateView, Vec<Build>, Option<(DateTime<Utc>, BuildId)>), Error> {
+        request: &PageRequest,
+    ) -> Result<(TemplateView, Page<Build>), Error> {
+        let query = request.check::<BuildId>()?;
         let reference = Self::template_parse("templateID", reference)?;
         let template = self.template_find(caller, &reference).await?;
-        let limit = limit.clamp(1, BUILDS_PER_PAGE);
-        let mut builds = self
+        let before = query.cursor.as_ref().map(|cursor| (cursor.at, cursor.id));
+        let one_over = u32::try_from(query.limit + 1).unwrap_or(u32::MAX);
+        let builds = self
             .store
-            .build_list(&template.id, before, limit + 1)
+            .build_list(&template.id, before, one_over)
             .await?;
-        let more = builds.len() > limit as usize;
-        builds.truncate(limit as usize);
-        let next = builds
-            .last()
-            .filter(|_| more)
-            .map(|build| (build.created_at, build.id));
-        Ok((self.template_view(caller, template).await?, builds, next))
+        let page = query.cut(builds, |build| (build.created_at, &build.id));
+        Ok((self.template_view(caller, template).await?, page))
     }
 
     /// What a name stands for. `Template.exists` of the SDKs asks this.

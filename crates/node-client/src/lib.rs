@@ -1,1 +1,14 @@
-//! Not written yet.
+//! The application layer's ports, carried out over the network: [`NodeClient`]
+//! speaks gRPC to a node, [`AgentClient`] HTTP to the agent in a guest.
+//!
+//! What a peer sends is data like any other input: each message is checked on its
+//! way in, and one that cannot be read is an error of that peer's.
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod client;
+mod convert;
+
+pub use agent::AgentClient;
+pub use client::NodeClient;

@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 mod error;
-mod key;
 mod log;
 mod metric;
 mod network;
@@ -17,7 +16,6 @@ mod template;
 mod time;
 
 pub use error::ApiError;
-pub use key::{ApiKey, CreatedApiKey, KeyMask, NewApiKey, Team};
 pub use log::{LogLevel, SandboxLog, SandboxLogEntry, SandboxLogs, SandboxLogsV2};
 pub use metric::{SandboxMetric, SandboxesWithMetrics};
 pub use network::{

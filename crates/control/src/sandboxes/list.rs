@@ -5,13 +5,10 @@ use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
 use crate::node::NodeSandbox;
-use crate::page::{Direction, SandboxCursor};
+use crate::page::PageRequest;
 use chrono::{DateTime, Utc};
-use hearth_ids::TemplateId;
+use hearth_ids::{SandboxId, TemplateId};
 use std::collections::BTreeMap;
-
-/// Most entries of one page.
-const MAX_PAGE: u32 = 100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StateFilter {
@@ -37,15 +34,11 @@ pub struct ListRequest {
     pub started_after: Option<DateTime<Utc>>,
     /// A template's id or name, without a tag.
     pub template: Option<String>,
-    pub direction: Direction,
-    /// What an earlier page ended with.
-    pub next_token: Option<String>,
-    /// 1 to 100, which is the default.
-    pub limit: Option<i64>,
+    pub page: PageRequest,
 }
 
 #[derive(Debug)]
-pub struct Page {
+pub struct SandboxPage {
     pub sandboxes: Vec<SandboxView>,
     pub next_token: Option<String>,
     /// How many running sandboxes the filters let through on all pages; absent
@@ -54,61 +47,72 @@ pub struct Page {
 }
 
 impl Control {
-    pub async fn sandbox_list(&self, caller: &Caller, request: ListRequest) -> Result<Page, Error> {
-        let limit = page_size(request.limit)?;
-        let cursor = match &request.next_token {
-            Some(token) => Some(
-                SandboxCursor::decode(token)
-                    .filter(|cursor| cursor.direction == request.direction)
-                    .ok_or_else(|| Error::new(Kind::Invalid, "Invalid next token"))?,
-            ),
-            None => None,
-        };
-        let template = match &request.template {
-            Some(text) => match self.template_filter(caller, text).await? {
-                Some(template) => Some(template),
-                None => return Ok(Page::empty(request.states)),
-            },
-            None => None,
-        };
-        let listed = self.node.list().await.map_err(Error::from_node)?;
-        let mut matching: Vec<(NodeSandbox, VisibleState)> = listed
-            .into_iter()
-            .filter(|sandbox| sandbox.config.team_id == caller.team_id())
-            .filter_map(|sandbox| visible(sandbox.state).map(|state| (sandbox, state)))
-            .filter(|(sandbox, state)| request.matches(sandbox, *state, template.as_ref()))
-            .collect();
+    pub async fn sandbox_list(
+        &self,
+        caller: &Caller,
+        request: ListRequest,
+    ) -> Result<SandboxPage, Error> {
+        let query = request.page.check::<SandboxId>()?;
+        let matching = self.sandbox_matching(caller, &request).await?;
         let running = matching
             .iter()
             .filter(|(_, state)| *state == VisibleState::Running)
             .count();
-        matching.sort_by(|(a, _), (b, _)| sort_key(a).cmp(&sort_key(b)));
-        if request.direction == Direction::Descending {
-            matching.reverse();
-        }
-        matching.retain(|(sandbox, _)| {
-            cursor.as_ref().is_none_or(|cursor| {
-                cursor.precedes(sandbox.started_at, &sandbox.config.sandbox_id)
-            })
+        let page = query.page(matching, |(sandbox, _)| {
+            (sandbox.started_at, &sandbox.config.sandbox_id)
         });
-        let more = matching.len() > limit;
-        matching.truncate(limit);
-        let next_token = matching.last().filter(|_| more).map(|(sandbox, _)| {
-            SandboxCursor {
-                started_at: sandbox.started_at,
-                sandbox_id: sandbox.config.sandbox_id.clone(),
-                direction: request.direction,
-            }
-            .encode()
-        });
-        Ok(Page {
-            sandboxes: matching
-                .into_iter()
-                .map(|(sandbox, state)| self.sandbox_view(sandbox, state))
-                .collect(),
-            next_token,
+        Ok(SandboxPage {
+            sandboxes: self.views(page.entries),
+            next_token: page.next_token,
             total_running: request.states.running.then_some(running),
         })
+    }
+
+    /// All running sandboxes with this metadata, newest first.
+    pub async fn sandbox_list_running(
+        &self,
+        caller: &Caller,
+        metadata: BTreeMap<String, String>,
+    ) -> Result<Vec<SandboxView>, Error> {
+        let request = ListRequest {
+            states: StateFilter {
+                running: true,
+                paused: false,
+            },
+            metadata,
+            ..ListRequest::default()
+        };
+        let mut views = self.views(self.sandbox_matching(caller, &request).await?);
+        views.sort_by(|a, b| b.started_at.cmp(&a.started_at));
+        Ok(views)
+    }
+
+    fn views(&self, sandboxes: Vec<(NodeSandbox, VisibleState)>) -> Vec<SandboxView> {
+        sandboxes
+            .into_iter()
+            .map(|(sandbox, state)| self.sandbox_view(sandbox, state))
+            .collect()
+    }
+
+    async fn sandbox_matching(
+        &self,
+        caller: &Caller,
+        request: &ListRequest,
+    ) -> Result<Vec<(NodeSandbox, VisibleState)>, Error> {
+        let template = match &request.template {
+            Some(text) => match self.template_filter(caller, text).await? {
+                Some(template) => Some(template),
+                None => return Ok(Vec::new()),
+            },
+            None => None,
+        };
+        let listed = self.node.list().await.map_err(Error::from_node)?;
+        Ok(listed
+            .into_iter()
+            .filter(|sandbox| sandbox.config.team_id == caller.team_id())
+            .filter_map(|sandbox| visible(sandbox.state).map(|state| (sandbox, state)))
+            .filter(|(sandbox, state)| request.matches(sandbox, *state, template.as_ref()))
+            .collect())
     }
 
     /// The template that a filter names; absent where there is none, as then no
@@ -128,16 +132,6 @@ impl Control {
             Ok(template) => Ok(Some(template.id)),
             Err(error) if matches!(error.kind, Kind::NotFound | Kind::Forbidden) => Ok(None),
             Err(error) => Err(error),
-        }
-    }
-}
-
-impl Page {
-    fn empty(states: StateFilter) -> Self {
-        Self {
-            sandboxes: Vec::new(),
-            next_token: None,
-            total_running: states.running.then_some(0),
         }
     }
 }
@@ -162,21 +156,5 @@ impl ListRequest {
                 .metadata
                 .iter()
                 .all(|(key, value)| sandbox.config.metadata.get(key) == Some(value))
-    }
-}
-
-fn sort_key(sandbox: &NodeSandbox) -> (DateTime<Utc>, &hearth_ids::SandboxId) {
-    (sandbox.started_at, &sandbox.config.sandbox_id)
-}
-
-fn page_size(limit: Option<i64>) -> Result<usize, Error> {
-    let limit = limit.unwrap_or(i64::from(MAX_PAGE));
-    if (1..=i64::from(MAX_PAGE)).contains(&limit) {
-        Ok(usize::try_from(limit).unwrap_or(1))
-    } else {
-        Err(Error::invalid(
-            "limit",
-            format_args!("must be from 1 to {MAX_PAGE}, is {limit}"),
-        ))
     }
 }

@@ -9,7 +9,7 @@ mod list;
 mod metrics;
 
 pub use create::NewSandbox;
-pub use list::{ListRequest, Page, StateFilter};
+pub use list::{ListRequest, SandboxPage, StateFilter};
 pub use metrics::Metric;
 
 use crate::Control;

@@ -1,0 +1,178 @@
+//! The client of a node's gRPC service.
+//!
+//! One HTTP/2 connection, made at the first call and made anew when it is lost,
+//! so that a node may restart under its callers: the calls that it interrupts
+//! fail as unreachable, the next ones find it again.
+
+use crate::convert;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use connectrpc::client::{CallOptions, ClientConfig, Http2Connection, SharedHttp2Connection};
+use connectrpc::{ConnectError, ErrorCode, Protocol};
+use hearth_control::{Node, NodeError, NodeInfo, NodeSandbox, SandboxConfig, SandboxUpdate};
+use hearth_ids::{BuildId, SandboxId};
+use hearth_node_proto::hearth::node::v1 as proto;
+use http::Uri;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Below the 70 seconds that an API request may take, so that the reason
+/// reaches the caller.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+const QUICK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls that wait for the connection; what comes on top waits for them.
+const MAX_WAITING_CALLS: usize = 1024;
+/// A list holds every sandbox's metadata and environment.
+const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+
+pub struct NodeClient {
+    sandboxes: proto::SandboxServiceClient<SharedHttp2Connection>,
+    info: proto::InfoServiceClient<SharedHttp2Connection>,
+}
+
+impl NodeClient {
+    /// A client of the node behind a unix socket, which need not be there yet.
+    /// Must be called within a tokio runtime.
+    #[must_use]
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        // HTTP wants an authority; over a unix socket nobody looks at it.
+        let authority = Uri::from_static("http://node");
+        let connection = Http2Connection::builder()
+            .establishment_timeout(Duration::from_secs(2))
+            .lazy_unix(path, authority.clone())
+            .shared(MAX_WAITING_CALLS);
+        let config = ClientConfig::new(authority)
+            .with_protocol(Protocol::Grpc)
+            .with_default_timeout(QUICK_TIMEOUT)
+            .with_default_max_message_size(MAX_MESSAGE_BYTES)
+            .with_default_element_memory_limit(MAX_MESSAGE_BYTES);
+        Self {
+            sandboxes: proto::SandboxServiceClient::new(connection.clone(), config.clone()),
+            info: proto::InfoServiceClient::new(connection, config),
+        }
+    }
+}
+
+fn within(timeout: Duration) -> CallOptions {
+    CallOptions::default().with_timeout(timeout)
+}
+
+#[async_trait]
+impl Node for NodeClient {
+    async fn create(
+        &self,
+        config: SandboxConfig,
+        end_at: DateTime<Utc>,
+    ) -> Result<NodeSandbox, NodeError> {
+        let request = proto::SandboxCreateRequest {
+            config: convert::config_out(config)?.into(),
+            end_at: convert::time_out(end_at).into(),
+            ..Default::default()
+        };
+        let response = self
+            .sandboxes
+            .create_with_options(request, within(START_TIMEOUT))
+            .await
+            .map_err(node_error)?;
+        convert::sandbox_in(response.into_owned().sandbox.into_option())
+    }
+
+    async fn update(
+        &self,
+        id: &SandboxId,
+        update: SandboxUpdate,
+    ) -> Result<NodeSandbox, NodeError> {
+        let network_json = match &update.network {
+            Some(network) => Some(convert::json_out(network)?),
+            None => None,
+        };
+        let request = proto::SandboxUpdateRequest {
+            sandbox_id: id.to_string(),
+            end_at: update.end_at.map(convert::time_out).into(),
+            only_extend: update.only_extend,
+            network_json,
+            ..Default::default()
+        };
+        let response = self.sandboxes.update(request).await.map_err(node_error)?;
+        convert::sandbox_in(response.into_owned().sandbox.into_option())
+    }
+
+    async fn list(&self) -> Result<Vec<NodeSandbox>, NodeError> {
+        let response = self
+            .sandboxes
+            .list(proto::SandboxListRequest::default())
+            .await
+            .map_err(node_error)?;
+        response
+            .into_owned()
+            .sandboxes
+            .into_iter()
+            .map(|sandbox| convert::sandbox_in(Some(sandbox)))
+            .collect()
+    }
+
+    async fn delete(&self, id: &SandboxId) -> Result<(), NodeError> {
+        let request = proto::SandboxDeleteRequest {
+            sandbox_id: id.to_string(),
+            ..Default::default()
+        };
+        self.sandboxes
+            .delete_with_options(request, within(STOP_TIMEOUT))
+            .await
+            .map_err(node_error)?;
+        Ok(())
+    }
+
+    async fn pause(&self, id: &SandboxId, build: BuildId, memory: bool) -> Result<(), NodeError> {
+        let request = proto::SandboxPauseRequest {
+            sandbox_id: id.to_string(),
+            build_id: build.to_string(),
+            memory,
+            ..Default::default()
+        };
+        self.sandboxes
+            .pause_with_options(request, within(START_TIMEOUT))
+            .await
+            .map_err(node_error)?;
+        Ok(())
+    }
+
+    async fn checkpoint(&self, id: &SandboxId, build: BuildId) -> Result<(), NodeError> {
+        let request = proto::SandboxCheckpointRequest {
+            sandbox_id: id.to_string(),
+            build_id: build.to_string(),
+            ..Default::default()
+        };
+        self.sandboxes
+            .checkpoint_with_options(request, within(START_TIMEOUT))
+            .await
+            .map_err(node_error)?;
+        Ok(())
+    }
+
+    async fn info(&self) -> Result<NodeInfo, NodeError> {
+        let response = self
+            .info
+            .service_info(proto::ServiceInfoRequest::default())
+            .await
+            .map_err(node_error)?;
+        convert::info_in(response.into_owned())
+    }
+}
+
+/// The one place where Connect codes become the application's errors.
+fn node_error(error: ConnectError) -> NodeError {
+    let message = error.message.clone().unwrap_or_default();
+    match error.code {
+        ErrorCode::AlreadyExists => NodeError::AlreadyExists(message),
+        ErrorCode::NotFound => NodeError::NotFound(message),
+        ErrorCode::FailedPrecondition | ErrorCode::Aborted => NodeError::InTransition(message),
+        ErrorCode::InvalidArgument | ErrorCode::OutOfRange => NodeError::Invalid(message),
+        ErrorCode::ResourceExhausted => NodeError::Exhausted(message),
+        ErrorCode::Unimplemented => NodeError::Unimplemented(message),
+        ErrorCode::Unavailable | ErrorCode::Canceled => NodeError::Unreachable(message),
+        ErrorCode::DeadlineExceeded => NodeError::Deadline,
+        _ => NodeError::Internal(format!("{}: {message}", error.code.as_str())),
+    }
+}

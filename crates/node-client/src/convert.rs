@@ -1,0 +1,150 @@
+//! Between the application's types and the messages of the node's service.
+
+use buffa::EnumValue;
+use buffa_types::google::protobuf::Timestamp;
+use chrono::{DateTime, Utc};
+use hearth_control::{NodeError, NodeInfo, NodeSandbox, NodeSandboxState, SandboxConfig};
+use hearth_node_proto::hearth::node::v1 as proto;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::str::FromStr;
+
+pub(crate) fn config_out(config: SandboxConfig) -> Result<proto::SandboxConfig, NodeError> {
+    Ok(proto::SandboxConfig {
+        sandbox_id: config.sandbox_id.to_string(),
+        template_id: config.template_id.to_string(),
+        build_id: config.build_id.to_string(),
+        team_id: config.team_id.to_string(),
+        alias: config.alias,
+        metadata: config.metadata.into_iter().collect(),
+        env_vars: config.env_vars.into_iter().collect(),
+        envd_access_token: config.envd_access_token.expose_secret().to_owned(),
+        traffic_access_token: config
+            .traffic_access_token
+            .map(|token| token.expose_secret().to_owned()),
+        allow_internet_access: config.allow_internet_access,
+        network_json: match &config.network {
+            Some(network) => json_out(network)?,
+            None => String::new(),
+        },
+        lifecycle_json: json_out(&config.lifecycle)?,
+        volume_mounts_json: if config.volume_mounts.is_empty() {
+            String::new()
+        } else {
+            json_out(&config.volume_mounts)?
+        },
+        ..Default::default()
+    })
+}
+
+fn config_in(config: proto::SandboxConfig) -> Result<SandboxConfig, NodeError> {
+    Ok(SandboxConfig {
+        sandbox_id: parse("sandbox_id", &config.sandbox_id)?,
+        template_id: parse("template_id", &config.template_id)?,
+        build_id: parse("build_id", &config.build_id)?,
+        team_id: parse("team_id", &config.team_id)?,
+        alias: config.alias,
+        metadata: config.metadata.into_iter().collect(),
+        env_vars: config.env_vars.into_iter().collect(),
+        envd_access_token: SecretString::from(config.envd_access_token),
+        traffic_access_token: config.traffic_access_token.map(SecretString::from),
+        allow_internet_access: config.allow_internet_access,
+        network: json_in("network_json", &config.network_json)?,
+        lifecycle: json_in("lifecycle_json", &config.lifecycle_json)?.unwrap_or_default(),
+        volume_mounts: json_in("volume_mounts_json", &config.volume_mounts_json)?
+            .unwrap_or_default(),
+    })
+}
+
+pub(crate) fn sandbox_in(sandbox: Option<proto::Sandbox>) -> Result<NodeSandbox, NodeError> {
+    let sandbox = sandbox.ok_or_else(|| malformed("sandbox", "missing"))?;
+    let config = sandbox
+        .config
+        .into_option()
+        .ok_or_else(|| malformed("config", "missing"))?;
+    let address = match sandbox.address.as_str() {
+        "" => None,
+        text => Some(parse("address", text)?),
+    };
+    Ok(NodeSandbox {
+        config: config_in(config)?,
+        state: state_in(sandbox.state)?,
+        started_at: time_in("started_at", sandbox.started_at.into_option())?,
+        end_at: time_in("end_at", sandbox.end_at.into_option())?,
+        vcpus: sandbox.vcpu_count,
+        memory_mib: sandbox.memory_mib,
+        disk_mib: sandbox.disk_mib,
+        envd_version: sandbox.envd_version,
+        execution_id: sandbox.execution_id,
+        address,
+    })
+}
+
+fn state_in(state: EnumValue<proto::SandboxState>) -> Result<NodeSandboxState, NodeError> {
+    use proto::SandboxState as S;
+    match state {
+        EnumValue::Known(S::SANDBOX_STATE_STARTING) => Ok(NodeSandboxState::Starting),
+        EnumValue::Known(S::SANDBOX_STATE_RUNNING) => Ok(NodeSandboxState::Running),
+        EnumValue::Known(S::SANDBOX_STATE_PAUSING) => Ok(NodeSandboxState::Pausing),
+        EnumValue::Known(S::SANDBOX_STATE_SNAPSHOTTING) => Ok(NodeSandboxState::Snapshotting),
+        EnumValue::Known(S::SANDBOX_STATE_STOPPING) => Ok(NodeSandboxState::Stopping),
+        other => Err(malformed("state", &other.to_string())),
+    }
+}
+
+pub(crate) fn info_in(info: proto::ServiceInfoResponse) -> Result<NodeInfo, NodeError> {
+    Ok(NodeInfo {
+        builds: info
+            .build_ids
+            .iter()
+            .map(|id| parse("build_ids", id))
+            .collect::<Result<_, _>>()?,
+        node_id: info.node_id,
+        version: info.version,
+        accelerator: info.accelerator,
+        engine: info.engine,
+        sandboxes_running: info.sandboxes_running,
+        sandboxes_max: info.sandboxes_max,
+        memory_total_bytes: info.memory_total_bytes,
+        memory_available_bytes: info.memory_available_bytes,
+    })
+}
+
+pub(crate) fn time_out(time: DateTime<Utc>) -> Timestamp {
+    Timestamp {
+        seconds: time.timestamp(),
+        // A leap second counts past a whole one, which the wire has no room for.
+        nanos: i32::try_from(time.timestamp_subsec_nanos().min(999_999_999)).unwrap_or(0),
+        ..Default::default()
+    }
+}
+
+fn time_in(field: &str, time: Option<Timestamp>) -> Result<DateTime<Utc>, NodeError> {
+    let time = time.ok_or_else(|| malformed(field, "missing"))?;
+    u32::try_from(time.nanos)
+        .ok()
+        .and_then(|nanos| DateTime::from_timestamp(time.seconds, nanos))
+        .ok_or_else(|| malformed(field, "out of range"))
+}
+
+pub(crate) fn json_out<T: Serialize>(value: &T) -> Result<String, NodeError> {
+    serde_json::to_string(value).map_err(|error| NodeError::Internal(error.to_string()))
+}
+
+fn json_in<T: DeserializeOwned>(field: &str, text: &str) -> Result<Option<T>, NodeError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(text)
+        .map(Some)
+        .map_err(|error| malformed(field, &error.to_string()))
+}
+
+fn parse<T: FromStr>(field: &str, text: &str) -> Result<T, NodeError> {
+    text.parse().map_err(|_| malformed(field, text))
+}
+
+fn malformed(field: &str, why: &str) -> NodeError {
+    NodeError::Internal(format!("the node sent a malformed {field}: {why}"))
+}
