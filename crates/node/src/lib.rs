@@ -1,1 +1,28 @@
-//! Not written yet.
+//! One node: the sandboxes of one machine.
+//!
+//! [`Node`] is the whole of it, free of transport; [`Server`] puts it behind the
+//! gRPC service of `hearth-node-proto`. The journals under
+//! `<state>/sandboxes/<id>/` are the truth about what runs: a new daemon reads
+//! them, adopts the VMs that still run and cleans up after the others (see
+//! `recovery`). Who owns a sandbox and what its metadata mean is not known here.
+
+#![forbid(unsafe_code)]
+
+mod admission;
+mod agent;
+pub mod config;
+mod error;
+mod journal;
+mod node;
+mod recovery;
+mod registry;
+mod sandbox;
+mod server;
+mod service;
+mod spec;
+
+pub use config::NodeConfig;
+pub use error::Error;
+pub use node::{EndAt, Info, Node, Target};
+pub use server::Server;
+pub use spec::{SandboxSpec, SandboxState, Status};

@@ -1,0 +1,104 @@
+//! The node's side of the guest agent's `POST /init`: one request right after a
+//! restore. The guest's kernel takes the connection as soon as its CPUs run and
+//! the agent answers when it is ready, so readiness needs no polling.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use tokio::net::TcpStream;
+
+/// Body of `/init`. Field names are the agent's contract; `entropy`, `hostname`,
+/// `sandboxId` and `templateId` are Hearth's own.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Init<'a> {
+    pub env_vars: &'a BTreeMap<String, String>,
+    pub access_token: &'a str,
+    /// RFC 3339, with nanoseconds: the guest's clock is set to it.
+    pub timestamp: String,
+    pub default_user: &'a str,
+    pub default_workdir: &'a str,
+    pub hostname: &'a str,
+    /// Base64 of bytes for the guest kernel's random generator.
+    pub entropy: String,
+    pub sandbox_id: &'a str,
+    pub template_id: &'a str,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InitError {
+    #[error("the agent did not answer within {0:?}")]
+    Timeout(Duration),
+    #[error("connect to the agent")]
+    Connect(#[source] std::io::Error),
+    #[error("talk to the agent")]
+    Http(#[source] hyper::Error),
+    #[error("the agent refused its settings with status {status}: {body}")]
+    Refused { status: u16, body: String },
+}
+
+/// Fresh seed for the guest's random generator, as base64.
+pub(crate) fn entropy() -> String {
+    let mut seed = [0u8; 64];
+    getrandom::fill(&mut seed).expect("the kernel's random source answers after boot");
+    STANDARD.encode(seed)
+}
+
+/// Sends the settings and waits for the answer; returns the agent's version.
+pub(crate) async fn init(
+    address: SocketAddr,
+    init: &Init<'_>,
+    limit: Duration,
+) -> Result<String, InitError> {
+    tokio::time::timeout(limit, attempt(address, init))
+        .await
+        .unwrap_or(Err(InitError::Timeout(limit)))
+}
+
+async fn attempt(address: SocketAddr, init: &Init<'_>) -> Result<String, InitError> {
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(InitError::Connect)?;
+    stream.set_nodelay(true).map_err(InitError::Connect)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(InitError::Http)?;
+    let request = http::Request::post("/init")
+        .header(http::header::HOST, address.to_string())
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(
+            serde_json::to_vec(init).expect("the settings are plain strings and maps"),
+        )))
+        .expect("the request's parts are constants and an address");
+    // The driver lives as long as this exchange: dropping the set aborts it.
+    let mut driver = tokio::task::JoinSet::new();
+    driver.spawn(connection);
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(InitError::Http)?;
+    let status = response.status();
+    let version = response
+        .headers()
+        .get("x-envd-version")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
+    if status.is_success() {
+        return Ok(version);
+    }
+    // The guest may be hostile: its words are bounded before they are kept.
+    let body = http_body_util::Limited::new(response.into_body(), 4096);
+    let body = body
+        .collect()
+        .await
+        .map(|body| body.to_bytes())
+        .unwrap_or_default();
+    Err(InitError::Refused {
+        status: status.as_u16(),
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
+}

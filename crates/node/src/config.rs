@@ -1,0 +1,75 @@
+//! The node's settings. Only binaries read the environment; they fill this.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Sandboxes that one node runs at most, unless configured.
+pub const DEFAULT_MAX_SANDBOXES: usize = 256;
+/// Host memory, in bytes, that starts leave free, unless configured.
+pub const DEFAULT_MEMORY_RESERVE_BYTES: u64 = 512 << 20;
+/// Host disk space, in bytes, that starts leave free, unless configured.
+pub const DEFAULT_DISK_RESERVE_BYTES: u64 = 256 << 20;
+/// How long the agent may take to answer its settings after a restore.
+pub const DEFAULT_AGENT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Port of the agent in every guest.
+pub const AGENT_PORT: u16 = 49983;
+/// First user id that VM processes run as; slot `i` takes `base + i`.
+pub const DEFAULT_UID_BASE: u32 = 830_000;
+
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    pub node_id: String,
+    /// Holds `sandboxes/<id>/`: journals and writable disk layers.
+    pub state_dir: PathBuf,
+    /// Holds `sb/<id>/`: sockets and consoles. Short, for unix sockets' sake.
+    pub run_dir: PathBuf,
+    pub max_sandboxes: usize,
+    pub memory_reserve_bytes: u64,
+    pub disk_reserve_bytes: u64,
+    pub agent_timeout: Duration,
+    pub uid_base: u32,
+    /// Keeps guests' consoles in `<run_dir>/sb/<id>/console.log`.
+    pub keep_consoles: bool,
+    pub grpc: GrpcConfig,
+}
+
+/// Where the gRPC service listens.
+#[derive(Debug, Clone)]
+pub struct GrpcConfig {
+    /// Unix socket, readable by its owner alone.
+    pub socket: PathBuf,
+    /// TCP beside it. Never open: every call carries the token.
+    pub tcp: Option<TcpConfig>,
+}
+
+#[derive(Debug, Clone)]
+pub struct TcpConfig {
+    pub address: SocketAddr,
+    /// Compared with `authorization: Bearer <token>` in constant time.
+    pub token: secrecy_token::Token,
+}
+
+/// A token that never prints itself.
+pub mod secrecy_token {
+    /// At least 32 characters.
+    #[derive(Clone)]
+    pub struct Token(String);
+
+    impl Token {
+        /// Refuses tokens too short to be safe against guessing.
+        #[must_use]
+        pub fn new(text: String) -> Option<Self> {
+            (text.len() >= 32).then_some(Self(text))
+        }
+
+        pub(crate) fn matches(&self, candidate: &str) -> bool {
+            use subtle::ConstantTimeEq;
+            self.0.as_bytes().ct_eq(candidate.as_bytes()).into()
+        }
+    }
+
+    impl std::fmt::Debug for Token {
+        fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            formatter.write_str("Token(..)")
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! One journal per sandbox: `sandboxes/<id>/journal.json`. It is written before
+//! the first resource is taken and at every step after, by an atomic rename, and
+//! removed after the last resource is given back. So whatever instant the daemon
+//! dies at, the next one finds a journal for everything that may be left.
+//!
+//! A rename without fsync is enough: the journal has to outlive the daemon, not
+//! the host, for no VM outlives the host either.
+
+use crate::spec::{SandboxSpec, SandboxState};
+use chrono::{DateTime, Utc};
+use hearth_ids::{ExecutionId, SandboxId};
+use hearth_machine::MachineRecord;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+const FILE: &str = "journal.json";
+const VERSION: u32 = 1;
+/// A journal larger than this is not ours.
+const MAX_BYTES: u64 = 4 << 20;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    version: u32,
+    pub spec: SandboxSpec,
+    pub state: SandboxState,
+    pub execution_id: ExecutionId,
+    pub started_at: DateTime<Utc>,
+    pub end_at: DateTime<Utc>,
+    pub envd_version: String,
+    /// Index of the network slot, once taken.
+    pub slot: Option<u32>,
+    /// The VM process, once started.
+    pub machine: Option<MachineRecord>,
+}
+
+impl Record {
+    pub(crate) fn new(spec: SandboxSpec, started_at: DateTime<Utc>, end_at: DateTime<Utc>) -> Self {
+        Self {
+            version: VERSION,
+            spec,
+            state: SandboxState::Starting,
+            execution_id: ExecutionId::random(),
+            started_at,
+            end_at,
+            envd_version: String::new(),
+            slot: None,
+            machine: None,
+        }
+    }
+}
+
+/// The directory `sandboxes/` of the state directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Journals {
+    root: PathBuf,
+}
+
+/// What stands in one directory of `sandboxes/`.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Readable(Box<Record>),
+    /// The directory has no journal that can be read; its resources are unknown.
+    Unreadable {
+        id: SandboxId,
+        why: String,
+    },
+}
+
+impl Found {
+    /// The network slot of a sandbox that is up.
+    pub(crate) fn slot(&self) -> Option<u32> {
+        match self {
+            Self::Readable(record) if record.state == SandboxState::Running => record.slot,
+            _ => None,
+        }
+    }
+}
+
+impl Journals {
+    pub(crate) fn open(root: PathBuf) -> io::Result<Self> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(&root)?;
+        Ok(Self { root })
+    }
+
+    /// The directory of one sandbox, for its journal and its disk layer.
+    pub(crate) fn dir(&self, id: &SandboxId) -> PathBuf {
+        self.root.join(id.as_str())
+    }
+
+    /// Makes the sandbox's directory and writes its first journal.
+    pub(crate) fn create(&self, record: &Record) -> io::Result<()> {
+        let dir = self.dir(&record.spec.sandbox_id);
+        fs::DirBuilder::new().mode(0o711).create(&dir)?;
+        self.write(record).inspect_err(|_| {
+            // Nothing but our own file can be in there yet.
+            let _ = fs::remove_dir_all(&dir);
+        })
+    }
+
+    /// Replaces the journal. On an error the former one still stands.
+    pub(crate) fn write(&self, record: &Record) -> io::Result<()> {
+        let dir = self.dir(&record.spec.sandbox_id);
+        let new = dir.join("journal.json.new");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
+        let text = serde_json::to_vec(record)?;
+        io::Write::write_all(&mut file, &text)?;
+        fs::rename(&new, dir.join(FILE))
+    }
+
+    /// Removes the sandbox's directory, the journal last of all: a removal that
+    /// is interrupted is found and repeated.
+    pub(crate) fn remove(&self, id: &SandboxId) -> io::Result<()> {
+        let dir = self.dir(id);
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|name| name == FILE) {
+                continue;
+            }
+            if path.is_dir() {
+                fs::remove_dir_all(&path)?
+            } else {
+                fs::remove_file(&path)?
+            }
+        }
+        fs::remove_dir_all(dir)
+    }
+
+    /// Every sandbox directory that a former daemon left.
+    pub(crate) fn scan(&self) -> io::Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            let Some(id) = path
+                .file_name()
+                .and_then(|name| name.to_str()?.parse().ok())
+            else {
+                tracing::warn!(path = %path.display(), "leaving a foreign file among the sandboxes");
+                continue;
+            };
+            found.push(match read(&path.join(FILE)) {
+                Ok(record) if record.spec.sandbox_id == id => Found::Readable(Box::new(record)),
+                Ok(_) => Found::Unreadable {
+                    id,
+                    why: "it names another sandbox".to_owned(),
+                },
+                Err(error) => Found::Unreadable {
+                    id,
+                    why: error.to_string(),
+                },
+            });
+        }
+        Ok(found)
+    }
+}
+
+fn read(path: &Path) -> io::Result<Record> {
+    if fs::metadata(path)?.len() > MAX_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the journal is too large",
+        ));
+    }
+    let record: Record = serde_json::from_slice(&fs::read(path)?)?;
+    if record.version != VERSION {
+        let why = format!("journal version {} is not {VERSION}", record.version);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    Ok(record)
+}
