@@ -1,0 +1,332 @@
+//! Control groups: one per confined process, below a parent `hearth` in every hierarchy.
+//!
+//! Version 2 is used when its root offers a controller; what it does not offer is looked
+//! for among the version 1 hierarchies. A host may mix both, so the choice is made for
+//! each controller. Nothing is cached: mounts are read from `/proc/self/mountinfo` when a
+//! [`Cgroups`] is made, and groups are found again by name after a daemon's restart.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::Error;
+
+/// Name of the group that holds all of ours.
+const PARENT: &str = "hearth";
+/// Length of the CPU accounting period in microseconds (the kernel's default).
+const CPU_PERIOD_US: u64 = 100_000;
+/// How long a group whose last process has just ended may stay busy.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a group may use. `None` means no limit of ours.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limits {
+    /// Memory in bytes, page cache that the process brings in included.
+    pub(crate) memory_bytes: Option<u64>,
+    /// CPU time in thousandths of one CPU: 1500 is one and a half CPUs.
+    pub(crate) cpu_milli: Option<u64>,
+    /// Number of processes and threads.
+    pub(crate) pids: Option<u32>,
+}
+
+impl Limits {
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = Controller> {
+        [
+            self.memory_bytes.map(|_| Controller::Memory),
+            self.cpu_milli.map(|_| Controller::Cpu),
+            self.pids.map(|_| Controller::Pids),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+/// Which interface a controller is driven through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupVersion {
+    /// A hierarchy per controller.
+    V1,
+    /// The unified hierarchy.
+    V2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Controller {
+    Memory,
+    Cpu,
+    Pids,
+}
+
+impl Controller {
+    const ALL: [Self; 3] = [Self::Memory, Self::Cpu, Self::Pids];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Pids => "pids",
+        }
+    }
+}
+
+/// The control group hierarchies of this host.
+#[derive(Clone, Debug)]
+pub struct Cgroups {
+    mounts: BTreeMap<Controller, (CgroupVersion, PathBuf)>,
+}
+
+/// A group that has been made; its processes join through the open files.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    /// `cgroup.procs` of the group in every hierarchy it exists in.
+    pub(crate) procs: Vec<File>,
+}
+
+impl Cgroups {
+    /// Finds the controllers that this host offers.
+    #[must_use]
+    pub fn detect() -> Self {
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        Self::from_mountinfo(&mountinfo, |root| {
+            fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
+        })
+    }
+
+    fn from_mountinfo(mountinfo: &str, v2_controllers: impl Fn(&Path) -> String) -> Self {
+        let mut mounts = BTreeMap::new();
+        for line in mountinfo.lines() {
+            // "36 35 98:0 /root /mount/point rw,... [optional fields] - type source options"
+            let Some((before, after)) = line.split_once(" - ") else { continue };
+            let Some(point) = before.split(' ').nth(4).map(PathBuf::from) else { continue };
+            let mut after = after.split(' ');
+            let (kind, options) = (after.next().unwrap_or(""), after.nth(1).unwrap_or(""));
+            for controller in Controller::ALL {
+                let name = controller.name();
+                if kind == "cgroup2" && v2_controllers(&point).split_whitespace().any(|c| c == name)
+                {
+                    mounts.insert(controller, (CgroupVersion::V2, point.clone()));
+                } else if kind == "cgroup" && options.split(',').any(|option| option == name) {
+                    mounts.entry(controller).or_insert((CgroupVersion::V1, point.clone()));
+                }
+            }
+        }
+        Self { mounts }
+    }
+
+    /// Version through which `memory`, `cpu` or `pids` is available, if it is.
+    #[must_use]
+    pub fn version(&self, controller: &str) -> Option<CgroupVersion> {
+        self.mounts.iter().find(|(c, _)| c.name() == controller).map(|(_, (version, _))| *version)
+    }
+
+    /// Makes the group `name` with its limits. A left-over group of that name must have
+    /// no process; it is taken over.
+    pub(crate) fn create(&self, name: &str, limits: &Limits) -> Result<Group, Error> {
+        check_name(name)?;
+        let mut directories: Vec<PathBuf> = Vec::new();
+        let made = self.create_in(name, limits, &mut directories);
+        if made.is_err() {
+            for directory in directories {
+                let _ = fs::remove_dir(directory);
+            }
+        }
+        made
+    }
+
+    fn create_in(
+        &self,
+        name: &str,
+        limits: &Limits,
+        directories: &mut Vec<PathBuf>,
+    ) -> Result<Group, Error> {
+        for controller in limits.wanted() {
+            let (version, root) = self
+                .mounts
+                .get(&controller)
+                .ok_or(Error::NoController { controller: controller.name() })?;
+            let parent = root.join(PARENT);
+            make_directory(&parent)?;
+            if *version == CgroupVersion::V2 {
+                for directory in [root.as_path(), parent.as_path()] {
+                    write_value(
+                        &directory.join("cgroup.subtree_control"),
+                        &format!("+{}", controller.name()),
+                    )?;
+                }
+            }
+            let directory = parent.join(name);
+            make_directory(&directory)?;
+            if !directories.contains(&directory) {
+                directories.push(directory.clone());
+            }
+            apply(controller, *version, &directory, limits)?;
+        }
+        let procs = directories
+            .iter()
+            .map(|directory| {
+                let path = directory.join("cgroup.procs");
+                OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .map_err(|source| Error::Cgroup { path, source })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Group { procs })
+    }
+
+    /// Removes the group `name` from every hierarchy; one that does not exist is fine.
+    /// Blocks for at most two seconds while the kernel still finishes off its processes.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] when a process is still in it.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        check_name(name)?;
+        let deadline = Instant::now() + REMOVE_TIMEOUT;
+        for (_, root) in self.mounts.values() {
+            let path = root.join(PARENT).join(name);
+            loop {
+                match fs::remove_dir(&path) {
+                    Ok(()) => break,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                    Err(error)
+                        if error.kind() == io::ErrorKind::ResourceBusy
+                            && Instant::now() < deadline =>
+                    {
+                        // The kernel has no event for this on version 1.
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    Err(source) => return Err(Error::Cgroup { path, source }),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of the groups that exist, for finding left-overs.
+    #[must_use]
+    pub fn list(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .mounts
+            .values()
+            .filter_map(|(_, root)| fs::read_dir(root.join(PARENT)).ok())
+            .flatten()
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// Removes the group `name`: [`Cgroups::remove`] on this host's hierarchies.
+///
+/// # Errors
+/// As [`Cgroups::remove`].
+pub fn remove_cgroup(name: &str) -> Result<(), Error> {
+    Cgroups::detect().remove(name)
+}
+
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    let good = (1..=100).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if good { Ok(()) } else { Err(Error::Invalid(format!("control group name {name:?}"))) }
+}
+
+fn apply(
+    controller: Controller,
+    version: CgroupVersion,
+    directory: &Path,
+    limits: &Limits,
+) -> Result<(), Error> {
+    let write = |file: &str, value: u64| write_value(&directory.join(file), &value.to_string());
+    match (controller, version) {
+        (Controller::Memory, CgroupVersion::V2) => {
+            write("memory.max", limits.memory_bytes.unwrap_or_default())
+        }
+        (Controller::Memory, CgroupVersion::V1) => {
+            write("memory.limit_in_bytes", limits.memory_bytes.unwrap_or_default())
+        }
+        (Controller::Cpu, version) => {
+            let quota = (limits.cpu_milli.unwrap_or_default() * CPU_PERIOD_US / 1000).max(1000);
+            if version == CgroupVersion::V2 {
+                return write_value(
+                    &directory.join("cpu.max"),
+                    &format!("{quota} {CPU_PERIOD_US}"),
+                );
+            }
+            write("cpu.cfs_period_us", CPU_PERIOD_US)?;
+            write("cpu.cfs_quota_us", quota)
+        }
+        (Controller::Pids, _) => write("pids.max", limits.pids.unwrap_or_default().into()),
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), Error> {
+    match fs::create_dir(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(Error::Cgroup { path: path.to_owned(), source }),
+    }
+}
+
+fn write_value(path: &Path, value: &str) -> Result<(), Error> {
+    OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(value.as_bytes()))
+        .map_err(|source| Error::Cgroup { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+30 25 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+32 30 0:28 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory
+33 30 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw";
+
+    #[test]
+    fn each_controller_is_found_where_it_lives() {
+        let groups = Cgroups::from_mountinfo(HYBRID, |_| "pids io".to_owned());
+        assert_eq!(groups.version("cpu"), Some(CgroupVersion::V1));
+        assert_eq!(groups.version("memory"), Some(CgroupVersion::V1));
+        assert_eq!(groups.version("pids"), Some(CgroupVersion::V2));
+        assert_eq!(
+            groups.mounts[&Controller::Cpu].1,
+            PathBuf::from("/sys/fs/cgroup/cpu,cpuacct")
+        );
+    }
+
+    #[test]
+    fn version_two_wins_over_version_one_in_either_order() {
+        let reversed = HYBRID.lines().rev().collect::<Vec<_>>().join("\n");
+        for text in [HYBRID, &reversed] {
+            let groups = Cgroups::from_mountinfo(text, |_| "cpu memory pids".to_owned());
+            assert_eq!(groups.version("memory"), Some(CgroupVersion::V2));
+        }
+    }
+
+    #[test]
+    fn a_missing_controller_is_a_typed_error() {
+        let groups = Cgroups::from_mountinfo("", |_| String::new());
+        let limits = Limits { pids: Some(1), ..Limits::default() };
+        assert!(matches!(
+            groups.create("x", &limits),
+            Err(Error::NoController { controller: "pids" })
+        ));
+    }
+
+    #[test]
+    fn names_cannot_leave_the_parent() {
+        for name in ["", "..", "a/b", "a.b", "ä", &"x".repeat(101)] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        assert!(check_name("sb-i0abc_1").is_ok());
+    }
+}

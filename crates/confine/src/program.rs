@@ -1,0 +1,136 @@
+//! A command line with the descriptors it inherits, and starting it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::child::{self, Steps};
+use crate::{Cgroups, Confinement, Error, cgroup, landlock};
+
+/// A program to start: path, arguments, environment and inherited descriptors. The
+/// environment holds only what is set here.
+#[derive(Debug)]
+pub struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+    descriptors: Vec<OwnedFd>,
+    stderr: Option<File>,
+}
+
+/// A started process. Dropping it neither kills nor reaps the process.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Process id.
+    pub pid: u32,
+    /// Refers to exactly this process, however often its id is reused.
+    pub pidfd: OwnedFd,
+}
+
+impl Program {
+    /// A program without arguments and with an empty environment.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            descriptors: Vec::new(),
+            stderr: None,
+        }
+    }
+
+    /// Appends arguments.
+    #[must_use]
+    pub fn arguments(mut self, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn environment(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// File that takes standard error; without one it goes to `/dev/null`, as standard
+    /// output always does.
+    #[must_use]
+    pub fn stderr(mut self, file: File) -> Self {
+        self.stderr = Some(file);
+        self
+    }
+
+    /// Lets the program inherit `descriptor` under the number it has in this process.
+    #[must_use]
+    pub fn inherit(mut self, descriptors: impl IntoIterator<Item = OwnedFd>) -> Self {
+        self.descriptors.extend(descriptors);
+        self
+    }
+
+    /// Starts the program, confined when `confinement` is given. Blocks for the time of a
+    /// fork and an exec.
+    ///
+    /// # Errors
+    /// Any [`Error`]; the program does not run then, and its control group is removed.
+    pub fn spawn(self, confinement: Option<&Confinement>) -> Result<Spawned, Error> {
+        let groups = Cgroups::detect();
+        let steps = self.prepare(confinement, &groups)?;
+        let spawned = self.start(steps);
+        if spawned.is_err()
+            && let Some(name) = confinement.and_then(|c| c.cgroup_name.as_ref())
+            && let Err(error) = groups.remove(name)
+        {
+            tracing::warn!(%error, "remove the control group of a program that did not start");
+        }
+        spawned
+    }
+
+    /// Opens everything that the child will need, while memory may still be allocated.
+    fn prepare(&self, confinement: Option<&Confinement>, groups: &Cgroups) -> Result<Steps, Error> {
+        let inherited = self.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let Some(confinement) = confinement else {
+            return Ok(Steps::unconfined(inherited));
+        };
+        if confinement.uid == 0 || confinement.gid == 0 {
+            return Err(Error::Invalid("user or group 0".to_owned()));
+        }
+        let netns = confinement
+            .netns
+            .as_ref()
+            .map(|path| {
+                File::open(path).map_err(|source| Error::Netns { path: path.clone(), source })
+            })
+            .transpose()?;
+        let landlock = confinement.files.as_ref().map(landlock::rule_set).transpose()?.flatten();
+        let limits = confinement.limits();
+        let group = match &confinement.cgroup_name {
+            Some(name) => groups.create(name, &limits)?,
+            None if limits.wanted().next().is_none() => cgroup::Group::default(),
+            None => return Err(Error::Invalid("limits without a control group".to_owned())),
+        };
+        Ok(Steps::confined(inherited, confinement, group, netns, landlock))
+    }
+
+    fn start(self, steps: Steps) -> Result<Spawned, Error> {
+        let mut command = Command::new(&self.path);
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(self.stderr.map_or_else(Stdio::null, Stdio::from));
+        child::install(&mut command, steps);
+        let fail = |source| Error::Spawn { program: self.path.clone(), source };
+        let child = command.spawn().map_err(fail)?;
+        // Not reaped yet, so the id cannot have been reused: this is that process.
+        let pid = rustix::process::Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+            .map_err(|error| fail(error.into()))?;
+        Ok(Spawned { pid: child.id(), pidfd })
+    }
+}

@@ -1,0 +1,219 @@
+//! A VM process, known by pidfd: its end is watched once and told to many.
+//!
+//! One task per process waits for the pidfd to become readable, reaps the process if it is
+//! our child (an adopted one is reaped by init), and publishes the reason on a `watch`
+//! channel. The pidfd makes every signal and wait refer to this very process, so a reused
+//! process id can never be hit.
+
+#![expect(unsafe_code, reason = "AsyncFd cannot know that a descriptor type is well behaved")]
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+/// How a VM process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitReason {
+    /// It exited by itself, as it does when the guest powers off.
+    Exited {
+        /// Exit code.
+        code: i32,
+    },
+    /// A signal ended it.
+    Signaled {
+        /// Number of the signal.
+        signal: i32,
+    },
+    /// It ended, but its parent was an earlier daemon, so nobody told us how.
+    Unknown,
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited { code } => write!(f, "exited with code {code}"),
+            Self::Signaled { signal } => write!(f, "ended by signal {signal}"),
+            Self::Unknown => write!(f, "ended for an unknown reason"),
+        }
+    }
+}
+
+/// A process under watch. Dropping it lets the process run on, unwatched.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: u32,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
+    exit: watch::Receiver<Option<ExitReason>>,
+}
+
+impl Process {
+    /// Watches the process that `pidfd` refers to. A task of this process's own reaps it
+    /// when it ends; the task ends with the process or with the runtime.
+    pub(crate) fn watch(pid: u32, pidfd: OwnedFd) -> io::Result<Self> {
+        // SAFETY: an `OwnedFd` stays open and the same until it is dropped, and nothing takes
+        // it out of the `AsyncFd`.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
+        let pidfd = Arc::new(pidfd);
+        let (sender, exit) = watch::channel(None);
+        let watched = Arc::clone(&pidfd);
+        tokio::spawn(async move {
+            let reason = match watched.readable().await {
+                Ok(_) => reap(watched.get_ref()),
+                // The runtime is shutting down; nobody is left to be told.
+                Err(_) => return,
+            };
+            let _ = sender.send(Some(reason));
+        });
+        Ok(Self { pid, pidfd, exit })
+    }
+
+    /// Finds a running process by id and start time.
+    pub(crate) fn find(pid: u32, start_time_ticks: u64) -> io::Result<Option<Self>> {
+        let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let pidfd = match rustix::process::pidfd_open(id, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // Read after the pidfd was opened: if the id was reused, this is the new process's.
+        if start_time(pid)? != Some(start_time_ticks) {
+            return Ok(None);
+        }
+        Self::watch(pid, pidfd).map(Some)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn exit(&self) -> Option<ExitReason> {
+        *self.exit.borrow()
+    }
+
+    /// Completes when the process has ended.
+    pub(crate) async fn exited(&self) -> ExitReason {
+        let mut exit = self.exit.clone();
+        loop {
+            if let Some(reason) = *exit.borrow_and_update() {
+                return reason;
+            }
+            if exit.changed().await.is_err() {
+                // The watching task is gone, so the runtime is going down.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Kills the process and waits for its end; `false` when it has not ended in time.
+    pub(crate) async fn kill(&self, limit: Duration) -> io::Result<bool> {
+        if self.exit().is_none() {
+            match rustix::process::pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(tokio::time::timeout(limit, self.exited()).await.is_ok())
+    }
+}
+
+/// Takes the status of an ended child; of another's child only the fact is known.
+fn reap(pidfd: &OwnedFd) -> ExitReason {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options) {
+        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => ExitReason::Exited { code },
+            (_, Some(signal)) => ExitReason::Signaled { signal },
+            _ => ExitReason::Unknown,
+        },
+        Ok(None) | Err(_) => ExitReason::Unknown,
+    }
+}
+
+/// Start time of a process in clock ticks since boot; `None` when there is none or it has
+/// ended and only waits to be reaped.
+pub(crate) fn start_time(pid: u32) -> io::Result<Option<u64>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(parse_start_time(&stat)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // The process ended between open and read.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Id of the host's current boot.
+pub(crate) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
+}
+
+/// Field 22 of proc(5)'s `stat`. The second field is the program's name in parentheses and
+/// may itself hold spaces and parentheses, so fields are counted from the last one.
+fn parse_start_time(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    fn spawn(script: &str) -> Process {
+        let child = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
+        let pidfd =
+            rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        Process::watch(child.id(), pidfd).unwrap()
+    }
+
+    #[test]
+    fn start_time_is_read_past_a_nasty_name() {
+        let stat = "7 (a) b) R 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
+        assert_eq!(parse_start_time(stat), Some(4242));
+        assert_eq!(parse_start_time(&stat.replace(") R ", ") Z ")), None);
+        assert_eq!(parse_start_time("garbage"), None);
+    }
+
+    #[tokio::test]
+    async fn many_waiters_learn_the_exit_code() {
+        let process = spawn("exit 3");
+        let (a, b) = tokio::join!(process.exited(), process.exited());
+        assert_eq!((a, b), (ExitReason::Exited { code: 3 }, ExitReason::Exited { code: 3 }));
+        assert_eq!(process.exited().await, a);
+        // Reaped: no zombie with this start time is left.
+        assert_eq!(start_time(process.pid()).unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn kill_is_idempotent() {
+        let process = spawn("sleep 60");
+        assert!(process.kill(Duration::from_secs(10)).await.unwrap());
+        assert!(process.kill(Duration::from_secs(10)).await.unwrap());
+        assert_eq!(process.exit(), Some(ExitReason::Signaled { signal: 9 }));
+    }
+
+    #[tokio::test]
+    async fn a_process_is_found_by_id_and_start_time_only() {
+        let process = spawn("sleep 60");
+        let started = start_time(process.pid()).unwrap().unwrap();
+        assert!(Process::find(process.pid(), started).unwrap().is_some());
+        assert!(Process::find(process.pid(), started + 1).unwrap().is_none());
+        process.kill(Duration::from_secs(10)).await.unwrap();
+        assert!(Process::find(process.pid(), started).unwrap().is_none());
+    }
+}

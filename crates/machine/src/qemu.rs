@@ -1,0 +1,256 @@
+//! The QEMU engine: microvm machines under KVM or TCG.
+//!
+//! | step | how |
+//! |---|---|
+//! | boot | PVH kernel, memory in a file mapped shared, so that the file is the memory image |
+//! | save | device state without memory, written to a descriptor that we open |
+//! | restore | the same command line, the memory file mapped privately, device state loaded |
+//!
+//! A start goes through stages, each undone when a later one fails: [`launch::Prepared`]
+//! (sockets and files open, nothing runs) → [`launch::Running`] (the process runs and is
+//! watched) → connected → loaded → [`machine::QemuMachine`]. A start that is cancelled by
+//! its caller is finished in its own task and then stopped, so that no VM is ever without
+//! an owner.
+//!
+//! QEMU has no right of its own to any of the VM's files. It inherits descriptors for
+//! memory, device state, TAP device, console and monitor; only the disk's socket it must
+//! be able to reach by path, because it connects again when the disk server comes back.
+
+mod command;
+mod launch;
+mod machine;
+mod preload;
+
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::json;
+use tokio::sync::{broadcast, oneshot};
+
+use crate::accelerator::Accelerator;
+use crate::process::{self, Process};
+use crate::qmp::{Event, Qmp};
+use crate::{
+    BootSpec, Capabilities, Console, Engine, Error, Machine, MachineRecord, RestoreSpec,
+};
+
+use launch::Running;
+use machine::QemuMachine;
+
+/// Name of this engine in capabilities and records.
+pub const ENGINE: &str = "qemu";
+
+/// How long QEMU may take from its start to its first answer.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long loading a device state may take.
+const LOAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// Settings of the engine.
+#[derive(Clone, Debug)]
+pub struct QemuConfig {
+    /// The executable.
+    pub program: PathBuf,
+    /// What guests run on, from [`crate::accelerator::probe`].
+    pub accelerator: Accelerator,
+    /// Where the console of a restored VM goes. That of a booted one goes to a file.
+    pub restored_console: Console,
+}
+
+impl QemuConfig {
+    /// Debian's and Ubuntu's QEMU.
+    #[must_use]
+    pub fn new(accelerator: Accelerator) -> Self {
+        Self {
+            program: PathBuf::from("/usr/bin/qemu-system-x86_64"),
+            accelerator,
+            restored_console: Console::Null,
+        }
+    }
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct QemuEngine {
+    config: QemuConfig,
+    version: String,
+    preload: OwnedFd,
+}
+
+impl QemuEngine {
+    /// Checks that the program runs and asks its version. Blocks for some 50 ms.
+    ///
+    /// # Errors
+    /// [`Error::Program`].
+    pub fn new(config: QemuConfig) -> Result<Self, Error> {
+        let unusable =
+            |reason: String| Error::Program { program: config.program.clone(), reason };
+        let output = Command::new(&config.program)
+            .arg("--version")
+            .env_clear()
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| unusable(error.to_string()))?;
+        let version = parse_version(&String::from_utf8_lossy(&output.stdout))
+            .ok_or_else(|| unusable("it does not tell its version".to_owned()))?;
+        let preload = preload::create()
+            .map_err(Error::io("make the anonymous file", "hearth-open-fd"))?;
+        Ok(Self { config, version, preload })
+    }
+
+    fn context(&self) -> Result<launch::Context, Error> {
+        let preload = self
+            .preload
+            .try_clone()
+            .map_err(Error::io("duplicate the descriptor of", "hearth-open-fd"))?;
+        Ok(launch::Context { config: self.config.clone(), preload })
+    }
+}
+
+#[async_trait]
+impl Engine for QemuEngine {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            engine: ENGINE,
+            version: self.version.clone(),
+            accelerator: self.config.accelerator.clone(),
+            nbd_disk: true,
+        }
+    }
+
+    async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Machine>, Error> {
+        let context = self.context()?;
+        owned(async move {
+            let running = launch::start(move || launch::prepare_boot(&context, &spec)).await?;
+            let stage = connect(&running).await;
+            finish(running, stage).await
+        })
+        .await
+    }
+
+    async fn restore(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, Error> {
+        let context = self.context()?;
+        owned(async move {
+            let resume = spec.resume;
+            let running = launch::start(move || launch::prepare_restore(&context, &spec)).await?;
+            let stage = load(&running, resume).await;
+            finish(running, stage).await
+        })
+        .await
+    }
+
+    async fn adopt(&self, record: MachineRecord) -> Result<Box<dyn Machine>, Error> {
+        if record.engine != ENGINE {
+            return Err(Error::Unsupported("this VM belongs to another engine"));
+        }
+        let gone = Error::Gone { pid: record.pid };
+        if record.boot_id != process::boot_id() {
+            return Err(gone);
+        }
+        let process = Process::find(record.pid, record.start_time_ticks)
+            .map_err(Error::io("look for the process of", &record.log))?
+            .ok_or(gone)?;
+        let qmp = Qmp::connect(&record.control_socket)
+            .await
+            .map_err(Error::io("connect to", &record.control_socket))?;
+        let running = Running { process, qmp, record, state: None, made: Vec::new() };
+        // Not finish(): a VM that cannot be adopted now is not ours to kill.
+        connect(&running).await?;
+        Ok(Box::new(QemuMachine::new(running)))
+    }
+}
+
+/// Runs a start to its end even when the caller goes away; then stops what it made.
+async fn owned(
+    start: impl Future<Output = Result<QemuMachine, Error>> + Send + 'static,
+) -> Result<Box<dyn Machine>, Error> {
+    let (sender, receiver) = oneshot::channel();
+    tokio::spawn(async move {
+        if let Err(Ok(unwanted)) = sender.send(start.await)
+            && let Err(error) = unwanted.stop().await
+        {
+            tracing::error!(pid = unwanted.pid(), %error, "stopping a VM nobody wants failed");
+        }
+    });
+    match receiver.await {
+        Ok(result) => result.map(|machine| Box::new(machine) as Box<dyn Machine>),
+        Err(_) => Err(Error::Protocol("the task that starts the VM ended early".to_owned())),
+    }
+}
+
+/// Hands out a process whose last stage went well, or kills it and cleans up.
+async fn finish(
+    running: Running,
+    stage: Result<(), Error>,
+) -> Result<QemuMachine, Error> {
+    match stage {
+        Ok(()) => Ok(QemuMachine::new(running)),
+        Err(error) => {
+            running.undo().await;
+            Err(error)
+        }
+    }
+}
+
+/// Opens the monitor for commands.
+async fn connect(running: &Running) -> Result<(), Error> {
+    let pending = running.qmp.send("qmp_capabilities", json!(null)).await;
+    running.answer("qmp_capabilities", pending, START_LIMIT).await.map(drop)
+}
+
+/// Loads the device state, and lets the guest run if wanted. The commands are sent at
+/// once: QEMU takes them one after the other as soon as it listens.
+async fn load(running: &Running, resume: bool) -> Result<(), Error> {
+    let mut events = running.qmp.events();
+    let state = running
+        .state
+        .map(|descriptor| format!("fd:{descriptor}"))
+        .ok_or_else(|| Error::InvalidSpec("no device state".to_owned()))?;
+    let capabilities = json!([{ "capability": "events", "state": true }]);
+    let ready = running.qmp.send("qmp_capabilities", json!(null)).await;
+    let with_events = running
+        .qmp
+        .send("migrate-set-capabilities", json!({ "capabilities": capabilities }))
+        .await;
+    let incoming = running.qmp.send("migrate-incoming", json!({ "uri": state })).await;
+    running.answer("qmp_capabilities", ready, START_LIMIT).await?;
+    running.answer("migrate-set-capabilities", with_events, LOAD_LIMIT).await?;
+    running.answer("migrate-incoming", incoming, LOAD_LIMIT).await?;
+    running.wait("the device state to be loaded", LOAD_LIMIT, migrated(&mut events)).await??;
+    if resume {
+        let pending = running.qmp.send("cont", json!(null)).await;
+        running.answer("cont", pending, START_LIMIT).await?;
+    }
+    Ok(())
+}
+
+/// Waits for the event that tells the outcome of the load.
+async fn migrated(events: &mut broadcast::Receiver<Event>) -> Result<(), Error> {
+    loop {
+        match events.recv().await {
+            Ok(Event { name, data }) if name == "MIGRATION" => match data["status"].as_str() {
+                Some("completed") => return Ok(()),
+                Some("failed") => {
+                    return Err(Error::Protocol("the device state does not load".to_owned()));
+                }
+                _ => {}
+            },
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            // The process is about to be found dead by whoever waits beside us.
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+/// The version in the first line of `qemu-system-x86_64 --version`.
+fn parse_version(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("version ")?;
+    let version = rest.split_ascii_whitespace().next()?;
+    version.starts_with(|c: char| c.is_ascii_digit()).then(|| version.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! QEMU's command line, as a pure function of what the VM is made of.
+//!
+//! A restored VM must have the very devices of the VM that was saved, in the same order,
+//! so both come from this one function. What differs is only what no device state
+//! depends on: how memory is mapped, the kernel, and where the console goes.
+
+use std::os::fd::RawFd;
+
+use serde_json::json;
+
+use crate::accelerator::Accelerator;
+use crate::{DiskAttachment, MemoryMapping, VmShape};
+
+/// Kernel parameters of every boot. A panic or a reboot ends the VM at once.
+const KERNEL_PARAMETERS: &str = "console=ttyS0 reboot=t panic=-1";
+/// Size of TCG's translation buffer in MiB; most of a TCG VM's private memory.
+const TRANSLATION_BUFFER_MIB: u32 = 64;
+/// How long a guest's disk requests wait for a disk server that went away, in seconds.
+/// After that they fail, and the guest's file system with them.
+const DISK_RECONNECT_S: u32 = 3600;
+
+/// What the command line is made from. Descriptors are numbers that QEMU inherits.
+#[derive(Debug)]
+pub(super) struct CommandLine<'a> {
+    pub(super) id: &'a str,
+    pub(super) accelerator: &'a Accelerator,
+    pub(super) shape: VmShape,
+    pub(super) memory: RawFd,
+    pub(super) mapping: MemoryMapping,
+    pub(super) disk: &'a DiskAttachment,
+    pub(super) network: Option<Network>,
+    /// Listening socket of the monitor.
+    pub(super) monitor: RawFd,
+    /// Takes the guest's console; `None` discards it.
+    pub(super) console: Option<RawFd>,
+    pub(super) start: Start<'a>,
+}
+
+/// The network interface: an open TAP device and the guest's hardware address.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) tap: RawFd,
+    pub(super) mac: [u8; 6],
+}
+
+/// Where the VM's state comes from.
+#[derive(Debug)]
+pub(super) enum Start<'a> {
+    /// A kernel and an initial RAM file system.
+    Boot { kernel: RawFd, initramfs: RawFd, cmdline_extra: &'a str },
+    /// A device state that is loaded through the monitor.
+    Restore,
+}
+
+impl CommandLine<'_> {
+    pub(super) fn build(&self) -> Vec<String> {
+        let mut line = Line::default();
+        self.machine(&mut line);
+        self.devices(&mut line);
+        self.start(&mut line);
+        line.0
+    }
+
+    fn machine(&self, line: &mut Line) {
+        // What the guest has no use for is left out: every device costs time at start.
+        line.flags(["-nodefaults", "-no-user-config", "-no-reboot"]);
+        line.option("-name", self.id);
+        line.option("-display", "none");
+        line.option(
+            "-machine",
+            "microvm,acpi=on,x-option-roms=off,usb=off,pcie=off,graphics=off,\
+             mem-merge=off,dump-guest-core=off,memory-backend=memory",
+        );
+        match self.accelerator {
+            Accelerator::Kvm => {
+                line.option("-accel", "kvm");
+                line.option("-cpu", "host");
+            }
+            Accelerator::Tcg { .. } => {
+                line.option(
+                    "-accel",
+                    format!("tcg,thread=multi,tb-size={TRANSLATION_BUFFER_MIB}"),
+                );
+                line.option("-cpu", "max");
+            }
+        }
+        line.option("-smp", self.shape.vcpus.to_string());
+        line.option("-m", format!("{}M", self.shape.memory_bytes >> 20));
+        let share = match self.mapping {
+            MemoryMapping::Shared => "on",
+            MemoryMapping::Private => "off",
+        };
+        line.option(
+            "-object",
+            format!(
+                "memory-backend-file,id=memory,size={},mem-path={},share={share},merge=off,dump=off",
+                self.shape.memory_bytes,
+                inherited(self.memory),
+            ),
+        );
+        line.option("-global", "virtio-mmio.force-legacy=false");
+        line.option("-global", "migration.send-configuration=off");
+        // QEMU's own filter of system calls, in force once it has started up.
+        line.option(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        );
+        line.option(
+            "-chardev",
+            format!("socket,id=monitor,fd={},server=on,wait=off", self.monitor),
+        );
+        line.option("-mon", "chardev=monitor,mode=control");
+    }
+
+    fn devices(&self, line: &mut Line) {
+        let console = match self.console {
+            Some(descriptor) => {
+                format!("file,id=console,path={},append=on", inherited(descriptor))
+            }
+            None => "null,id=console".to_owned(),
+        };
+        line.option("-chardev", console);
+        line.option("-serial", "chardev:console");
+        let disk = json!({
+            "driver": "nbd",
+            "node-name": "disk",
+            "server": { "type": "unix", "path": self.disk.nbd_socket },
+            "export": self.disk.export,
+            "reconnect-delay": DISK_RECONNECT_S,
+            "discard": "unmap",
+        });
+        line.option("-blockdev", disk.to_string());
+        line.option("-device", "virtio-blk-device,drive=disk");
+        if let Some(Network { tap, mac: [a, b, c, d, e, f] }) = self.network {
+            line.option("-netdev", format!("tap,id=network,fd={tap}"));
+            line.option(
+                "-device",
+                format!(
+                    "virtio-net-device,netdev=network,\
+                     mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
+                ),
+            );
+        }
+        // Draws from getrandom(2): no file, and every VM gets bytes of its own.
+        line.option("-object", "rng-builtin,id=entropy");
+        line.option("-device", "virtio-rng-device,rng=entropy");
+    }
+
+    fn start(&self, line: &mut Line) {
+        match &self.start {
+            Start::Boot { kernel, initramfs, cmdline_extra } => {
+                line.option("-kernel", inherited(*kernel));
+                line.option("-initrd", inherited(*initramfs));
+                line.option("-append", format!("{KERNEL_PARAMETERS} {cmdline_extra}"));
+            }
+            Start::Restore => {
+                // Stopped, so that the guest runs only when the caller says so.
+                line.flags(["-S"]);
+                line.option("-incoming", "defer");
+            }
+        }
+    }
+}
+
+/// Path of an inherited descriptor; the preloaded library makes opening it a `dup`.
+pub(super) fn inherited(descriptor: RawFd) -> String {
+    format!("/proc/self/fd/{descriptor}")
+}
+
+#[derive(Default)]
+struct Line(Vec<String>);
+
+impl Line {
+    fn flags<const N: usize>(&mut self, flags: [&str; N]) {
+        self.0.extend(flags.map(str::to_owned));
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<String>) {
+        self.0.push(name.to_owned());
+        self.0.push(value.into());
+    }
+}

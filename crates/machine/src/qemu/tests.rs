@@ -1,0 +1,49 @@
+use super::command::{CommandLine, Network, Start};
+use super::*;
+use crate::{DiskAttachment, MemoryMapping, VmShape};
+
+fn command_line(start: Start<'_>, accelerator: &Accelerator) -> Vec<String> {
+    let disk = DiskAttachment { nbd_socket: "/run/a,b/nbd.sock".into(), export: "root".into() };
+    CommandLine {
+        id: "vm1",
+        accelerator,
+        shape: VmShape { vcpus: 2, memory_bytes: 512 << 20 },
+        memory: 11,
+        mapping: MemoryMapping::Private,
+        disk: &disk,
+        network: Some(Network { tap: 12, mac: [2, 0xfc, 0, 0, 0, 5] }),
+        monitor: 13,
+        console: None,
+        start,
+    }
+    .build()
+}
+
+#[test]
+fn boot_and_restore_have_the_same_devices() {
+    let tcg = Accelerator::Tcg { reason: "test".to_owned() };
+    let boot = Start::Boot { kernel: 20, initramfs: 21, cmdline_extra: "quiet" };
+    let (boot, restore) = (command_line(boot, &tcg), command_line(Start::Restore, &tcg));
+    let common = boot.len() - 6;
+    assert_eq!(boot[..common], restore[..common]);
+    assert_eq!(restore[common..], ["-S", "-incoming", "defer"]);
+    assert_eq!(boot[common..common + 2], ["-kernel", "/proc/self/fd/20"]);
+    assert!(boot.last().is_some_and(|append| append.ends_with(" quiet")));
+}
+
+#[test]
+fn a_path_cannot_add_options() {
+    let line = command_line(Start::Restore, &Accelerator::Kvm);
+    let disk = line.iter().find(|part| part.starts_with('{')).unwrap();
+    let disk: serde_json::Value = serde_json::from_str(disk).unwrap();
+    assert_eq!(disk["server"]["path"], "/run/a,b/nbd.sock");
+    assert!(line.iter().any(|part| part.ends_with("mac=02:fc:00:00:00:05")));
+}
+
+#[test]
+fn the_version_is_found() {
+    let text = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright";
+    assert_eq!(parse_version(text).as_deref(), Some("7.2.22"));
+    assert_eq!(parse_version("version of nothing"), None);
+    assert_eq!(parse_version(""), None);
+}

@@ -1,0 +1,141 @@
+//! What a VM is made of, as the caller says it.
+
+use std::path::PathBuf;
+
+use hearth_confine::Confinement;
+use serde::{Deserialize, Serialize};
+
+/// Processors and memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmShape {
+    /// Number of virtual processors, at least 1.
+    pub vcpus: u32,
+    /// Memory in bytes, a multiple of 1 MiB.
+    pub memory_bytes: u64,
+}
+
+/// The VM's network interface: a TAP device in a network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkAttachment {
+    /// Namespace that holds the TAP device, such as `/run/netns/NAME`.
+    pub netns: PathBuf,
+    /// Name of the TAP device.
+    pub tap: String,
+    /// Hardware address that the guest sees.
+    pub mac: [u8; 6],
+}
+
+/// The VM's disk: an NBD export on a unix socket. The server may go away and come back;
+/// the guest's requests wait meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskAttachment {
+    /// Path of the server's socket. The VM's user must be able to connect to it.
+    pub nbd_socket: PathBuf,
+    /// Name of the export.
+    pub export: String,
+}
+
+/// Where the guest's serial console goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Console {
+    /// Nowhere.
+    #[default]
+    Null,
+    /// To `console.log` in the run directory.
+    File,
+}
+
+/// A VM to boot.
+#[derive(Clone, Debug)]
+pub struct BootSpec {
+    /// Name of the VM in process lists.
+    pub id: String,
+    /// Directory for the VM's socket and logs; must exist. `console.log` takes the guest's
+    /// console.
+    pub run_dir: PathBuf,
+    /// Processors and memory.
+    pub shape: VmShape,
+    /// Uncompressed kernel with a PVH entry (`vmlinux`).
+    pub kernel: PathBuf,
+    /// Initial RAM file system.
+    pub initramfs: PathBuf,
+    /// Appended to the engine's own kernel command line.
+    pub cmdline_extra: String,
+    /// File to create for the guest's memory, which it is mapped to shared: when the VM is
+    /// paused, this is its memory image. Removed again when the boot fails.
+    pub memory_file: PathBuf,
+    /// The disk.
+    pub disk: DiskAttachment,
+    /// The network interface, if any.
+    pub network: Option<NetworkAttachment>,
+    /// How the VM process is held; `None` only for experiments.
+    pub confinement: Option<Confinement>,
+}
+
+/// A VM to restore.
+#[derive(Clone, Debug)]
+pub struct RestoreSpec {
+    /// Name of the VM in process lists.
+    pub id: String,
+    /// Directory for the VM's socket and logs; must exist.
+    pub run_dir: PathBuf,
+    /// Processors and memory, the same as of the saved VM.
+    pub shape: VmShape,
+    /// Memory image, mapped privately and never written.
+    pub memory_file: PathBuf,
+    /// Device state that [`crate::Machine::save`] wrote.
+    pub device_state: PathBuf,
+    /// The disk.
+    pub disk: DiskAttachment,
+    /// The network interface; present if and only if the saved VM had one.
+    pub network: Option<NetworkAttachment>,
+    /// How the VM process is held; `None` only for experiments.
+    pub confinement: Option<Confinement>,
+    /// Whether the VM ends up running, else paused.
+    pub resume: bool,
+}
+
+/// Where a VM is saved to.
+#[derive(Clone, Debug)]
+pub struct SaveTarget {
+    /// File to create for the device state.
+    pub device_state: PathBuf,
+}
+
+/// How the guest's memory is mapped to its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryMapping {
+    /// What the guest writes goes to the file.
+    Shared,
+    /// The file is only the start; what the guest writes belongs to the process.
+    Private,
+}
+
+/// Enough to find a VM again after a restart of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineRecord {
+    /// Engine that runs it.
+    pub engine: String,
+    /// Name of the VM.
+    pub id: String,
+    /// Process id.
+    pub pid: u32,
+    /// When the process was started, in clock ticks since the host booted (field 22 of
+    /// `/proc/PID/stat`); tells it from a later process of the same id.
+    pub start_time_ticks: u64,
+    /// Id of the host's boot, so that a record from before a reboot is never mistaken.
+    pub boot_id: String,
+    /// Path of the control socket.
+    pub control_socket: PathBuf,
+    /// The VM's log, whose end is quoted in errors.
+    pub log: PathBuf,
+    /// Processors and memory.
+    pub shape: VmShape,
+    /// File behind the guest's memory.
+    pub memory_file: PathBuf,
+    /// How that file is mapped.
+    pub memory_mapping: MemoryMapping,
+    /// Name of the VM's control group, if it has one.
+    pub cgroup_name: Option<String>,
+}
