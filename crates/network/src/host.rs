@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use ipnet::Ipv4Net;
 use netlink_packet_route::route::RouteType;
 
-use crate::address::{self, NETNS_PREFIX, Plan, SLOT_LIMIT, VETH_PREFIX};
+use crate::address::{self, NETNS_PREFIX, Plan, VETH_PREFIX};
 use crate::config::{NetworkConfig, RangePair};
 use crate::error::{Error, Result};
 use crate::rtnl::{self, Link, ROUTE_PROTOCOL, Rtnl};
@@ -295,10 +295,7 @@ fn remove_leftovers(rtnl: &Rtnl, keep: &BTreeSet<u32>) -> Result<()> {
         .chain(of_names)
         .filter(|index| !keep.contains(index))
         .collect();
-    debug_assert!(leftovers.iter().all(|index| *index < SLOT_LIMIT));
-    for index in &leftovers {
-        slot::remove(rtnl, *index)?;
-    }
+    slot::remove_all(rtnl, &leftovers)?;
     if !leftovers.is_empty() {
         tracing::info!(
             count = leftovers.len(),

@@ -82,6 +82,7 @@ pub(crate) struct Ledger {
     waiting: usize,
     creating: usize,
     cleaning: usize,
+    destroying: usize,
 }
 
 impl Ledger {
@@ -99,6 +100,7 @@ impl Ledger {
             waiting: 0,
             creating: 0,
             cleaning: 0,
+            destroying: 0,
         }
     }
 
@@ -124,8 +126,7 @@ impl Ledger {
         {
             return Acquired::Now(index);
         }
-        let coming = self.ready.len() + self.creating + self.cleaning + self.absent.len();
-        if coming > self.waiting {
+        if self.coming() > self.waiting {
             self.waiting += 1;
             Acquired::Later
         } else {
@@ -146,6 +147,17 @@ impl Ledger {
     /// Somebody in the queue gave up or was refused.
     pub(crate) fn waiter_left(&mut self) {
         self.waiting = self.waiting.saturating_sub(1);
+    }
+
+    /// How many in the queue wait in vain, because slots broke down. The caller
+    /// refuses that many and calls [`Ledger::waiter_left`] for each.
+    pub(crate) fn hopeless_waiters(&self) -> usize {
+        self.waiting.saturating_sub(self.coming())
+    }
+
+    /// Slots that are ready or will be without anybody's release.
+    fn coming(&self) -> usize {
+        self.ready.len() + self.creating + self.cleaning + self.destroying + self.absent.len()
     }
 
     /// A slot was handed out and nobody took it: it was never used.
@@ -254,6 +266,7 @@ impl Ledger {
         if clean && self.ready.len() < self.idle_limit + self.waiting {
             self.make_ready(index);
         } else {
+            self.destroying += 1;
             self.set(index, State::Destroying);
             self.to_destroy.push_back(index);
         }
@@ -264,6 +277,7 @@ impl Ledger {
         if self.state(index) != Some(State::Destroying) {
             return;
         }
+        self.destroying -= 1;
         if gone {
             self.make_absent(index);
         } else {

@@ -24,6 +24,9 @@ use crate::error::{Error, Result};
 /// somebody else's. Unassigned in `rt_protos`.
 pub(crate) const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(72);
 
+/// Links about to be removed are put into this group (`ip link show group ...`).
+const DOOMED_GROUP: u32 = 0x4845_5254;
+
 /// A netlink connection into the namespace in which it was opened.
 pub(crate) struct Rtnl {
     handle: Handle,
@@ -150,18 +153,29 @@ impl Rtnl {
         )
     }
 
-    /// Removes a link. One that is gone already is success.
-    pub(crate) fn remove_link(&self, link: &Link) -> Result<()> {
-        match self
-            .runtime
-            .block_on(self.handle.link().del(link.index).execute())
-        {
-            Err(rtnetlink::Error::NetlinkError(error)) if is(&error, libc::ENODEV) => Ok(()),
-            other => other.map_err(|source| Error::Netlink {
-                action: format!("remove link {}", link.name),
-                source,
-            }),
+    /// Removes links, all in one request: each request that removes a link waits for
+    /// the kernel's grace periods, once. Links that are gone already are no error.
+    pub(crate) fn remove_links(&self, links: &[u32]) -> Result<()> {
+        if links.is_empty() {
+            return Ok(());
         }
+        for link in links {
+            let grouped = LinkUnspec::new_with_index(*link)
+                .link_group(DOOMED_GROUP)
+                .build();
+            tolerate(
+                self.runtime
+                    .block_on(self.handle.link().set(grouped).execute()),
+                libc::ENODEV,
+            )
+            .map_err(netlink(format!("group link {link}")))?;
+        }
+        // Without index and name, the group says what to remove.
+        let mut group = LinkMessage::default();
+        group.attributes.push(LinkAttribute::Group(DOOMED_GROUP));
+        let removal = self.handle.link().del_with_message(group).execute();
+        tolerate(self.runtime.block_on(removal), libc::ENODEV)
+            .map_err(netlink("remove links".to_owned()))
     }
 
     /// Gives a link an address.
@@ -215,16 +229,9 @@ impl Rtnl {
 
     /// Takes [`Rtnl::add_unreachable`] back. No such route is success.
     pub(crate) fn remove_unreachable(&self, network: Ipv4Net) -> Result<()> {
-        match self
-            .runtime
-            .block_on(self.handle.route().del(unreachable(network)).execute())
-        {
-            Err(rtnetlink::Error::NetlinkError(error)) if is(&error, libc::ESRCH) => Ok(()),
-            other => other.map_err(|source| Error::Netlink {
-                action: format!("remove the unreachable route {network}"),
-                source,
-            }),
-        }
+        let removal = self.handle.route().del(unreachable(network)).execute();
+        tolerate(self.runtime.block_on(removal), libc::ESRCH)
+            .map_err(netlink(format!("remove the unreachable route {network}")))
     }
 
     /// All IPv4 routes of all tables.
@@ -312,6 +319,18 @@ fn link_of(message: &LinkMessage) -> Option<Link> {
         index: message.header.index,
         name,
     })
+}
+
+/// Takes the error `errno` for success.
+fn tolerate(result: Result<(), rtnetlink::Error>, errno: i32) -> Result<(), rtnetlink::Error> {
+    match result {
+        Err(rtnetlink::Error::NetlinkError(error)) if is(&error, errno) => Ok(()),
+        other => other,
+    }
+}
+
+fn netlink(action: String) -> impl FnOnce(rtnetlink::Error) -> Error {
+    move |source| Error::Netlink { action, source }
 }
 
 fn is(error: &rtnetlink::packet_core::ErrorMessage, errno: i32) -> bool {

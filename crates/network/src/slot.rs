@@ -3,6 +3,7 @@
 //! All functions block, and are called from threads in the host's namespace; what
 //! must happen inside the slot's namespace runs on a thread of its own.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -12,7 +13,7 @@ use ipnet::Ipv4Net;
 
 use crate::address::{
     self, GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, Plan, TAP_NAME,
-    UPLINK_NAME, netns_name, veth_name,
+    UPLINK_NAME, VETH_PREFIX, netns_name, veth_name,
 };
 use crate::config::TapOwner;
 use crate::error::{Error, Result};
@@ -172,10 +173,25 @@ pub(crate) fn clean(index: u32, plan: &Plan) -> Result<()> {
 
 /// Removes every part of slot `index` that there is.
 pub(crate) fn remove(host: &Rtnl, index: u32) -> Result<()> {
-    // The link first: it cuts off a VM that should be gone and is not. Its
-    // addresses, routes and neighbours go with it.
-    if let Some(link) = host.link(&veth_name(index))? {
-        host.remove_link(&link)?;
+    remove_all(host, &BTreeSet::from([index]))
+}
+
+/// Removes every part of these slots that there is. Does as much as it can; the
+/// error is the first.
+pub(crate) fn remove_all(host: &Rtnl, indices: &BTreeSet<u32>) -> Result<()> {
+    // The links first: that cuts off a VM that should be gone and is not. Their
+    // addresses, routes and neighbours go with them.
+    let links: Vec<u32> = host
+        .links()?
+        .into_iter()
+        .filter(|link| {
+            address::index_of(&link.name, VETH_PREFIX).is_some_and(|index| indices.contains(&index))
+        })
+        .map(|link| link.index)
+        .collect();
+    let mut outcome = host.remove_links(&links);
+    for index in indices {
+        outcome = outcome.and(netns::remove(&netns_name(*index)));
     }
-    netns::remove(&netns_name(index))
+    outcome
 }

@@ -1,6 +1,6 @@
 //! The task behind [`super::SlotPool`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
 use tokio::sync::{mpsc, oneshot};
@@ -136,6 +136,7 @@ impl Driver {
             Event::Finished(Job::Policy(changes), outcome) => {
                 self.policy_running = false;
                 self.policy_finished(changes, &outcome);
+                self.serve_waiters();
             }
             Event::Retry => self.retry_at = None,
             Event::Command(None) => {}
@@ -184,11 +185,13 @@ impl Driver {
         match self.ledger.acquire() {
             Acquired::Now(index) => self.hand_over(index, reply),
             Acquired::Later => self.waiters.push_back(reply),
-            Acquired::Exhausted => {
-                let max_slots = self.config.max_slots;
-                let _ = reply.send(Err(Error::Exhausted { max_slots }));
-            }
+            Acquired::Exhausted => self.refuse(reply),
         }
+    }
+
+    fn refuse(&self, reply: oneshot::Sender<Result<Handover>>) {
+        let max_slots = self.config.max_slots;
+        let _ = reply.send(Err(Error::Exhausted { max_slots }));
     }
 
     fn hand_over(&self, index: u32, reply: oneshot::Sender<Result<Handover>>) {
@@ -206,6 +209,12 @@ impl Driver {
             match self.waiters.pop_front() {
                 Some(reply) => self.hand_over(index, reply),
                 None => self.ledger.hand_back(index),
+            }
+        }
+        for _ in 0..self.ledger.hopeless_waiters() {
+            self.ledger.waiter_left();
+            if let Some(reply) = self.waiters.pop_back() {
+                self.refuse(reply);
             }
         }
     }
@@ -351,7 +360,7 @@ impl Driver {
             let _ = reply.send(Err(Error::Closed));
         }
         self.drain().await;
-        let doomed: Vec<u32> = self
+        let doomed: BTreeSet<u32> = self
             .ledger
             .existing()
             .into_iter()
@@ -361,13 +370,10 @@ impl Driver {
         let keep_any = keep.iter().any(|index| self.ledger.is_held(*index));
         netns::spawn("hearth-net-stop", move || {
             let rtnl = Rtnl::open()?;
-            let mut failures: Vec<String> = doomed
-                .into_iter()
-                .filter_map(|index| {
-                    let error = slot::remove(&rtnl, index).err()?;
-                    Some(format!("slot {index}: {}", chain(&error)))
-                })
-                .collect();
+            let mut failures = Vec::new();
+            if let Err(error) = slot::remove_all(&rtnl, &doomed) {
+                failures.push(chain(&error));
+            }
             if !keep_any && let Err(error) = host::tear_down(&config, &plan) {
                 failures.push(chain(&error));
             }

@@ -288,17 +288,10 @@ fn a_slot_whose_tap_is_still_open_is_not_handed_out_again() {
         let queue = tap::open_queue(&slot.netns_path, &slot.tap, true).unwrap();
         pool.release(slot).await.unwrap();
         // The only index there is: removed, and made anew for the one who waits.
-        let wait = async {
-            loop {
-                match pool.acquire().await {
-                    Err(Error::Exhausted { .. }) => {
-                        tokio::time::sleep(Duration::from_millis(5)).await
-                    }
-                    other => return other.unwrap(),
-                }
-            }
-        };
-        let slot = tokio::time::timeout(PATIENCE, wait).await.unwrap();
+        let slot = tokio::time::timeout(PATIENCE, pool.acquire())
+            .await
+            .unwrap()
+            .unwrap();
         assert_ne!(
             inode(slot.netns_path.clone()).unwrap(),
             before,

@@ -1,5 +1,7 @@
 //! The slot pool on a real kernel. Each test runs in namespaces of its own.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
 mod lifecycle;
 mod support;
 mod traffic;

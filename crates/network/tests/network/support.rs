@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hearth_network::{NetworkConfig, Slot, netns, tap};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -84,15 +84,6 @@ pub(crate) fn sh(script: &str) -> String {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}\n{text}{complaint}");
     text
-}
-
-/// Waits until `condition` holds, or fails.
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// A configuration for tests; the state directory is the test's own.
