@@ -1,1 +1,35 @@
-//! Not written yet.
+//! The REST API: HTTP on one side, [`hearth_control::Control`] on the other.
+//!
+//! ```text
+//!  request ─▶ limits (time, size) ─▶ route ─▶ key ─▶ path, query, body
+//!          ─▶ control ─▶ wire type ─▶ JSON
+//! ```
+//!
+//! Handlers translate and decide nothing. Every answer that is an error is JSON
+//! whose `code` repeats the status; [`error`] is the only place that maps the
+//! application's errors to HTTP. Routes match the path as it was sent, so that
+//! `%2F` in an id does not split it.
+
+#![forbid(unsafe_code)]
+
+mod convert;
+mod error;
+mod extract;
+mod layers;
+mod metadata;
+mod openapi;
+mod query;
+mod routes;
+mod state;
+
+pub use openapi::{openapi, openapi_json};
+pub use state::AppState;
+
+use axum::Router;
+
+/// All routes of the API, with its limits. Mount it at the root of a listener, or
+/// as the fallback of one that serves other things too.
+pub fn router(state: AppState) -> Router {
+    let (routes, _document) = routes::routes().split_for_parts();
+    layers::apply(routes).with_state(state)
+}

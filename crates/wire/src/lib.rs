@@ -34,3 +34,6 @@ pub use time::{parse_rfc3339, rfc3339_millis};
 /// The `clientID` of every response: the contract keeps the field, nothing
 /// reads it any more.
 pub const CLIENT_ID: &str = "6532622b";
+
+/// The `buildID` of a template that has no build yet.
+pub const NO_BUILD: &str = "00000000-0000-0000-0000-000000000000";

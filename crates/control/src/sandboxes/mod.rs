@@ -24,6 +24,7 @@ use hearth_ids::{SandboxId, TemplateId};
 use hearth_store::TeamLimits;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 /// Shortest, and usual, extension by a refresh.
 const REFRESH_SECONDS: i64 = 15;
@@ -286,13 +287,21 @@ impl Control {
 
     /// Refused, after the checks that any caller meets: a paused sandbox would be
     /// lost, as nothing here remembers one yet.
-    pub async fn sandbox_pause(&self, caller: &Caller, id: &SandboxId) -> Result<(), Error> {
+    pub async fn sandbox_pause(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+    ) -> Result<Infallible, Error> {
         self.sandbox_find_settled(caller, id).await?;
         Err(unimplemented("Pausing a sandbox"))
     }
 
     /// Refused like a pause.
-    pub async fn sandbox_snapshot(&self, caller: &Caller, id: &SandboxId) -> Result<(), Error> {
+    pub async fn sandbox_snapshot(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+    ) -> Result<Infallible, Error> {
         self.sandbox_find_settled(caller, id).await?;
         Err(unimplemented("Taking a snapshot of a sandbox"))
     }
@@ -303,7 +312,7 @@ impl Control {
         caller: &Caller,
         id: &SandboxId,
         request: ForkRequest,
-    ) -> Result<(), Error> {
+    ) -> Result<Infallible, Error> {
         time_to_live(request.timeout_seconds, 1, caller.team.limits)?;
         if !(1..=MAX_FORKS).contains(&request.count) {
             return Err(Error::invalid(

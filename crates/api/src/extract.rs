@@ -1,0 +1,153 @@
+//! What handlers take from a request: the caller, ids in the path, bodies.
+
+use crate::error::{Failure, Result};
+use crate::state::AppState;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode};
+use hearth_control::{Caller, Error, Kind};
+use hearth_ids::SandboxId;
+use serde::de::DeserializeOwned;
+
+const API_KEY: &str = "x-api-key";
+
+/// The caller, behind a valid key and in good standing.
+pub(crate) struct Authenticated(pub(crate) Caller);
+
+impl FromRequestParts<AppState> for Authenticated {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self> {
+        let key = api_key(&parts.headers)?;
+        let caller = state.control.authenticate(key).await?;
+        check_standing(&caller, &parts.method, parts.uri.path())?;
+        Ok(Self(caller))
+    }
+}
+
+fn api_key(headers: &HeaderMap) -> Result<&str> {
+    let mut values = headers.get_all(API_KEY).iter();
+    let refuse = |message: &str| Failure::from(Error::new(Kind::Unauthenticated, message));
+    let value = values
+        .next()
+        .ok_or_else(|| refuse("API key is missing: send it in the X-API-Key header"))?;
+    if values.next().is_some() {
+        return Err(refuse("More than one X-API-Key header was sent"));
+    }
+    let text = value
+        .to_str()
+        .map_err(|_| refuse("Invalid API key format"))?;
+    Ok(text.trim())
+}
+
+/// A banned team may do nothing; a blocked one may look and clean up.
+fn check_standing(caller: &Caller, method: &Method, path: &str) -> Result<()> {
+    if caller.team.banned {
+        return Err(Error::new(Kind::Forbidden, "team is banned").into());
+    }
+    let Some(reason) = &caller.team.blocked_reason else {
+        return Ok(());
+    };
+    let cleans = ["/sandboxes/", "/templates/", "/volumes/", "/api-keys/"];
+    let allowed = method == Method::GET
+        || method == Method::DELETE && cleans.iter().any(|prefix| path.starts_with(prefix));
+    if allowed {
+        Ok(())
+    } else {
+        Err(Error::new(Kind::Forbidden, format!("team is blocked: {reason}")).into())
+    }
+}
+
+/// The sandbox id in the path. What is no id names no sandbox: 404.
+pub(crate) struct SandboxPath(pub(crate) SandboxId);
+
+impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let SegmentPath(text) = SegmentPath::from_request_parts(parts, state).await?;
+        SandboxId::parse_client(&text)
+            .map(Self)
+            .map_err(|_| Error::sandbox_not_found(&text).into())
+    }
+}
+
+/// The one variable segment of the path, decoded after it was matched.
+pub(crate) struct SegmentPath(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for SegmentPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(_) => Err(Error::invalid("path", "is not valid percent-encoded UTF-8").into()),
+        }
+    }
+}
+
+/// A JSON body.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self> {
+        parse(&read(request, state).await?).map(Self)
+    }
+}
+
+/// A JSON body that may be left out.
+pub(crate) struct OptionalBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalBody<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self> {
+        let bytes = read(request, state).await?;
+        if bytes.trim_ascii().is_empty() {
+            Ok(Self(T::default()))
+        } else {
+            parse(&bytes).map(Self)
+        }
+    }
+}
+
+async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes> {
+    Bytes::from_request(request, state)
+        .await
+        .map_err(|rejection: BytesRejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Failure::http(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!(
+                    "request body is larger than {} bytes",
+                    crate::layers::MAX_BODY_BYTES
+                ),
+            ),
+            _ => Error::invalid("request body", "cannot be read to its end").into(),
+        })
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        let field = if inner.is_data() && path != "." {
+            path
+        } else {
+            "request body".to_owned()
+        };
+        if inner.is_data() {
+            Error::invalid(&field, inner)
+        } else {
+            Error::invalid(&field, format_args!("malformed JSON: {inner}"))
+        }
+    })?;
+    deserializer
+        .end()
+        .map_err(|error| Error::invalid("request body", format_args!("malformed JSON: {error}")))?;
+    Ok(value)
+}

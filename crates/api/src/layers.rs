@@ -1,0 +1,80 @@
+//! What holds for every request: limits of time and size, answers to what no
+//! route takes, panics, cross-origin rules.
+
+use crate::error::Failure;
+use crate::state::AppState;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderName, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use std::any::Any;
+use std::time::Duration;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{self, CorsLayer};
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(70);
+pub(crate) const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+
+/// Headers that scripts in a browser may read.
+const EXPOSED: [HeaderName; 6] = [
+    HeaderName::from_static("x-next-token"),
+    HeaderName::from_static("x-total-running"),
+    HeaderName::from_static("ratelimit-limit"),
+    HeaderName::from_static("ratelimit-remaining"),
+    HeaderName::from_static("ratelimit-reset"),
+    HeaderName::from_static("retry-after"),
+];
+
+pub(crate) fn apply(routes: Router<AppState>) -> Router<AppState> {
+    let cors = CorsLayer::new()
+        .allow_origin(cors::Any)
+        .allow_methods(cors::Any)
+        .allow_headers(cors::Any)
+        .expose_headers(EXPOSED);
+    routes
+        .fallback(|| async { Failure::http(StatusCode::NOT_FOUND, "Not found") })
+        .method_not_allowed_fallback(|| async {
+            Failure::http(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn(limit_time))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(cors)
+        .layer(middleware::from_fn(trace))
+}
+
+async fn limit_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            Failure::http(StatusCode::GATEWAY_TIMEOUT, "The request took too long").into_response()
+        }
+    }
+}
+
+/// A panic is a defect of ours; the caller learns that and no more.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the layer hands the payload over"
+)]
+fn panicked(payload: Box<dyn Any + Send + 'static>) -> Response {
+    let what = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    Failure::from(hearth_control::Error::internal(format!("panic: {what}"))).into_response()
+}
+
+/// One line for each request, without query and headers, which hold secrets.
+async fn trace(request: Request, next: Next) -> Response {
+    let started = std::time::Instant::now();
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    let status = response.status().as_u16();
+    let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::debug!(%method, path, status, elapsed_ms, "request");
+    response
+}

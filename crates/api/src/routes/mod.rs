@@ -1,0 +1,42 @@
+//! The routes, one file per resource.
+
+mod change;
+mod health;
+mod lifecycle;
+mod list;
+mod logs;
+mod metrics;
+mod sandboxes;
+mod templates;
+
+use crate::state::AppState;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes as collect;
+
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(crate::openapi::base())
+        .routes(collect!(health::health))
+        .routes(collect!(list::list_first, sandboxes::create_first))
+        .routes(collect!(list::list_second, sandboxes::create_second))
+        .routes(collect!(metrics::of_many))
+        .routes(collect!(sandboxes::detail, sandboxes::delete))
+        .routes(collect!(sandboxes::connect_first))
+        .routes(collect!(sandboxes::connect_second))
+        .routes(collect!(change::timeout))
+        .routes(collect!(change::refresh))
+        .routes(collect!(change::network))
+        .routes(collect!(metrics::of_one))
+        .routes(collect!(logs::first))
+        .routes(collect!(logs::second))
+        .routes(collect!(lifecycle::pause))
+        .routes(collect!(lifecycle::resume))
+        .routes(collect!(lifecycle::fork))
+        .routes(collect!(lifecycle::snapshot))
+        .routes(collect!(lifecycle::snapshots))
+        .routes(collect!(templates::list_first))
+        .routes(collect!(templates::list_second))
+        .routes(collect!(templates::list_default))
+        .routes(collect!(templates::detail))
+        .routes(collect!(templates::tags))
+        .routes(collect!(templates::alias))
+}

@@ -1,0 +1,146 @@
+//! Making sandboxes, looking at one, connecting to it, ending it.
+
+use crate::convert::{self, Generation};
+use crate::error::Result;
+use crate::extract::{Authenticated, Body, OptionalBody, SandboxPath};
+use crate::state::AppState;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use hearth_control::{Error, IdempotencyKey};
+use hearth_wire::{ApiError, ConnectSandbox, NewSandbox, Sandbox, SandboxDetail};
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+#[utoipa::path(post, path = "/sandboxes", tag = "sandboxes", security(("ApiKeyAuth" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes the request once, however often it is sent")),
+    request_body = NewSandbox,
+    responses(
+        (status = 201, description = "Created; `timeout` defaults to 15 seconds", body = Sandbox),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
+        (status = 404, body = ApiError), (status = 409, body = ApiError), (status = 422, body = ApiError),
+        (status = 429, body = ApiError), (status = 500, body = ApiError), (status = 503, body = ApiError),
+        (status = 504, body = ApiError),
+))]
+pub(crate) async fn create_first(
+    State(state): State<AppState>,
+    caller: Authenticated,
+    headers: HeaderMap,
+    Body(body): Body<NewSandbox>,
+) -> Result<(StatusCode, Json<Sandbox>)> {
+    create(state, caller, &headers, body, Generation::First).await
+}
+
+#[utoipa::path(post, path = "/v2/sandboxes", tag = "sandboxes", security(("ApiKeyAuth" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Makes the request once, however often it is sent")),
+    request_body = NewSandbox,
+    responses(
+        (status = 201, description = "Created; `timeout` defaults to 300 seconds", body = Sandbox),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
+        (status = 404, body = ApiError), (status = 409, body = ApiError), (status = 422, body = ApiError),
+        (status = 429, body = ApiError), (status = 500, body = ApiError), (status = 503, body = ApiError),
+        (status = 504, body = ApiError),
+))]
+pub(crate) async fn create_second(
+    State(state): State<AppState>,
+    caller: Authenticated,
+    headers: HeaderMap,
+    Body(body): Body<NewSandbox>,
+) -> Result<(StatusCode, Json<Sandbox>)> {
+    create(state, caller, &headers, body, Generation::Second).await
+}
+
+async fn create(
+    state: AppState,
+    Authenticated(caller): Authenticated,
+    headers: &HeaderMap,
+    body: NewSandbox,
+    generation: Generation,
+) -> Result<(StatusCode, Json<Sandbox>)> {
+    let key = idempotency_key(headers)?;
+    let request = convert::new_sandbox(body, generation);
+    let access = state.control.sandbox_create(&caller, request, key).await?;
+    Ok((StatusCode::CREATED, Json(convert::sandbox(access))))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>> {
+    match headers.get(IDEMPOTENCY_KEY) {
+        None => Ok(None),
+        // What is no text is no key: the empty one is refused in its place.
+        Some(value) => Ok(Some(IdempotencyKey::parse(
+            value.to_str().unwrap_or_default(),
+        )?)),
+    }
+}
+
+#[utoipa::path(get, path = "/sandboxes/{sandboxID}", tag = "sandboxes", security(("ApiKeyAuth" = [])),
+    params(("sandboxID" = String, Path)),
+    responses(
+        (status = 200, body = SandboxDetail),
+        (status = 401, body = ApiError), (status = 404, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn detail(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    SandboxPath(id): SandboxPath,
+) -> Result<Json<SandboxDetail>> {
+    let view = state.control.sandbox(&caller, &id).await?;
+    Ok(Json(convert::sandbox_detail(view)))
+}
+
+#[utoipa::path(delete, path = "/sandboxes/{sandboxID}", tag = "sandboxes", security(("ApiKeyAuth" = [])),
+    params(("sandboxID" = String, Path)),
+    responses(
+        (status = 204, description = "Ended"),
+        (status = 401, body = ApiError), (status = 404, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn delete(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    SandboxPath(id): SandboxPath,
+) -> Result<StatusCode> {
+    state.control.sandbox_delete(&caller, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[utoipa::path(post, path = "/sandboxes/{sandboxID}/connect", tag = "sandboxes", security(("ApiKeyAuth" = [])),
+    params(("sandboxID" = String, Path)),
+    request_body = ConnectSandbox,
+    responses(
+        (status = 200, description = "Was running; its time was extended if that was shorter", body = Sandbox),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 404, body = ApiError),
+        (status = 409, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn connect_first(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    SandboxPath(id): SandboxPath,
+    Body(body): Body<ConnectSandbox>,
+) -> Result<Json<Sandbox>> {
+    let timeout = body
+        .timeout
+        .ok_or_else(|| Error::invalid("timeout", "is required"))?;
+    let access = state.control.sandbox_connect(&caller, &id, timeout).await?;
+    Ok(Json(convert::sandbox(access)))
+}
+
+#[utoipa::path(post, path = "/v2/sandboxes/{sandboxID}/connect", tag = "sandboxes", security(("ApiKeyAuth" = [])),
+    params(("sandboxID" = String, Path)),
+    request_body = Option<ConnectSandbox>,
+    responses(
+        (status = 200, description = "Was running; its time was extended if that was shorter", body = Sandbox),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 404, body = ApiError),
+        (status = 409, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn connect_second(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    SandboxPath(id): SandboxPath,
+    OptionalBody(body): OptionalBody<ConnectSandbox>,
+) -> Result<Json<Sandbox>> {
+    let timeout = body
+        .timeout
+        .unwrap_or_else(|| Generation::Second.default_timeout());
+    let access = state.control.sandbox_connect(&caller, &id, timeout).await?;
+    Ok(Json(convert::sandbox(access)))
+}

@@ -1,0 +1,146 @@
+//! Looking at templates.
+
+use super::list::next_token;
+use crate::convert;
+use crate::error::Result;
+use crate::extract::{Authenticated, SegmentPath};
+use crate::query::Query;
+use crate::state::AppState;
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use hearth_control::{Caller, Error};
+use hearth_wire::{AliasInfo, ApiError, Template, TemplateTag, TemplateWithBuilds};
+
+#[utoipa::path(get, path = "/templates", tag = "templates", security(("ApiKeyAuth" = [])),
+    params(("teamID" = Option<String>, Query, description = "Must be the key's team")),
+    responses(
+        (status = 200, description = "The team's templates and the default ones, newest first", body = Vec<Template>),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn list_first(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    query: Query,
+) -> Result<Json<Vec<Template>>> {
+    check_team(&caller, &query)?;
+    let views = state.control.template_list(&caller).await?;
+    Ok(Json(views.into_iter().map(convert::template).collect()))
+}
+
+#[utoipa::path(get, path = "/v2/templates", tag = "templates", security(("ApiKeyAuth" = [])),
+    params(
+        ("teamID" = Option<String>, Query, description = "Must be the key's team"),
+        ("limit" = Option<i64>, Query, description = "1 to 100, the default"),
+        ("nextToken" = Option<String>, Query),
+    ),
+    responses(
+        (status = 200, description = "A page", body = Vec<Template>, headers(
+            ("X-Next-Token" = String, description = "Where there is a next page"),
+        )),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn list_second(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    query: Query,
+) -> Result<(HeaderMap, Json<Vec<Template>>)> {
+    check_team(&caller, &query)?;
+    let page = state.control.template_page(&caller, &query.page()?).await?;
+    let mut headers = HeaderMap::new();
+    next_token(&mut headers, page.next_token)?;
+    let templates = page.entries.into_iter().map(convert::template);
+    Ok((headers, Json(templates.collect())))
+}
+
+#[utoipa::path(get, path = "/default-templates", tag = "templates", security(("ApiKeyAuth" = [])),
+    responses(
+        (status = 200, description = "The templates that every team has", body = Vec<Template>),
+        (status = 401, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn list_default(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+) -> Result<Json<Vec<Template>>> {
+    let views = state.control.template_list_default(&caller).await?;
+    Ok(Json(views.into_iter().map(convert::template).collect()))
+}
+
+#[utoipa::path(get, path = "/templates/{templateID}", tag = "templates", security(("ApiKeyAuth" = [])),
+    params(
+        ("templateID" = String, Path, description = "Id or name"),
+        ("limit" = Option<i64>, Query, description = "Builds: 1 to 100, the default"),
+        ("nextToken" = Option<String>, Query),
+    ),
+    responses(
+        (status = 200, description = "With a page of its builds", body = TemplateWithBuilds, headers(
+            ("X-Next-Token" = String, description = "Where there is a next page of builds"),
+        )),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
+        (status = 404, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn detail(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    SegmentPath(reference): SegmentPath,
+    query: Query,
+) -> Result<(HeaderMap, Json<TemplateWithBuilds>)> {
+    let (view, builds) = state
+        .control
+        .template_detail(&caller, &reference, &query.page()?)
+        .await?;
+    let mut headers = HeaderMap::new();
+    next_token(&mut headers, builds.next_token)?;
+    let template = TemplateWithBuilds {
+        template: convert::template(view),
+        builds: builds.entries.into_iter().map(convert::build).collect(),
+    };
+    Ok((headers, Json(template)))
+}
+
+#[utoipa::path(get, path = "/templates/{templateID}/tags", tag = "templates", security(("ApiKeyAuth" = [])),
+    params(("templateID" = String, Path, description = "Id or name")),
+    responses(
+        (status = 200, body = Vec<TemplateTag>),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
+        (status = 404, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn tags(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    SegmentPath(reference): SegmentPath,
+) -> Result<Json<Vec<TemplateTag>>> {
+    let tags = state.control.template_tags(&caller, &reference).await?;
+    Ok(Json(tags.into_iter().map(convert::tag).collect()))
+}
+
+#[utoipa::path(get, path = "/templates/aliases/{alias}", tag = "templates", security(("ApiKeyAuth" = [])),
+    params(("alias" = String, Path, description = "`[namespace/]alias[:tag]`")),
+    responses(
+        (status = 200, description = "Exists", body = AliasInfo),
+        (status = 400, body = ApiError), (status = 401, body = ApiError),
+        (status = 403, description = "Exists, and is another team's", body = ApiError),
+        (status = 404, description = "Does not exist", body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn alias(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    SegmentPath(reference): SegmentPath,
+) -> Result<Json<AliasInfo>> {
+    let access = state.control.template_access(&caller, &reference).await?;
+    Ok(Json(AliasInfo {
+        template_id: access.template_id.to_string(),
+        public: access.public,
+    }))
+}
+
+fn check_team(caller: &Caller, query: &Query) -> Result<()> {
+    match query.text("teamID") {
+        Some(team) if team != caller.team_id().to_string() => Err(Error::new(
+            hearth_control::Kind::Invalid,
+            "Team ID param mismatch with the API key",
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
