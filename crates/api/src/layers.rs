@@ -78,3 +78,44 @@ async fn trace(request: Request, next: Next) -> Response {
     tracing::debug!(%method, path, status, elapsed_ms, "request");
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    async fn answer(router: Router) -> (StatusCode, hearth_wire::ApiError) {
+        let request = Request::get("/").body(Body::empty()).expect("a request");
+        let response = router.oneshot(request).await.expect("cannot fail");
+        let status = response.status();
+        let body = response.into_body().collect().await.expect("a body");
+        let error = serde_json::from_slice(&body.to_bytes()).expect("the contract's error");
+        (status, error)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_takes_too_long_is_given_up() {
+        let router = Router::new()
+            .route("/", get(std::future::pending::<()>))
+            .layer(middleware::from_fn(limit_time));
+        let (status, error) = answer(router).await;
+        assert_eq!((status.as_u16(), error.code), (504, 504));
+    }
+
+    async fn defective() {
+        panic!("secret");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error() {
+        let router = Router::new()
+            .route("/", get(defective))
+            .layer(CatchPanicLayer::custom(panicked));
+        let (status, error) = answer(router).await;
+        assert_eq!((status.as_u16(), error.code), (500, 500));
+        assert!(!error.message.contains("secret"));
+    }
+}

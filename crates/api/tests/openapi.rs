@@ -1,0 +1,40 @@
+//! The checked-in OpenAPI document is the one that the code generates.
+
+use std::path::Path;
+
+/// Set to write the document instead of comparing it.
+const WRITE: &str = "HEARTH_WRITE_OPENAPI";
+
+#[test]
+fn the_checked_in_document_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+    let generated = hearth_api::openapi_json();
+    if std::env::var_os(WRITE).is_some() {
+        std::fs::write(&path, &generated).expect("docs/ is writable");
+    }
+    let checked_in = std::fs::read_to_string(&path).expect("docs/openapi.json is there");
+    assert!(
+        checked_in == generated,
+        "docs/openapi.json differs from the code: run this test with {WRITE}=1 and commit it"
+    );
+}
+
+#[test]
+fn every_operation_but_health_names_its_key_and_its_errors() {
+    let document = serde_json::to_value(hearth_api::openapi()).expect("JSON");
+    let paths = document["paths"].as_object().expect("paths");
+    assert!(paths.len() > 15);
+    for (path, item) in paths {
+        for (method, operation) in item.as_object().expect("operations") {
+            if path == "/health" {
+                continue;
+            }
+            assert_eq!(
+                operation["security"][0]["ApiKeyAuth"],
+                serde_json::json!([]),
+                "{method} {path}"
+            );
+            assert!(operation["responses"]["401"].is_object(), "{method} {path}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! An API in this process: an in-memory store, a node and an agent that only
+//! pretend, and requests without a socket.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+
+pub mod fake;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use fake::{FakeAgent, FakeNode};
+use hearth_api::AppState;
+use hearth_control::{Config, Control, Features, TemplatePublication, bootstrap, keys};
+use hearth_ids::{BuildId, TeamId};
+use hearth_store::sqlite::SqliteStore;
+use hearth_store::{NewTeam, Store, TeamLimits};
+use http_body_util::BodyExt;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use std::sync::Arc;
+use tower::ServiceExt;
+
+pub struct Api {
+    pub router: Router,
+    pub state: AppState,
+    pub control: Arc<Control>,
+    pub store: Arc<SqliteStore>,
+    pub node: Arc<FakeNode>,
+    pub agent: Arc<FakeAgent>,
+    pub team: TeamId,
+    pub key: String,
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text)
+            .unwrap_or_else(|error| panic!("{error}: {} answered {:?}", self.status, self.text))
+    }
+
+    /// The message of an error, whose body must be the contract's.
+    pub fn error(&self, status: u16) -> String {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        let body = self.json();
+        assert_eq!(body["code"], status, "{body}");
+        let content_type = self.headers["content-type"].to_str().expect("text");
+        assert_eq!(content_type, "application/json");
+        body["message"].as_str().expect("a message").to_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .get(name)
+            .map(|value| value.to_str().expect("text"))
+    }
+}
+
+impl Api {
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(configure: impl FnOnce(&mut Config)) -> Self {
+        let store = Arc::new(SqliteStore::in_memory().await.expect("opens"));
+        Self::over(store, Arc::default(), configure).await
+    }
+
+    /// An API over a store and a node that may have a past.
+    pub async fn over(
+        store: Arc<SqliteStore>,
+        node: Arc<FakeNode>,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut config = Config::new("localhost:3443", SecretString::from("seed"));
+        config.features = Features {
+            egress_rules: true,
+            network_rules: true,
+            ..Features::default()
+        };
+        configure(&mut config);
+        let first = bootstrap(store.as_ref(), &config)
+            .await
+            .expect("bootstraps");
+        let team = first.team.id;
+        let key = match first.api_key {
+            Some(key) => key.expose_secret().to_owned(),
+            None => new_key(&store, team).await,
+        };
+        let agent = Arc::new(FakeAgent::default());
+        let control = Control::new(config, store.clone(), node.clone(), agent.clone());
+        control
+            .template_publish(base(team))
+            .await
+            .expect("publishes");
+        let state = AppState::new(control.clone());
+        Self {
+            router: hearth_api::router(state.clone()),
+            state,
+            control,
+            store,
+            node,
+            agent,
+            team,
+            key,
+        }
+    }
+
+    /// Another team, with its key.
+    pub async fn other_team(&self, slug: &str) -> (TeamId, String) {
+        let team = NewTeam {
+            id: TeamId::random(),
+            slug: slug.to_owned(),
+            name: slug.to_owned(),
+            limits: TeamLimits::default(),
+            created_at: chrono::Utc::now(),
+        };
+        let team = self.store.team_create(team).await.expect("creates").id;
+        (team, new_key(&self.store, team).await)
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self
+            .router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("the router cannot fail");
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.expect("a body").to_bytes();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).expect("UTF-8"),
+        }
+    }
+
+    pub async fn call(&self, method: Method, path: &str, body: impl Into<Body>) -> Answer {
+        self.call_as(&self.key, method, path, body).await
+    }
+
+    pub async fn call_as(
+        &self,
+        key: &str,
+        method: Method,
+        path: &str,
+        body: impl Into<Body>,
+    ) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("X-API-KEY", key)
+            .header("content-type", "application/json")
+            .body(body.into())
+            .expect("a request");
+        self.send(request).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path, Body::empty()).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.call(Method::DELETE, path, Body::empty()).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.call(Method::POST, path, body.to_string()).await
+    }
+
+    /// A new sandbox's id.
+    pub async fn sandbox(&self, body: &Value) -> String {
+        let answer = self.post("/v2/sandboxes", body).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text);
+        answer.json()["sandboxID"]
+            .as_str()
+            .expect("an id")
+            .to_owned()
+    }
+}
+
+async fn new_key(store: &Arc<SqliteStore>, team: TeamId) -> String {
+    let (_, key) = keys::create(store.as_ref(), team, "test")
+        .await
+        .expect("creates");
+    key.expose_secret().to_owned()
+}
+
+pub fn base(team: TeamId) -> TemplatePublication {
+    TemplatePublication {
+        team,
+        namespace: String::new(),
+        alias: "base".to_owned(),
+        public: true,
+        is_default: true,
+        tag: "default".to_owned(),
+        build_id: BuildId::from_uuid(uuid::Uuid::from_u128(7)),
+        vcpus: 2,
+        memory_mib: 1024,
+        disk_mib: 2048,
+        envd_version: "0.6.13".to_owned(),
+    }
+}
