@@ -343,12 +343,10 @@ impl Device {
 
     /// Writes to the layer's data file and then shows it.
     fn store(&self, active: &Active, offset: u64, bytes: &[u8]) -> Result<(), IoError> {
-        let blocks = offset / BLOCK_SIZE..(offset + bytes.len() as u64).div_ceil(BLOCK_SIZE);
-        let reservation = active.layer.reserve(blocks.clone())?;
-        active.layer.data().write_at(bytes, offset)?;
-        active.layer.mark_data(blocks.clone(), reservation, || {
-            self.merged.fill(blocks, layer_code(active.number));
-        })
+        let code = layer_code(active.number);
+        active
+            .layer
+            .store(offset, bytes, |blocks| self.merged.fill(blocks, code))
     }
 
     /// Makes the range read as zeros and frees the space of whole blocks.
@@ -595,3 +593,6 @@ impl SealingLayer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

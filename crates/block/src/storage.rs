@@ -11,6 +11,9 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::{Errno, ReadWriteFlags};
 
+#[cfg(test)]
+pub(crate) mod sim;
+
 /// Tells one run of the host's kernel from another. What a process wrote stays
 /// in the page cache as long as the kernel runs, and is in doubt afterwards.
 pub(crate) type BootId = [u8; 16];
@@ -47,7 +50,8 @@ pub(crate) trait Blob: Send + Sync {
 pub(crate) trait Storage: Send + Sync {
     fn boot_id(&self) -> io::Result<BootId>;
     fn create_directory(&self, path: &Path) -> io::Result<()>;
-    /// Makes a new file, or empties the one that is there.
+    /// Makes a new file, in place of one that is there. Nothing of an old
+    /// file can come back through the new one after a power cut.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn Blob>>;
     fn open(&self, path: &Path, writable: bool) -> io::Result<Arc<dyn Blob>>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -81,13 +85,12 @@ impl Storage for OsStorage {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn Blob>> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600);
+        options.read(true).write(true).create_new(true).mode(0o600);
         Ok(Arc::new(OsBlob(options.open(path)?)))
     }
 
@@ -211,7 +214,7 @@ impl Blob for OsBlob {
 
 /// Stands in for hole punching on file systems without it.
 fn write_zeros(file: &File, mut offset: u64, length: u64) -> io::Result<()> {
-    const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     let end = offset + length;
     while offset < end {
         let count = (end - offset).min(ZEROS.len() as u64) as usize;

@@ -149,7 +149,10 @@ impl Header {
             return Err(IndexError::BlockSize(u32_at(bytes, 12)));
         }
         let size_bytes = u64_at(bytes, 16);
-        if size_bytes == 0 || size_bytes % BLOCK_SIZE != 0 || size_bytes > crate::MAX_SIZE_BYTES {
+        if size_bytes == 0
+            || !size_bytes.is_multiple_of(BLOCK_SIZE)
+            || size_bytes > crate::MAX_SIZE_BYTES
+        {
             return Err(IndexError::Size(size_bytes));
         }
         let mut header = Header {

@@ -262,8 +262,8 @@ fn recover(
         log.chain = encoder.chain;
         log.marks = count;
         log.committed = count;
-        free_orphans(&*files.data, &blocks).map_err(Error::io("free space in", &data_path))?;
     }
+    free_orphans(&*files.data, &blocks).map_err(Error::io("free space in", &data_path))?;
     let used = blocks
         .runs(0..blocks.blocks())
         .filter(|(state, _)| *state == DATA)
@@ -303,7 +303,7 @@ fn replace_index(
     Ok(file)
 }
 
-/// Gives back the space of blocks that were written but never committed.
+/// Gives back the space of blocks that were written without their mark.
 fn free_orphans(data: &dyn Blob, blocks: &ByteMap) -> io::Result<()> {
     for (state, run) in blocks.runs(0..blocks.blocks()) {
         let end = run.end * BLOCK_SIZE;

@@ -98,7 +98,7 @@ impl WritableLayer {
     }
 
     /// Takes the room that writing the range needs beyond what it has.
-    pub(crate) fn reserve(&self, blocks: Range<u64>) -> Result<Reservation<'_>, IoError> {
+    fn reserve(&self, blocks: Range<u64>) -> Result<Reservation<'_>, IoError> {
         let count = self
             .blocks
             .runs(blocks)
@@ -118,36 +118,48 @@ impl WritableLayer {
         }
     }
 
-    /// Marks the range as data after its data was written. `shown` is called
-    /// for it under the log's lock, when the mark is in the index file.
-    pub(crate) fn mark_data(
+    /// Writes whole blocks, or parts of blocks that are in place. `shown` is
+    /// called under the log's lock for what the data file holds from now on,
+    /// when its mark is in the index file.
+    pub(crate) fn store(
         &self,
-        blocks: Range<u64>,
-        reservation: Reservation<'_>,
-        shown: impl FnOnce(),
+        offset: u64,
+        bytes: &[u8],
+        shown: impl Fn(Range<u64>),
     ) -> Result<(), IoError> {
-        // Before the mark: a sync that counts the mark must see the data too.
+        let blocks = offset / BLOCK_SIZE..(offset + bytes.len() as u64).div_ceil(BLOCK_SIZE);
+        let reservation = self.reserve(blocks.clone())?;
+        let written = self.data.write_at(bytes, offset);
+        // Before any mark: a sync that counts the mark must see the data too.
         self.dirty.store(true, Ordering::Release);
-        if self.blocks.run(blocks.clone()) == (DATA, blocks.end - blocks.start) {
+        if written.is_ok() && self.blocks.run(blocks.clone()) == (DATA, blocks.end - blocks.start) {
             return Ok(());
         }
         let mut log = self.lock_log();
         let mut encoder = Encoder::after(log.chain);
         let mut marks = 0;
-        let mut gained = 0;
-        for (state, run) in self.blocks.runs(blocks.clone()) {
-            if matches!(state, ABSENT | ZERO) {
-                marks += encoder.mark(State::Data, run.clone());
-            }
-            if state != DATA {
-                gained += run.end - run.start;
-            }
+        for (_, run) in self
+            .blocks
+            .runs(blocks.clone())
+            .filter(|(state, _)| is_unmarked(*state))
+        {
+            marks += encoder.mark(State::Data, run);
         }
-        log.append(encoder, marks)?;
-        reservation.keep(gained);
-        self.blocks.fill(blocks, DATA);
-        shown();
-        Ok(())
+        let result = written
+            .map_err(IoError::from)
+            .and_then(|()| log.append(encoder, marks));
+        // A punched block is marked already and would show after a restart
+        // whatever reached it, so even after a failure it must show that now.
+        let changes = self.blocks.runs(blocks);
+        let changes: Vec<_> = changes
+            .filter(|(state, _)| *state == PUNCHED || (is_unmarked(*state) && result.is_ok()))
+            .collect();
+        for (_, run) in &changes {
+            self.blocks.fill(run.clone(), DATA);
+            shown(run.clone());
+        }
+        reservation.keep(changes.iter().map(|(_, run)| run.end - run.start).sum());
+        result
     }
 
     /// Makes the range read as zeros and frees its space. `hides` tells whether
@@ -284,6 +296,11 @@ impl WritableLayer {
     }
 }
 
+/// Whether the index has no data mark for a block in this state.
+fn is_unmarked(state: u8) -> bool {
+    matches!(state, ABSENT | ZERO)
+}
+
 /// Sorted, merged marks of what a layer holds.
 pub(super) fn marks(blocks: &ByteMap) -> impl Iterator<Item = Mark> + '_ {
     let mut runs = blocks
@@ -333,7 +350,7 @@ impl Log {
 }
 
 /// Room that a running write has taken; given back unless kept.
-pub(crate) struct Reservation<'a> {
+struct Reservation<'a> {
     layer: &'a WritableLayer,
     blocks: u64,
 }
