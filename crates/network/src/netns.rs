@@ -3,7 +3,7 @@
 //! A namespace is a property of a thread. A thread that has left the host's
 //! namespace must never go back to a runtime's worker pool, where the next task
 //! would silently run in the wrong network. So each job that changes namespaces
-//! gets a thread of its own ([`spawn`], [`run_in`]) that ends with the job.
+//! gets a thread of its own (`spawn`, [`run_in`]) that ends with the job.
 //!
 //! Names are bind mounts under `/run/netns`, the convention of `ip netns`.
 

@@ -1,4 +1,4 @@
-//! The slot pool: one task owns the [`crate::ledger`] and is the only one to
+//! The slot pool: one task owns the ledger (`crate::ledger`) and is the only one to
 //! change it; everybody else sends it commands through a bounded queue.
 //!
 //! The task only waits and books. What touches the kernel runs on threads that

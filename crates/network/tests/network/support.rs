@@ -213,9 +213,15 @@ pub(crate) fn connect(
     ))
 }
 
-/// Whether the server answers a connection; a refusal takes [`REFUSAL`].
+/// Whether the server answers a connection that must come about.
 pub(crate) fn reaches(namespace: Option<&Path>, address: Ipv4Addr, port: u16) -> bool {
-    connect(namespace, address, port, REFUSAL).is_ok()
+    connect(namespace, address, port, PATIENCE).is_ok()
+}
+
+/// Whether a connection that must not come about does not within [`REFUSAL`]. Each
+/// test also shows that the same server answers where it may.
+pub(crate) fn blocked(namespace: Option<&Path>, address: Ipv4Addr, port: u16) -> bool {
+    connect(namespace, address, port, REFUSAL).is_err()
 }
 
 /// Sends `text` and expects it back.
@@ -226,11 +232,20 @@ pub(crate) fn echoes(stream: &mut TcpStream, text: &str) -> bool {
         && back == text.as_bytes()
 }
 
-/// Whether a datagram comes back.
+/// Whether a datagram that must be answered is.
 pub(crate) fn udp_echoes(namespace: &Path, address: Ipv4Addr, port: u16) -> bool {
+    udp_answer(namespace, address, port, PATIENCE)
+}
+
+/// Whether a datagram that must not be answered is not within [`REFUSAL`].
+pub(crate) fn udp_blocked(namespace: &Path, address: Ipv4Addr, port: u16) -> bool {
+    !udp_answer(namespace, address, port, REFUSAL)
+}
+
+fn udp_answer(namespace: &Path, address: Ipv4Addr, port: u16, timeout: Duration) -> bool {
     netns::run_in(namespace, move || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-        socket.set_read_timeout(Some(REFUSAL)).unwrap();
+        socket.set_read_timeout(Some(timeout)).unwrap();
         let mut buffer = [0; 16];
         socket.send_to(b"query", (address, port)).is_ok()
             && socket
