@@ -8,7 +8,7 @@ use crate::convert;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use connectrpc::client::{CallOptions, ClientConfig, Http2Connection, SharedHttp2Connection};
-use connectrpc::{ConnectError, ErrorCode, Protocol};
+use connectrpc::{CompressionRegistry, ConnectError, ErrorCode, Protocol};
 use hearth_control::{Node, NodeError, NodeInfo, NodeSandbox, SandboxConfig, SandboxUpdate};
 use hearth_ids::{BuildId, SandboxId};
 use hearth_node_proto::hearth::node::v1 as proto;
@@ -44,6 +44,8 @@ impl NodeClient {
             .shared(MAX_WAITING_CALLS);
         let config = ClientConfig::new(authority)
             .with_protocol(Protocol::Grpc)
+            // Both ends are on one machine: packing costs more than it saves.
+            .with_compression(CompressionRegistry::new())
             .with_default_timeout(QUICK_TIMEOUT)
             .with_default_max_message_size(MAX_MESSAGE_BYTES)
             .with_default_element_memory_limit(MAX_MESSAGE_BYTES);

@@ -1,0 +1,391 @@
+//! The client against a node's service on a unix socket, over real gRPC.
+
+#![allow(
+    refining_impl_trait,
+    reason = "the service's answers have one type each"
+)]
+
+use buffa::{EnumValue, MessageField};
+use chrono::{DateTime, Utc};
+use connectrpc::{ConnectError, RequestContext, Response, Router, ServiceRequest, ServiceResult};
+use hearth_control::{
+    Lifecycle, NetworkSettings, Node, NodeError, NodeSandbox, NodeSandboxState, OnTimeout,
+    SandboxConfig, SandboxUpdate, VolumeMount,
+};
+use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
+use hearth_node_client::NodeClient;
+use hearth_node_proto::hearth::node::v1 as proto;
+use secrecy::{ExposeSecret, SecretString};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+
+/// A node that keeps what it was sent, and refuses as it is told.
+#[derive(Default)]
+struct Service {
+    sandboxes: Mutex<Vec<proto::Sandbox>>,
+    refusal: Mutex<Option<ConnectError>>,
+}
+
+impl Service {
+    fn refuse(&self) -> Result<(), ConnectError> {
+        match self.refusal.lock().expect("unpoisoned").take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+impl proto::SandboxService for Service {
+    async fn create(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, proto::SandboxCreateRequest>,
+    ) -> ServiceResult<proto::SandboxCreateResponse> {
+        self.refuse()?;
+        let request = request.to_owned_message();
+        let sandbox = proto::Sandbox {
+            config: request.config,
+            state: EnumValue::from(proto::SandboxState::SANDBOX_STATE_RUNNING),
+            started_at: request.end_at.clone(),
+            end_at: request.end_at,
+            vcpu_count: 2,
+            memory_mib: 1024,
+            disk_mib: 2048,
+            envd_version: "0.6.13".to_owned(),
+            execution_id: "e".to_owned(),
+            address: "10.11.0.7".to_owned(),
+            ..Default::default()
+        };
+        self.sandboxes
+            .lock()
+            .expect("unpoisoned")
+            .push(sandbox.clone());
+        Response::ok(proto::SandboxCreateResponse {
+            sandbox: MessageField::some(sandbox),
+            ..Default::default()
+        })
+    }
+
+    async fn update(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, proto::SandboxUpdateRequest>,
+    ) -> ServiceResult<proto::SandboxUpdateResponse> {
+        let request = request.to_owned_message();
+        let mut sandbox = self.sandboxes.lock().expect("unpoisoned")[0].clone();
+        assert!(request.only_extend);
+        sandbox.end_at = request.end_at;
+        let mut config = sandbox.config.into_option().expect("has a config");
+        config.network_json = request.network_json.expect("was sent");
+        sandbox.config = MessageField::some(config);
+        Response::ok(proto::SandboxUpdateResponse {
+            sandbox: MessageField::some(sandbox),
+            ..Default::default()
+        })
+    }
+
+    async fn list(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, proto::SandboxListRequest>,
+    ) -> ServiceResult<proto::SandboxListResponse> {
+        self.refuse()?;
+        Response::ok(proto::SandboxListResponse {
+            sandboxes: self.sandboxes.lock().expect("unpoisoned").clone(),
+            ..Default::default()
+        })
+    }
+
+    async fn delete(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, proto::SandboxDeleteRequest>,
+    ) -> ServiceResult<proto::SandboxDeleteResponse> {
+        self.refuse()?;
+        Response::ok(proto::SandboxDeleteResponse::default())
+    }
+
+    async fn pause(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, proto::SandboxPauseRequest>,
+    ) -> ServiceResult<proto::SandboxPauseResponse> {
+        self.refuse()?;
+        Response::ok(proto::SandboxPauseResponse::default())
+    }
+
+    async fn checkpoint(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, proto::SandboxCheckpointRequest>,
+    ) -> ServiceResult<proto::SandboxCheckpointResponse> {
+        self.refuse()?;
+        Response::ok(proto::SandboxCheckpointResponse::default())
+    }
+}
+
+impl proto::InfoService for Service {
+    async fn service_info(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, proto::ServiceInfoRequest>,
+    ) -> ServiceResult<proto::ServiceInfoResponse> {
+        Response::ok(proto::ServiceInfoResponse {
+            node_id: "n".to_owned(),
+            sandboxes_max: 9,
+            build_ids: vec![BuildId::random().to_string()],
+            ..Default::default()
+        })
+    }
+}
+
+fn serve(service: &Arc<Service>, path: &Path) -> JoinHandle<()> {
+    let listener = UnixListener::bind(path).expect("binds");
+    let router = proto::SandboxServiceExt::register(Arc::clone(service), Router::new());
+    let router = proto::InfoServiceExt::register(Arc::clone(service), router);
+    let app = axum::Router::new().fallback_service(router.into_axum_service());
+    tokio::spawn(async move {
+        axum::serve(listener, app).await.expect("serves");
+    })
+}
+
+fn config() -> SandboxConfig {
+    SandboxConfig {
+        sandbox_id: SandboxId::random(),
+        template_id: TemplateId::random(),
+        build_id: BuildId::random(),
+        team_id: TeamId::random(),
+        alias: Some("base".to_owned()),
+        metadata: BTreeMap::from([("ä".to_owned(), String::new())]),
+        env_vars: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
+        envd_access_token: SecretString::from("t1"),
+        traffic_access_token: Some(SecretString::from("t2")),
+        allow_internet_access: Some(false),
+        network: Some(NetworkSettings {
+            mask_request_host: Some("h".to_owned()),
+            ..NetworkSettings::default()
+        }),
+        lifecycle: Lifecycle {
+            on_timeout: OnTimeout::Pause,
+            auto_resume: true,
+            auto_pause_memory: false,
+        },
+        volume_mounts: vec![VolumeMount {
+            name: "v".to_owned(),
+            path: "/v".to_owned(),
+        }],
+    }
+}
+
+fn assert_same(sent: &SandboxConfig, got: &NodeSandbox) {
+    let got = &got.config;
+    assert_eq!(got.sandbox_id, sent.sandbox_id);
+    assert_eq!(got.template_id, sent.template_id);
+    assert_eq!((got.build_id, got.team_id), (sent.build_id, sent.team_id));
+    assert_eq!((&got.alias, &got.metadata), (&sent.alias, &sent.metadata));
+    assert_eq!(
+        (&got.env_vars, &got.network),
+        (&sent.env_vars, &sent.network)
+    );
+    assert_eq!(got.envd_access_token.expose_secret(), "t1");
+    let traffic = got.traffic_access_token.as_ref().expect("was sent");
+    assert_eq!(traffic.expose_secret(), "t2");
+    assert_eq!(got.allow_internet_access, sent.allow_internet_access);
+    assert_eq!(
+        (got.lifecycle, &got.volume_mounts),
+        (sent.lifecycle, &sent.volume_mounts)
+    );
+}
+
+#[tokio::test]
+async fn what_is_sent_comes_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("node.sock");
+    let service = Arc::new(Service::default());
+    let server = serve(&service, &path);
+    let client = NodeClient::unix(&path);
+    let sent = config();
+    let end_at: DateTime<Utc> = "2030-01-02T03:04:05.678901234Z".parse().expect("a time");
+
+    let made = client.create(sent.clone(), end_at).await.expect("creates");
+    assert_same(&sent, &made);
+    assert_eq!(
+        (made.end_at, made.state),
+        (end_at, NodeSandboxState::Running)
+    );
+    assert_eq!(
+        (made.vcpus, made.memory_mib, made.disk_mib),
+        (2, 1024, 2048)
+    );
+    assert_eq!(made.address, Some("10.11.0.7".parse().expect("an address")));
+    let listed = client.list().await.expect("lists");
+    assert_eq!(listed.len(), 1);
+    assert_same(&sent, &listed[0]);
+
+    let update = SandboxUpdate {
+        end_at: Some(end_at),
+        only_extend: true,
+        network: Some(NetworkSettings::default()),
+    };
+    let updated = client
+        .update(&sent.sandbox_id, update)
+        .await
+        .expect("updates");
+    assert_eq!(updated.config.network, Some(NetworkSettings::default()));
+    client.delete(&sent.sandbox_id).await.expect("deletes");
+    let info = client.info().await.expect("answers");
+    assert_eq!(
+        (info.node_id.as_str(), info.sandboxes_max, info.builds.len()),
+        ("n", 9, 1)
+    );
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_list_may_be_larger_than_a_usual_message() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("node.sock");
+    let service = Arc::new(Service::default());
+    let server = serve(&service, &path);
+    let client = NodeClient::unix(&path);
+    for _ in 0..20 {
+        let mut config = config();
+        config
+            .env_vars
+            .insert("LARGE".to_owned(), "x".repeat(1024 * 1024));
+        client.create(config, Utc::now()).await.expect("creates");
+    }
+    assert_eq!(client.list().await.expect("lists").len(), 20);
+    server.abort();
+}
+
+#[tokio::test]
+async fn each_refusal_keeps_its_kind_and_its_text() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("node.sock");
+    let service = Arc::new(Service::default());
+    let server = serve(&service, &path);
+    let client = NodeClient::unix(&path);
+    type Check = fn(&NodeError) -> bool;
+    let cases: [(ConnectError, Check); 8] = [
+        (
+            ConnectError::resource_exhausted("why"),
+            |e| matches!(e, NodeError::Exhausted(t) if t == "why"),
+        ),
+        (
+            ConnectError::not_found("why"),
+            |e| matches!(e, NodeError::NotFound(t) if t == "why"),
+        ),
+        (
+            ConnectError::already_exists("why"),
+            |e| matches!(e, NodeError::AlreadyExists(t) if t == "why"),
+        ),
+        (
+            ConnectError::failed_precondition("why"),
+            |e| matches!(e, NodeError::InTransition(t) if t == "why"),
+        ),
+        (
+            ConnectError::invalid_argument("why"),
+            |e| matches!(e, NodeError::Invalid(t) if t == "why"),
+        ),
+        (
+            ConnectError::unimplemented("why"),
+            |e| matches!(e, NodeError::Unimplemented(t) if t == "why"),
+        ),
+        (ConnectError::unavailable("why"), |e| {
+            matches!(e, NodeError::Unreachable(_))
+        }),
+        (ConnectError::internal("why"), |e| {
+            matches!(e, NodeError::Internal(_))
+        }),
+    ];
+    for (refusal, check) in cases {
+        let shown = format!("{refusal:?}");
+        *service.refusal.lock().expect("unpoisoned") = Some(refusal);
+        let error = client
+            .create(config(), Utc::now())
+            .await
+            .expect_err("refused");
+        assert!(check(&error), "{shown} became {error:?}");
+    }
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_node_may_come_late_go_and_come_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("node.sock");
+    let client = NodeClient::unix(&path);
+    let error = client.list().await.expect_err("nobody is there");
+    assert!(matches!(error, NodeError::Unreachable(_)), "{error:?}");
+
+    // A runtime of its own: when that ends, so does every connection.
+    let service = Arc::new(Service::default());
+    let process = tokio::runtime::Runtime::new().expect("starts");
+    let guard = process.enter();
+    serve(&service, &path);
+    drop(guard);
+    client.list().await.expect("the node came");
+    client.create(config(), Utc::now()).await.expect("creates");
+
+    process.shutdown_background();
+    client.list().await.expect_err("nobody listens");
+    std::fs::remove_file(&path).expect("removes");
+    let server = serve(&service, &path);
+    let back = async {
+        loop {
+            match client.list().await {
+                Ok(listed) => break listed,
+                Err(NodeError::Unreachable(_)) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    };
+    let listed = tokio::time::timeout(Duration::from_secs(30), back).await;
+    assert_eq!(listed.expect("the node came back").len(), 1);
+    server.abort();
+}
+
+#[tokio::test]
+async fn what_a_node_sends_is_checked() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("node.sock");
+    let service = Arc::new(Service::default());
+    let server = serve(&service, &path);
+    let client = NodeClient::unix(&path);
+    client.create(config(), Utc::now()).await.expect("creates");
+    let good = service.sandboxes.lock().expect("unpoisoned")[0].clone();
+    type Spoil = fn(&mut proto::Sandbox);
+    let spoils: [(&str, Spoil); 6] = [
+        ("config", |s| s.config = MessageField::none()),
+        ("state", |s| s.state = EnumValue::from(99)),
+        ("started_at", |s| s.started_at = MessageField::none()),
+        ("address", |s| s.address = "nowhere".to_owned()),
+        ("sandbox_id", |s| {
+            change(s, |c| c.sandbox_id = "../x".to_owned())
+        }),
+        ("lifecycle_json", |s| {
+            change(s, |c| c.lifecycle_json = "{".to_owned())
+        }),
+    ];
+    for (field, spoil) in spoils {
+        let mut bad = good.clone();
+        spoil(&mut bad);
+        *service.sandboxes.lock().expect("unpoisoned") = vec![bad];
+        match client.list().await {
+            Err(NodeError::Internal(text)) => assert!(text.contains(field), "{field}: {text}"),
+            other => panic!("{field}: {other:?}"),
+        }
+    }
+    server.abort();
+}
+
+fn change(sandbox: &mut proto::Sandbox, change: fn(&mut proto::SandboxConfig)) {
+    let mut config = sandbox.config.clone().into_option().expect("has a config");
+    change(&mut config);
+    sandbox.config = MessageField::some(config);
+}
