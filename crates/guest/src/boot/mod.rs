@@ -1,0 +1,13 @@
+//! The guest's start, when the agent is PID 1.
+//!
+//! ```text
+//!  kernel ─▶ /init (initramfs): modules, root disk, copy of itself, switch root
+//!                 │ exec
+//!                 ▼
+//!            stage two (root disk): mounts, network ─▶ the agent, reaping
+//! ```
+
+pub mod identity;
+pub mod initramfs;
+pub mod modules;
+pub mod system;

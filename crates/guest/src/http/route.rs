@@ -1,0 +1,129 @@
+//! Which request goes where, and which are let in.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use connectrpc::{CompressionPolicy, ConnectRpcService, DeadlinePolicy, Limits};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use tower::Service as _;
+
+use super::{HttpError, Response, caller, init, timeout};
+use crate::Agent;
+
+/// The greatest RPC message. Arguments and inputs are meant, not files.
+const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+const START: &str = "/process.Process/Start";
+
+/// Answers requests; cheap to clone.
+#[derive(Clone)]
+pub struct Routes {
+    agent: Arc<Agent>,
+    rpc: ConnectRpcService,
+}
+
+impl Routes {
+    pub fn new(agent: Arc<Agent>) -> Self {
+        let router = connectrpc::Router::new().add_service(Arc::new(
+            crate::process::service::ProcessService(Arc::clone(&agent)),
+        ));
+        let limits = Limits::default()
+            .with_max_message_size(MAX_MESSAGE_BYTES)
+            .with_max_request_body_size(MAX_MESSAGE_BYTES + 1024);
+        let rpc = ConnectRpcService::new(router)
+            .with_limits(limits)
+            // The link is a virtual one; time spent on compressing is lost.
+            .with_compression_policy(CompressionPolicy::disabled())
+            .with_deadline_policy(DeadlinePolicy::new().with_enforce_on_streams(true));
+        Self { agent, rpc }
+    }
+
+    /// Never fails: every failure is a response.
+    pub async fn answer<B>(&self, request: Request<B>) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        match self.dispatch(request).await {
+            Ok(response) => response,
+            Err(error) => error.into_response(),
+        }
+    }
+
+    async fn dispatch<B>(&self, request: Request<B>) -> Result<Response, HttpError>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let path = request.uri().path();
+        match (request.method(), path) {
+            (&Method::GET | &Method::HEAD, "/health") => return Ok(no_content()),
+            (&Method::POST, "/init") => return self.init(request).await,
+            _ => {}
+        }
+        let settings = self.agent.settings.snapshot();
+        if !settings.token_accepts(caller::presented_token(request.headers())) {
+            return Err(HttpError::unauthorized(
+                "unauthorized access, please provide a valid access token or method signing if \
+                 supported",
+            ));
+        }
+        match (request.method(), path) {
+            (_, "/health" | "/init") => Err(HttpError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method not allowed",
+            )),
+            (&Method::GET, "/envs") => {
+                let env: std::collections::BTreeMap<_, _> = settings.environment().collect();
+                Ok(super::json(StatusCode::OK, &env))
+            }
+            (_, path) if is_rpc(path) => Ok(self.call(request).await),
+            _ => Err(HttpError::not_found(format!("no route {path}"))),
+        }
+    }
+
+    async fn call<B>(&self, mut request: Request<B>) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        if request.uri().path() == START {
+            if let Some(limit) = timeout::take(request.headers_mut()) {
+                request.extensions_mut().insert(limit);
+            }
+        } else {
+            timeout::drop_zero(request.headers_mut());
+        }
+        let mut rpc = self.rpc.clone();
+        match rpc.call(request).await {
+            Ok(response) => {
+                response.map(|body| body.map_err(|never| match never {}).boxed_unsync())
+            }
+            Err(never) => match never {},
+        }
+    }
+
+    async fn init<B>(&self, request: Request<B>) -> Result<Response, HttpError>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let (parts, body) = request.into_parts();
+        let body = Limited::new(body, init::MAX_BODY_BYTES)
+            .collect()
+            .await
+            .map_err(|error| HttpError::bad_request(format!("cannot read the body: {error}")))?
+            .to_bytes();
+        init::handle(&self.agent, &parts.headers, &body)
+    }
+}
+
+fn is_rpc(path: &str) -> bool {
+    path.starts_with("/process.Process/") || path.starts_with("/filesystem.Filesystem/")
+}
+
+fn no_content() -> Response {
+    let mut response = Response::new(super::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}

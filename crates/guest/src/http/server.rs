@@ -1,0 +1,84 @@
+//! Accepting connections. Each has a task of its own, owned by the agent's
+//! tracker; their number is bounded, further ones wait to be accepted.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::route::Routes;
+
+/// Connections that are served at once.
+const MAX_CONNECTIONS: usize = 4096;
+/// A connection on which no request begins for this long is closed.
+const IDLE_LIMIT: Duration = Duration::from_secs(640);
+/// Pause after a failed accept, which is nearly always a lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until `stop`. Open connections are then dropped with their tasks.
+pub async fn serve(
+    listener: TcpListener,
+    routes: Routes,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_LIMIT)
+        .keep_alive(true)
+        .half_close(false);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1024);
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = stop.cancelled() => return,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                log_accept_error(&error);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let (builder, routes, stop) = (builder.clone(), routes.clone(), stop.clone());
+        tasks.spawn(async move {
+            let _place = place;
+            let service = service_fn(move |request: http::Request<Incoming>| {
+                let routes = routes.clone();
+                async move { Ok::<_, std::convert::Infallible>(routes.answer(request).await) }
+            });
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                // Errors here are clients that went away.
+                _ = connection => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+fn log_accept_error(error: &io::Error) {
+    if error.kind() != io::ErrorKind::ConnectionAborted {
+        tracing::warn!(%error, "cannot accept a connection");
+    }
+}

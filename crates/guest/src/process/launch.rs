@@ -1,0 +1,371 @@
+//! Starting a process and seeing it through to its end.
+//!
+//! Each process has one task that waits for its end and one for each output
+//! stream. They belong to the agent's task tracker and end with the process;
+//! no client can make them end earlier.
+//!
+//! The end event comes after all output: when the process has exited and its
+//! output streams are at their end. Children that it left behind may hold the
+//! streams open; then their output still counts, as with `ssh`. Once the
+//! process was killed or timed out, only what is in the pipes already is waited
+//! for; the streams are then read on and thrown away, so that what survives
+//! does not die of a broken pipe.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hearth_guest_proto::process::StartRequest;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::command::{Command, CommandError};
+use super::input::Input;
+use super::output::{Output, Reader, Source};
+use super::reaper::Reaper;
+use super::table::Table;
+use super::{Exit, Process, Signal, State};
+use crate::settings::Settings;
+use crate::sys::spawn::{Identity, Program, SpawnError, Stdio};
+use crate::sys::{pipes, readiness, terminal};
+use crate::users::{User, UserDatabase};
+
+/// How long the end of a process can be asked for after it ended.
+pub const END_RETENTION: Duration = Duration::from_secs(30);
+/// Output is read in pieces of at most this size.
+const PIPE_CHUNK: usize = 32 * 1024;
+const TERMINAL_CHUNK: usize = 16 * 1024;
+/// Programs of the sandbox are killed before the agent when memory runs out.
+const OOM_SCORE_ADJUST: i16 = 100;
+const DEFAULT_TERMINAL: terminal::Size = terminal::Size {
+    columns: 80,
+    rows: 24,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error("error starting process: {0}")]
+    Spawn(#[from] SpawnError),
+    #[error("cannot prepare the process: {0}")]
+    Prepare(#[from] io::Error),
+}
+
+/// Starts processes and keeps the table of them.
+#[derive(Debug)]
+pub struct Launcher {
+    pub table: Arc<Table>,
+    reaper: Arc<Reaper>,
+    users: UserDatabase,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Our ends of a new process' streams.
+struct Streams {
+    input: Input,
+    outputs: Vec<(Source, Arc<AsyncFd<OwnedFd>>)>,
+}
+
+impl Launcher {
+    pub fn new(
+        reaper: Arc<Reaper>,
+        users: UserDatabase,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            table: Arc::default(),
+            reaper,
+            users,
+            tasks,
+            stop,
+        }
+    }
+
+    /// Starts what `request` asks for as `user`. The process is killed at
+    /// `deadline`, if there is one. The returned reader sees all its output.
+    pub fn start(
+        &self,
+        request: StartRequest,
+        user: &User,
+        settings: &Settings,
+        deadline: Option<Instant>,
+    ) -> Result<Reader, LaunchError> {
+        let config = request.process.into_option().unwrap_or_default();
+        let command = Command::new(&config, user, settings)?;
+        let size = request.pty.into_option().map(|pty| terminal_size(&pty));
+        let identity = rustix::process::geteuid().is_root().then(|| Identity {
+            uid: user.uid,
+            gid: user.gid,
+            groups: self.users.group_ids(user),
+        });
+        let (stdio, streams) = match size {
+            Some(size) => self.terminal_streams(size, identity.as_ref())?,
+            None => pipe_streams(request.stdin.unwrap_or(true))?,
+        };
+        let program = Program {
+            candidates: command.candidates,
+            argv: command.argv,
+            envp: command.envp,
+            cwd: command.cwd,
+            identity,
+            stdio,
+            terminal: size.is_some(),
+            cgroup: None,
+            oom_score_adjust: OOM_SCORE_ADJUST,
+            niceness: 0,
+        };
+        let (pid, exit) = self.reaper.spawn(&program)?;
+        drop(program);
+        let process = Arc::new(Process {
+            pid,
+            config,
+            tag: request.tag,
+            output: Output::default(),
+            input: streams.input,
+            state: std::sync::Mutex::new(State::Running { told_to_end: false }),
+            hurry: CancellationToken::new(),
+        });
+        let reader = Reader::attach(Arc::clone(&process));
+        self.attend(process, streams.outputs, exit, deadline);
+        Ok(reader)
+    }
+
+    fn attend(
+        &self,
+        process: Arc<Process>,
+        outputs: Vec<(Source, Arc<AsyncFd<OwnedFd>>)>,
+        exit: oneshot::Receiver<Exit>,
+        deadline: Option<Instant>,
+    ) {
+        let key = self.table.insert(Arc::clone(&process));
+        let drained: Vec<oneshot::Receiver<()>> = outputs
+            .into_iter()
+            .map(|(source, fd)| {
+                let (sender, receiver) = oneshot::channel();
+                self.tasks.spawn(read_output(
+                    Arc::clone(&process),
+                    source,
+                    fd,
+                    sender,
+                    self.stop.clone(),
+                ));
+                receiver
+            })
+            .collect();
+        let table = Arc::clone(&self.table);
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = see_through(&process, exit, drained, deadline) => {}
+                () = stop.cancelled() => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(END_RETENTION) => table.remove(key),
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    fn terminal_streams(
+        &self,
+        size: terminal::Size,
+        identity: Option<&Identity>,
+    ) -> io::Result<(Stdio, Streams)> {
+        let group = self.users.group_id("tty");
+        let owner = identity.map(|identity| (identity.uid, group));
+        let (controller, end) = terminal::open(size, owner)?;
+        rustix::io::ioctl_fionbio(&controller, true)?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let controller = Arc::new(readiness::watch(controller, both)?);
+        let stdio = Stdio {
+            stdin: pipes::duplicate(&end)?,
+            stdout: pipes::duplicate(&end)?,
+            stderr: end,
+        };
+        let input = Input::Terminal(tokio::sync::Mutex::new(()), Arc::clone(&controller));
+        Ok((
+            stdio,
+            Streams {
+                input,
+                outputs: vec![(Source::Terminal, controller)],
+            },
+        ))
+    }
+}
+
+fn pipe_streams(wants_input: bool) -> io::Result<(Stdio, Streams)> {
+    let (stdin, input) = if wants_input {
+        let (read, write) = pipes::pipe()?;
+        rustix::io::ioctl_fionbio(&write, true)?;
+        (read, Some(write))
+    } else {
+        (pipes::null()?, None)
+    };
+    let mut outputs = Vec::with_capacity(2);
+    let mut output = |source| -> io::Result<OwnedFd> {
+        let (read, write) = pipes::pipe()?;
+        rustix::io::ioctl_fionbio(&read, true)?;
+        outputs.push((
+            source,
+            Arc::new(readiness::watch(read, Interest::READABLE)?),
+        ));
+        Ok(write)
+    };
+    let stdio = Stdio {
+        stdin,
+        stdout: output(Source::Stdout)?,
+        stderr: output(Source::Stderr)?,
+    };
+    Ok((
+        stdio,
+        Streams {
+            input: Input::pipe(input)?,
+            outputs,
+        },
+    ))
+}
+
+/// A size that is missing or zero is the customary one.
+pub(super) fn terminal_size(pty: &hearth_guest_proto::process::PTY) -> terminal::Size {
+    let or_default = |value: u32, default: u16| match u16::try_from(value) {
+        Ok(0) => default,
+        Ok(value) => value,
+        Err(_) => u16::MAX,
+    };
+    pty.size
+        .as_option()
+        .map_or(DEFAULT_TERMINAL, |size| terminal::Size {
+            columns: or_default(size.cols, DEFAULT_TERMINAL.columns),
+            rows: or_default(size.rows, DEFAULT_TERMINAL.rows),
+        })
+}
+
+/// Waits for the exit, then for the output, then publishes the end.
+async fn see_through(
+    process: &Process,
+    exit: oneshot::Receiver<Exit>,
+    drained: Vec<oneshot::Receiver<()>>,
+    deadline: Option<Instant>,
+) {
+    let wait = async {
+        let exit = exit.await;
+        process.set_exited();
+        for stream in drained {
+            // An error means that the reading task is gone: nothing will come.
+            let _ = stream.await;
+        }
+        exit
+    };
+    tokio::pin!(wait);
+    let exit = match deadline {
+        None => wait.await,
+        Some(deadline) => match tokio::time::timeout_at(deadline, &mut wait).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                if let Err(error) = process.signal(Signal::Kill) {
+                    tracing::warn!(pid = process.pid, %error, "cannot kill a process at its deadline");
+                }
+                wait.await
+            }
+        },
+    };
+    // The sender is dropped without a value only when the agent is going down.
+    let exit = exit.unwrap_or(Exit::Signal {
+        number: libc::SIGKILL,
+        core_dumped: false,
+    });
+    process.set_ended();
+    process.output.end(exit.event());
+}
+
+/// Reads one stream to its end. `drained` is told when no more output counts.
+async fn read_output(
+    process: Arc<Process>,
+    source: Source,
+    fd: Arc<AsyncFd<OwnedFd>>,
+    drained: oneshot::Sender<()>,
+    stop: CancellationToken,
+) {
+    let limit = if source == Source::Terminal {
+        TERMINAL_CHUNK
+    } else {
+        PIPE_CHUNK
+    };
+    let counted = async {
+        loop {
+            match read_now(&fd, limit) {
+                Ok(Some(data)) if data.is_empty() => return,
+                Ok(Some(data)) => {
+                    process.output.append(source, data).await;
+                    // Lets others run while a process writes without end.
+                    tokio::task::coop::consume_budget().await;
+                }
+                Ok(None) if process.hurry.is_cancelled() => return,
+                Ok(None) => tokio::select! {
+                    ready = fd.readable() => match ready {
+                        Ok(mut ready) => ready.clear_ready(),
+                        Err(_) => return,
+                    },
+                    () = process.hurry.cancelled() => {}
+                },
+                // A terminal whose programs are all gone reads as an I/O error.
+                Err(_) => return,
+            }
+        }
+    };
+    tokio::select! {
+        () = counted => {}
+        () = stop.cancelled() => return,
+    }
+    let _ = drained.send(());
+    tokio::select! {
+        () = discard(&fd, limit) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn discard(fd: &AsyncFd<OwnedFd>, limit: usize) {
+    loop {
+        match read_now(fd, limit) {
+            Ok(Some(data)) if data.is_empty() => return,
+            Ok(Some(_)) => tokio::task::coop::consume_budget().await,
+            Ok(None) => match fd.readable().await {
+                Ok(mut ready) => ready.clear_ready(),
+                Err(_) => return,
+            },
+            Err(_) => return,
+        }
+    }
+}
+
+/// What can be read at once: `None` when nothing is there yet, empty at the end.
+fn read_now(fd: &AsyncFd<OwnedFd>, limit: usize) -> io::Result<Option<Bytes>> {
+    thread_local! {
+        /// One for all processes: most reads are short, and what is kept of
+        /// them is then only as long as they are.
+        static BUFFER: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::default();
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(PIPE_CHUNK, 0);
+        let Some(buffer) = buffer.get_mut(..limit) else {
+            return Ok(None);
+        };
+        loop {
+            match rustix::io::read(fd.get_ref(), &mut *buffer) {
+                Ok(length) => return Ok(Some(Bytes::copy_from_slice(&buffer[..length]))),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    })
+}

@@ -1,0 +1,118 @@
+//! Processes of the sandbox.
+//!
+//! A [`launch::Launcher`] starts a program and owns the tasks that live as long
+//! as it: two that read its output into an [`output::Output`], one that waits
+//! for its end. Readers (RPC streams) come and go without the process noticing.
+//!
+//! ```text
+//!  running ──exit──▶ exited ──output drained──▶ ended ──30 s──▶ forgotten
+//! ```
+//!
+//! A process that has not ended is found by pid or tag for every operation, an
+//! ended one only for `Connect`, which then repeats its last output and its end
+//! event.
+
+pub mod command;
+pub mod exit;
+pub mod input;
+pub mod launch;
+pub mod output;
+pub mod reaper;
+pub mod service;
+pub mod table;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hearth_guest_proto::process::ProcessConfig;
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+pub use exit::Exit;
+use input::Input;
+use output::Output;
+
+/// One started process.
+#[derive(Debug)]
+pub struct Process {
+    pub pid: u32,
+    /// As it was asked for; shown in lists.
+    pub config: ProcessConfig,
+    pub tag: Option<String>,
+    pub output: Output,
+    pub input: Input,
+    state: Mutex<State>,
+    /// Set when output is no longer waited for beyond what is there already.
+    pub(crate) hurry: tokio_util::sync::CancellationToken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The pid is ours: the process runs, or is a zombie not yet waited for.
+    Running { told_to_end: bool },
+    /// Waited for, but children of it still hold its output streams.
+    Exited,
+    /// All is over and the end event is out.
+    Ended,
+}
+
+/// Signals that a client can send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Terminate,
+    Kill,
+}
+
+impl Process {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it, or children that still write to its output, are there.
+    pub fn is_running(&self) -> bool {
+        *self.state() != State::Ended
+    }
+
+    /// Notes that the process was waited for.
+    fn set_exited(&self) {
+        let mut state = self.state();
+        if *state == (State::Running { told_to_end: true }) {
+            self.hurry.cancel();
+        }
+        *state = State::Exited;
+    }
+
+    fn set_ended(&self) {
+        *self.state() = State::Ended;
+    }
+
+    /// Signals the whole process group. `false` when the process has ended.
+    ///
+    /// The lock is held over the call, so that the signal cannot reach a new
+    /// process that was given the same pid.
+    pub fn signal(&self, signal: Signal) -> std::io::Result<bool> {
+        let mut state = self.state();
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
+            return Ok(false);
+        };
+        match *state {
+            State::Ended => return Ok(false),
+            State::Running { .. } => *state = State::Running { told_to_end: true },
+            State::Exited => {
+                self.hurry.cancel();
+                // A group keeps its id from being used again as a pid. If there
+                // is a process of that pid, the group is not ours any more.
+                if rustix::process::test_kill_process(pid) != Err(Errno::SRCH) {
+                    return Ok(true);
+                }
+            }
+        }
+        let number = match signal {
+            Signal::Terminate => rustix::process::Signal::TERM,
+            Signal::Kill => rustix::process::Signal::KILL,
+        };
+        match rustix::process::kill_process_group(pid, number) {
+            Ok(()) | Err(Errno::SRCH) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
