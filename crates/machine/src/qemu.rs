@@ -20,6 +20,7 @@ mod command;
 mod launch;
 mod machine;
 mod preload;
+mod tsc;
 
 use std::future::Future;
 use std::os::fd::OwnedFd;

@@ -11,8 +11,9 @@ use serde_json::json;
 use crate::accelerator::Accelerator;
 use crate::{DiskAttachment, MemoryMapping, VmShape};
 
-/// Kernel parameters of every boot. A panic or a reboot ends the VM at once.
-const KERNEL_PARAMETERS: &str = "console=ttyS0 reboot=t panic=-1";
+/// Kernel parameters of every boot. A panic or a reboot ends the VM at once; there is no
+/// legacy timer whose interrupt could be tested.
+const KERNEL_PARAMETERS: &str = "console=ttyS0 reboot=t panic=-1 no_timer_check";
 /// Size of TCG's translation buffer in MiB; most of a TCG VM's private memory.
 const TRANSLATION_BUFFER_MIB: u32 = 64;
 /// How long a guest's disk requests wait for a disk server that went away, in seconds.
@@ -47,7 +48,13 @@ pub(super) struct Network {
 #[derive(Debug)]
 pub(super) enum Start<'a> {
     /// A kernel and an initial RAM file system.
-    Boot { kernel: RawFd, initramfs: RawFd, cmdline_extra: &'a str },
+    Boot {
+        kernel: RawFd,
+        initramfs: RawFd,
+        cmdline_extra: &'a str,
+        /// Rate of the time-stamp counter, where the guest cannot learn it by itself.
+        tsc_khz: Option<u64>,
+    },
     /// A device state that is loaded through the monitor.
     Restore,
 }
@@ -68,7 +75,7 @@ impl CommandLine<'_> {
         line.option("-display", "none");
         line.option(
             "-machine",
-            "microvm,acpi=on,x-option-roms=off,usb=off,pcie=off,graphics=off,\
+            "microvm,acpi=on,x-option-roms=off,pit=off,pic=off,rtc=off,\
              mem-merge=off,dump-guest-core=off,memory-backend=memory",
         );
         match self.accelerator {
@@ -148,10 +155,13 @@ impl CommandLine<'_> {
 
     fn start(&self, line: &mut Line) {
         match &self.start {
-            Start::Boot { kernel, initramfs, cmdline_extra } => {
+            Start::Boot { kernel, initramfs, cmdline_extra, tsc_khz } => {
                 line.option("-kernel", inherited(*kernel));
                 line.option("-initrd", inherited(*initramfs));
-                line.option("-append", format!("{KERNEL_PARAMETERS} {cmdline_extra}"));
+                let tsc = tsc_khz
+                    .map(|khz| format!(" tsc_early_khz={khz} tsc=reliable"))
+                    .unwrap_or_default();
+                line.option("-append", format!("{KERNEL_PARAMETERS}{tsc} {cmdline_extra}"));
             }
             Start::Restore => {
                 // Stopped, so that the guest runs only when the caller says so.

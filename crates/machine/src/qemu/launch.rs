@@ -13,7 +13,7 @@ use hearth_confine::{Confinement, FileAccess, Program};
 use serde_json::Value;
 
 use super::command::{CommandLine, Network, Start};
-use super::{ENGINE, QemuConfig};
+use super::{ENGINE, QemuConfig, tsc};
 use crate::accelerator::Accelerator;
 use crate::process::{self, Process};
 use crate::qmp::{Pending, Qmp, QmpError};
@@ -111,7 +111,10 @@ pub(super) fn prepare_boot(context: &Context, spec: &BootSpec) -> Result<Prepare
     let kernel = opened.inherit(open_public(&spec.kernel, spec.confinement.is_some())?.into());
     let initramfs =
         opened.inherit(open_public(&spec.initramfs, spec.confinement.is_some())?.into());
-    let start = Start::Boot { kernel, initramfs, cmdline_extra: &spec.cmdline_extra };
+    // Under KVM the guest reads the rate from kvm-clock.
+    let tsc_khz = (context.config.accelerator != Accelerator::Kvm).then(tsc::measure_khz);
+    let start =
+        Start::Boot { kernel, initramfs, cmdline_extra: &spec.cmdline_extra, tsc_khz };
     let readable = [spec.kernel.clone(), spec.initramfs.clone()];
     Ok(opened.prepare(context, &common, memory, MemoryMapping::Shared, start, &readable))
 }

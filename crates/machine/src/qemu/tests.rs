@@ -22,13 +22,13 @@ fn command_line(start: Start<'_>, accelerator: &Accelerator) -> Vec<String> {
 #[test]
 fn boot_and_restore_have_the_same_devices() {
     let tcg = Accelerator::Tcg { reason: "test".to_owned() };
-    let boot = Start::Boot { kernel: 20, initramfs: 21, cmdline_extra: "quiet" };
+    let boot = Start::Boot { kernel: 20, initramfs: 21, cmdline_extra: "quiet", tsc_khz: Some(7) };
     let (boot, restore) = (command_line(boot, &tcg), command_line(Start::Restore, &tcg));
     let common = boot.len() - 6;
     assert_eq!(boot[..common], restore[..common]);
     assert_eq!(restore[common..], ["-S", "-incoming", "defer"]);
     assert_eq!(boot[common..common + 2], ["-kernel", "/proc/self/fd/20"]);
-    assert!(boot.last().is_some_and(|append| append.ends_with(" quiet")));
+    assert!(boot.last().is_some_and(|append| append.ends_with(" tsc_early_khz=7 tsc=reliable quiet")));
 }
 
 #[test]
