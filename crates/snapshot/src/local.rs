@@ -1,0 +1,420 @@
+//! Builds in a local directory: `<root>/<build id>/{manifest.json, ...}`.
+//!
+//! Staging areas live beside them under `<root>/.staging/`, on the same file
+//! system, so that publishing is one `rename`. Each has a lock file that its
+//! owner holds with `flock`; the kernel releases it when the owner dies, which
+//! is how [`LocalStore::open`] finds what crashes left behind, without ever
+//! touching a staging area in use by another process.
+//!
+//! Removal first renames the build into the staging area: nobody sees half a
+//! build, and a crash in between leaves only something to sweep.
+
+use crate::{
+    ArtefactStore, Build, Corruption, Draft, Error, FileEntry, FileRole, MANIFEST_FILE, Manifest,
+    Staging, manifest::MAX_MANIFEST_BYTES, manifest::valid_file_name, sparse,
+};
+use async_trait::async_trait;
+use hearth_ids::BuildId;
+use rustix::fs::FlockOperation;
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+const STAGING: &str = ".staging";
+const STORE_LOCK: &str = ".lock";
+const LOCK_SUFFIX: &str = ".lock";
+
+/// The store of one machine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LocalStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+}
+
+impl LocalStore {
+    /// Opens the store in `root`, making the directory if need be, and sweeps
+    /// what interrupted builds and removals left.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, Error> {
+        let inner = Inner { root: root.into() };
+        let staging = inner.staging();
+        fs::create_dir_all(&staging).map_err(Error::io("create", &staging))?;
+        inner.sweep()?;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// Runs blocking work of this store on the blocking pool.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || work(&inner))
+            .await
+            .map_err(Error::Task)?
+    }
+}
+
+#[async_trait]
+impl ArtefactStore for LocalStore {
+    async fn list(&self) -> Result<Vec<Manifest>, Error> {
+        self.run(Inner::list).await
+    }
+
+    async fn open(&self, id: BuildId) -> Result<Build, Error> {
+        self.run(move |inner| inner.load(id)).await
+    }
+
+    async fn stage(&self, id: BuildId) -> Result<Staging, Error> {
+        self.run(move |inner| inner.stage(id)).await
+    }
+
+    async fn publish(&self, staging: Staging, draft: Draft) -> Result<Build, Error> {
+        self.run(move |inner| inner.publish(&staging, draft)).await
+    }
+
+    async fn verify(&self, id: BuildId) -> Result<(), Error> {
+        self.run(move |inner| inner.verify(id)).await
+    }
+
+    async fn remove(&self, id: BuildId) -> Result<(), Error> {
+        self.run(move |inner| inner.remove(id)).await
+    }
+}
+
+impl Inner {
+    fn staging(&self) -> PathBuf {
+        self.root.join(STAGING)
+    }
+
+    fn directory(&self, id: BuildId) -> PathBuf {
+        self.root.join(id.to_string())
+    }
+
+    fn list(&self) -> Result<Vec<Manifest>, Error> {
+        let mut manifests = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(Error::io("list", &self.root))? {
+            let entry = entry.map_err(Error::io("list", &self.root))?;
+            let Some(id) = build_id_of(&entry.file_name()) else {
+                continue;
+            };
+            match self.load(id) {
+                Ok(build) => manifests.push(build.manifest),
+                // Removed between the listing and the look.
+                Err(Error::NotFound(_)) => {}
+                Err(error) => {
+                    tracing::warn!(build = %id, error = %chain(&error), "skip a damaged build");
+                }
+            }
+        }
+        manifests.sort_by_key(|manifest| (manifest.created_at, manifest.build_id));
+        Ok(manifests)
+    }
+
+    fn load(&self, id: BuildId) -> Result<Build, Error> {
+        let directory = self.directory(id);
+        let manifest = read_manifest(id, &directory)?;
+        for entry in &manifest.files {
+            check_file(id, &directory, entry)?;
+        }
+        Ok(Build {
+            directory,
+            manifest,
+        })
+    }
+
+    fn stage(&self, id: BuildId) -> Result<Staging, Error> {
+        if self.directory(id).exists() {
+            return Err(Error::Exists(id));
+        }
+        let base = self.staging();
+        let _creating = self.lock()?;
+        let directory = tempfile::Builder::new()
+            .prefix(&format!("{id}-"))
+            .tempdir_in(&base)
+            .map_err(Error::io("create a directory in", &base))?
+            .keep();
+        let lock_path = lock_path(&directory);
+        let lock = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .and_then(|lock| {
+                rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+                Ok(lock)
+            })
+            .map_err(Error::io("lock", &lock_path))?;
+        Ok(Staging {
+            id,
+            directory,
+            lock,
+            lock_path,
+        })
+    }
+
+    fn publish(&self, staging: &Staging, draft: Draft) -> Result<Build, Error> {
+        let mut files = Vec::with_capacity(draft.files.len());
+        for (role, name) in draft.files {
+            files.push(seal(&staging.directory, role, name)?);
+        }
+        let manifest = Manifest {
+            format: Manifest::current_format(),
+            build_id: staging.id,
+            kind: draft.kind,
+            name: draft.name,
+            created_at: chrono::Utc::now(),
+            shape: draft.shape,
+            engine: draft.engine,
+            cpu: draft.cpu,
+            inputs: draft.inputs,
+            parents: draft.parents,
+            files,
+        };
+        manifest.check().map_err(Error::Draft)?;
+        write_manifest(&staging.directory, &manifest)?;
+        sync_directory(&staging.directory)?;
+
+        let directory = self.directory(staging.id);
+        // Renaming onto a build fails: a directory with content is never replaced.
+        match fs::rename(&staging.directory, &directory) {
+            Ok(()) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                return Err(Error::Exists(staging.id));
+            }
+            Err(error) => return Err(Error::io("publish", directory)(error)),
+        }
+        sync_directory(&self.root)?;
+        Ok(Build {
+            directory,
+            manifest,
+        })
+    }
+
+    fn verify(&self, id: BuildId) -> Result<(), Error> {
+        let build = self.load(id)?;
+        for entry in &build.manifest.files {
+            let path = build.directory.join(&entry.name);
+            let file = File::open(&path).map_err(Error::io("open", &path))?;
+            let found = sparse::digest(&file).map_err(Error::io("read", &path))?;
+            if found != entry.digest {
+                return Err(Error::Corrupt {
+                    build: id,
+                    file: entry.name.clone(),
+                    why: Corruption::Digest,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, id: BuildId) -> Result<(), Error> {
+        let directory = self.directory(id);
+        let doomed = self
+            .staging()
+            .join(format!("removed-{}", BuildId::random()));
+        match fs::rename(&directory, &doomed) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NotFound(id));
+            }
+            Err(error) => return Err(Error::io("remove", directory)(error)),
+        }
+        fs::remove_dir_all(&doomed).map_err(Error::io("remove", doomed))?;
+        sync_directory(&self.root)
+    }
+
+    /// Keeps making a staging area and sweeping apart, also between processes:
+    /// between its directory and its lock, an area would look abandoned. Held
+    /// for moments only.
+    fn lock(&self) -> Result<File, Error> {
+        let path = self.root.join(STORE_LOCK);
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|file| {
+                rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+                Ok(file)
+            })
+            .map_err(Error::io("lock", path))
+    }
+
+    /// Deletes every staging area whose owner no longer lives.
+    fn sweep(&self) -> Result<(), Error> {
+        let base = self.staging();
+        let _sweeping = self.lock()?;
+        for entry in fs::read_dir(&base).map_err(Error::io("list", &base))? {
+            let path = entry.map_err(Error::io("list", &base))?.path();
+            if path.to_string_lossy().ends_with(LOCK_SUFFIX) {
+                // Swept with its directory; alone, it belongs to a directory
+                // that was published or removed already.
+                if !path.with_extension("").exists() && !is_locked(&path) {
+                    let _ = fs::remove_file(&path);
+                }
+                continue;
+            }
+            let lock = lock_path(&path);
+            if is_locked(&lock) {
+                continue;
+            }
+            fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+            let _ = fs::remove_file(&lock);
+        }
+        Ok(())
+    }
+}
+
+/// The directory's id, if its name is an id in the one form that we write.
+fn build_id_of(name: &std::ffi::OsStr) -> Option<BuildId> {
+    let text = name.to_str()?;
+    let id: BuildId = text.parse().ok()?;
+    (id.to_string() == text).then_some(id)
+}
+
+fn lock_path(directory: &Path) -> PathBuf {
+    let mut name = directory.as_os_str().to_owned();
+    name.push(LOCK_SUFFIX);
+    PathBuf::from(name)
+}
+
+/// Whether another holder has the lock. A missing file is not locked.
+fn is_locked(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| {
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+    })
+}
+
+fn read_manifest(id: BuildId, directory: &Path) -> Result<Manifest, Error> {
+    let corrupt = |why| Error::Corrupt {
+        build: id,
+        file: MANIFEST_FILE.to_owned(),
+        why,
+    };
+    let path = directory.join(MANIFEST_FILE);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(if directory.exists() {
+                corrupt(Corruption::Missing)
+            } else {
+                Error::NotFound(id)
+            });
+        }
+        Err(error) => return Err(Error::io("open", path)(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_MANIFEST_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Error::io("read", path))?;
+    if bytes.len() as u64 > MAX_MANIFEST_BYTES {
+        return Err(corrupt(Corruption::Manifest(format!(
+            "longer than {MAX_MANIFEST_BYTES} bytes"
+        ))));
+    }
+    let manifest = Manifest::parse(&bytes).map_err(|why| corrupt(Corruption::Manifest(why)))?;
+    if manifest.build_id != id {
+        return Err(corrupt(Corruption::Manifest(format!(
+            "it belongs to build {}",
+            manifest.build_id
+        ))));
+    }
+    Ok(manifest)
+}
+
+fn check_file(id: BuildId, directory: &Path, entry: &FileEntry) -> Result<(), Error> {
+    let path = directory.join(&entry.name);
+    let why = match fs::symlink_metadata(&path) {
+        Ok(found) if !found.is_file() => Corruption::NotAFile,
+        Ok(found) if found.len() != entry.size_bytes => Corruption::Size {
+            expected: entry.size_bytes,
+            found: found.len(),
+        },
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Corruption::Missing,
+        Err(error) => return Err(Error::io("inspect", path)(error)),
+    };
+    Err(Error::Corrupt {
+        build: id,
+        file: entry.name.clone(),
+        why,
+    })
+}
+
+/// Measures a staged file and makes it durable.
+fn seal(directory: &Path, role: FileRole, name: String) -> Result<FileEntry, Error> {
+    if !valid_file_name(&name) {
+        return Err(Error::Draft(format!("invalid file name {name:?}")));
+    }
+    let path = directory.join(&name);
+    let metadata = fs::symlink_metadata(&path).map_err(Error::io("inspect", &path))?;
+    if !metadata.is_file() {
+        return Err(Error::Draft(format!("{name:?} is not a regular file")));
+    }
+    let file = File::open(&path).map_err(Error::io("open", &path))?;
+    let digest = sparse::digest(&file).map_err(Error::io("read", &path))?;
+    file.sync_all().map_err(Error::io("flush", &path))?;
+    Ok(FileEntry {
+        role,
+        name,
+        size_bytes: metadata.len(),
+        digest,
+    })
+}
+
+fn write_manifest(directory: &Path, manifest: &Manifest) -> Result<(), Error> {
+    let path = directory.join(MANIFEST_FILE);
+    let mut text = serde_json::to_vec_pretty(manifest)
+        .map_err(|error| Error::Draft(format!("write the manifest: {error}")))?;
+    text.push(b'\n');
+    File::options()
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .and_then(|mut file| {
+            file.write_all(&text)?;
+            file.sync_all()
+        })
+        .map_err(Error::io("write", path))
+}
+
+fn sync_directory(path: &Path) -> Result<(), Error> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(Error::io("flush", path))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

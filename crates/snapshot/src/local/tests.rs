@@ -1,0 +1,238 @@
+use super::*;
+use crate::{
+    Accelerator, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, EngineVersion, Inputs, Kind,
+    MEMORY_FILE, ROOTFS_FILE, Shape,
+};
+use std::os::unix::fs::FileExt;
+
+const MIB: u64 = 1 << 20;
+
+fn draft() -> Draft {
+    let component = |version: &str| Component::new(version, Digest::of(version.as_bytes()));
+    Draft {
+        kind: Kind::Template,
+        name: Some("base".to_owned()),
+        shape: Shape {
+            vcpus: 2,
+            memory_mib: 4,
+            disk_mib: 8,
+        },
+        engine: EngineVersion {
+            name: "qemu".to_owned(),
+            version: "7.2".to_owned(),
+        },
+        cpu: CpuRequirement {
+            accelerator: Accelerator::Tcg,
+            model: "max".to_owned(),
+            features: Vec::new(),
+        },
+        inputs: Inputs {
+            kernel: component("k"),
+            initramfs: component("i"),
+            agent: component("a"),
+            rootfs: component("r"),
+            key: Digest::of(b"key"),
+        },
+        parents: Vec::new(),
+        files: vec![
+            (FileRole::Memory, MEMORY_FILE.to_owned()),
+            (FileRole::DeviceState, DEVICE_STATE_FILE.to_owned()),
+            (FileRole::Rootfs, ROOTFS_FILE.to_owned()),
+        ],
+    }
+}
+
+fn fill(staging: &Staging) {
+    let write = |name: &str, size: u64, text: &[u8]| {
+        let file = File::create(staging.directory().join(name)).unwrap();
+        file.set_len(size).unwrap();
+        file.write_all_at(text, size / 2).unwrap();
+    };
+    write(MEMORY_FILE, 4 * MIB, b"memory");
+    write(DEVICE_STATE_FILE, 3000, b"devices");
+    write(ROOTFS_FILE, 8 * MIB, b"disk");
+}
+
+async fn published(store: &LocalStore) -> Build {
+    let staging = store.stage(BuildId::random()).await.unwrap();
+    fill(&staging);
+    store.publish(staging, draft()).await.unwrap()
+}
+
+fn store() -> (tempfile::TempDir, LocalStore) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = LocalStore::open(directory.path().join("builds")).unwrap();
+    (directory, store)
+}
+
+fn staging_entries(store: &LocalStore) -> usize {
+    fs::read_dir(store.root().join(STAGING)).unwrap().count()
+}
+
+#[tokio::test]
+async fn a_published_build_is_whole_and_listed() {
+    let (_directory, store) = store();
+    let build = published(&store).await;
+    let id = build.manifest.build_id;
+    assert_eq!(staging_entries(&store), 0);
+    assert_eq!(store.list().await.unwrap(), vec![build.manifest.clone()]);
+    let opened = store.open(id).await.unwrap();
+    assert_eq!(opened.manifest, build.manifest);
+    assert_eq!(fs::metadata(opened.memory_path()).unwrap().len(), 4 * MIB);
+    assert!(opened.rootfs_path().starts_with(store.root()));
+    store.verify(id).await.unwrap();
+
+    store.remove(id).await.unwrap();
+    assert!(store.list().await.unwrap().is_empty());
+    assert!(matches!(store.open(id).await, Err(Error::NotFound(_))));
+    assert!(matches!(store.remove(id).await, Err(Error::NotFound(_))));
+    assert_eq!(staging_entries(&store), 0);
+}
+
+#[tokio::test]
+async fn an_abandoned_staging_leaves_nothing() {
+    let (_directory, store) = store();
+    let staging = store.stage(BuildId::random()).await.unwrap();
+    fill(&staging);
+    assert!(store.list().await.unwrap().is_empty());
+    drop(staging);
+    assert_eq!(staging_entries(&store), 0);
+}
+
+#[tokio::test]
+async fn a_contradicting_draft_is_not_published() {
+    let (_directory, store) = store();
+    for change in [
+        (|draft: &mut Draft| draft.shape.memory_mib = 5) as fn(&mut Draft),
+        |draft| draft.files[0].1 = "../memory.img".to_owned(),
+        |draft| drop(draft.files.pop()),
+    ] {
+        let staging = store.stage(BuildId::random()).await.unwrap();
+        fill(&staging);
+        let mut draft = draft();
+        change(&mut draft);
+        assert!(matches!(
+            store.publish(staging, draft).await,
+            Err(Error::Draft(_))
+        ));
+    }
+    let staging = store.stage(BuildId::random()).await.unwrap();
+    assert!(matches!(
+        store.publish(staging, draft()).await,
+        Err(Error::Io { .. })
+    ));
+    assert!(store.list().await.unwrap().is_empty());
+    assert_eq!(staging_entries(&store), 0);
+}
+
+#[tokio::test]
+async fn one_id_is_published_once() {
+    let (_directory, store) = store();
+    let id = BuildId::random();
+    let first = store.stage(id).await.unwrap();
+    let second = store.stage(id).await.unwrap();
+    fill(&first);
+    fill(&second);
+    let build = store.publish(first, draft()).await.unwrap();
+    assert!(matches!(
+        store.publish(second, draft()).await,
+        Err(Error::Exists(_))
+    ));
+    assert!(matches!(store.stage(id).await, Err(Error::Exists(_))));
+    assert_eq!(store.open(id).await.unwrap().manifest, build.manifest);
+    assert_eq!(staging_entries(&store), 0);
+}
+
+/// What a dead process leaves is swept, what a living one uses is not.
+#[tokio::test]
+async fn only_leftovers_are_swept() {
+    let (_directory, store) = store();
+    let alive = store.stage(BuildId::random()).await.unwrap();
+    let base = store.root().join(STAGING);
+    for name in ["left-1", "removed-2"] {
+        fs::create_dir(base.join(name)).unwrap();
+        fs::write(base.join(name).join("memory.img"), b"x").unwrap();
+    }
+    fs::write(base.join("left-1.lock"), b"").unwrap();
+    fs::write(base.join("gone-3.lock"), b"").unwrap();
+    let again = LocalStore::open(store.root()).unwrap();
+    assert_eq!(staging_entries(&again), 2);
+    fill(&alive);
+    store.publish(alive, draft()).await.unwrap();
+    assert_eq!(again.list().await.unwrap().len(), 1);
+    assert_eq!(staging_entries(&again), 0);
+}
+
+fn corruption(result: Result<impl std::fmt::Debug, Error>) -> (String, Corruption) {
+    match result.expect_err("the damage is found") {
+        Error::Corrupt { file, why, .. } => (file, why),
+        other => panic!("unexpected error {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn truncation_and_loss_are_found_on_open() {
+    let (_directory, store) = store();
+    let build = published(&store).await;
+    let id = build.manifest.build_id;
+    let disk = build.rootfs_path();
+    File::options()
+        .write(true)
+        .open(&disk)
+        .unwrap()
+        .set_len(MIB)
+        .unwrap();
+    assert_eq!(
+        corruption(store.open(id).await),
+        (
+            ROOTFS_FILE.to_owned(),
+            Corruption::Size {
+                expected: 8 * MIB,
+                found: MIB
+            }
+        )
+    );
+    assert!(store.list().await.unwrap().is_empty());
+    fs::remove_file(&disk).unwrap();
+    assert_eq!(corruption(store.open(id).await).1, Corruption::Missing);
+    std::os::unix::fs::symlink("/etc/passwd", &disk).unwrap();
+    assert_eq!(corruption(store.open(id).await).1, Corruption::NotAFile);
+}
+
+#[tokio::test]
+async fn changed_bytes_are_found_by_verify() {
+    let (_directory, store) = store();
+    let build = published(&store).await;
+    let id = build.manifest.build_id;
+    File::options()
+        .write(true)
+        .open(build.memory_path())
+        .unwrap()
+        .write_all_at(b"M", 2 * MIB)
+        .unwrap();
+    store.open(id).await.unwrap();
+    assert_eq!(
+        corruption(store.verify(id).await),
+        (MEMORY_FILE.to_owned(), Corruption::Digest)
+    );
+}
+
+#[tokio::test]
+async fn a_manifest_of_another_build_or_none_is_refused() {
+    let (_directory, store) = store();
+    let build = published(&store).await;
+    let other = BuildId::random();
+    fs::create_dir(store.root().join(other.to_string())).unwrap();
+    assert_eq!(corruption(store.open(other).await).1, Corruption::Missing);
+    fs::copy(
+        build.directory().join(MANIFEST_FILE),
+        store.root().join(other.to_string()).join(MANIFEST_FILE),
+    )
+    .unwrap();
+    let (_, why) = corruption(store.open(other).await);
+    assert!(matches!(why, Corruption::Manifest(text) if text.contains("belongs to")));
+    let long = File::create(build.directory().join(MANIFEST_FILE)).unwrap();
+    long.set_len(MAX_MANIFEST_BYTES + 1).unwrap();
+    let (_, why) = corruption(store.open(build.manifest.build_id).await);
+    assert!(matches!(why, Corruption::Manifest(text) if text.contains("longer")));
+}
