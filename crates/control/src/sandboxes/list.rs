@@ -83,7 +83,7 @@ impl Control {
             ..ListRequest::default()
         };
         let mut views = self.views(self.sandbox_matching(caller, &request).await?);
-        views.sort_by(|a, b| b.started_at.cmp(&a.started_at));
+        views.sort_by_key(|view| std::cmp::Reverse(view.started_at));
         Ok(views)
     }
 
