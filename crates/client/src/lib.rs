@@ -1,1 +1,39 @@
-//! Not written yet.
+//! The Rust SDK: the control plane's REST API and, through the edge, the agent in
+//! each sandbox.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), hearth_client::Error> {
+//! use hearth_client::{Command, ControlClient, NewSandbox};
+//! let control = ControlClient::new("http://localhost:3000", "e2b_…")?;
+//! let created = control
+//!     .sandbox_create(&NewSandbox { template_id: "base".into(), ..Default::default() })
+//!     .await?;
+//! let sandbox = control.sandbox_client(&created)?;
+//! let output = sandbox.run(Command::shell("echo hi")).await?;
+//! assert_eq!(output.stdout, b"hi\n");
+//! # Ok(()) }
+//! ```
+//!
+//! All calls of a [`ControlClient`] and of the [`SandboxClient`]s made from it share
+//! one pool of kept connections. Plain HTTP only: it is meant for the same machine
+//! and for tunnels.
+
+#![forbid(unsafe_code)]
+
+pub mod bench;
+mod command;
+mod control;
+mod error;
+mod files;
+mod sandbox;
+mod transport;
+
+pub use command::{Command, CommandEvent, CommandStream, Exit, Output, PtySize};
+pub use control::{ControlClient, ListQuery, Page};
+pub use error::Error;
+pub use hearth_ids::SandboxId;
+pub use hearth_wire::{ListedSandbox, NewSandbox, Sandbox, SandboxDetail, SandboxState};
+pub use sandbox::{ProcessInfo, SandboxClient, Signal};
+
+/// The result of every call.
+pub type Result<T> = std::result::Result<T, Error>;
