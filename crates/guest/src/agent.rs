@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::http::metrics::Meter;
 use crate::http::route::Routes;
 use crate::process::launch::Launcher;
 use crate::process::reaper::{Reaper, Scope};
@@ -45,6 +46,7 @@ pub struct Agent {
     pub settings: SettingsCell,
     pub users: UserDatabase,
     pub launcher: Launcher,
+    pub meter: Meter,
 }
 
 /// A bound agent that does not serve yet.
@@ -83,6 +85,7 @@ impl Server {
             settings: SettingsCell::default(),
             users,
             launcher,
+            meter: Meter::default(),
         };
         Ok(Self {
             agent: Arc::new(agent),

@@ -4,6 +4,7 @@
 pub mod caller;
 pub mod error;
 pub mod init;
+pub mod metrics;
 pub mod route;
 pub mod server;
 pub mod timeout;

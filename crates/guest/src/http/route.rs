@@ -1,6 +1,7 @@
 //! Which request goes where, and which are let in.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use connectrpc::{CompressionPolicy, ConnectRpcService, DeadlinePolicy, Limits};
@@ -10,6 +11,11 @@ use tower::Service as _;
 
 use super::{HttpError, Response, caller, init, timeout};
 use crate::Agent;
+use crate::files::access::{self, FileQuery, Operation};
+use crate::files::compose::{self, ComposeRequest};
+use crate::files::service::FilesystemService;
+use crate::files::{download, upload};
+use crate::process::service::ProcessService;
 
 /// The greatest RPC message. Arguments and inputs are meant, not files.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
@@ -24,9 +30,9 @@ pub struct Routes {
 
 impl Routes {
     pub fn new(agent: Arc<Agent>) -> Self {
-        let router = connectrpc::Router::new().add_service(Arc::new(
-            crate::process::service::ProcessService(Arc::clone(&agent)),
-        ));
+        let router = connectrpc::Router::new()
+            .add_service(Arc::new(ProcessService(Arc::clone(&agent))))
+            .add_service(Arc::new(FilesystemService(Arc::clone(&agent))));
         let limits = Limits::default()
             .with_max_message_size(MAX_MESSAGE_BYTES)
             .with_max_request_body_size(MAX_MESSAGE_BYTES + 1024);
@@ -59,6 +65,7 @@ impl Routes {
         match (request.method(), path) {
             (&Method::GET | &Method::HEAD, "/health") => return Ok(no_content()),
             (&Method::POST, "/init") => return self.init(request).await,
+            (_, "/files") => return self.files(request).await,
             _ => {}
         }
         let settings = self.agent.settings.snapshot();
@@ -69,13 +76,17 @@ impl Routes {
             ));
         }
         match (request.method(), path) {
-            (_, "/health" | "/init") => Err(HttpError::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method not allowed",
-            )),
             (&Method::GET, "/envs") => {
                 let env: std::collections::BTreeMap<_, _> = settings.environment().collect();
                 Ok(super::json(StatusCode::OK, &env))
+            }
+            (&Method::GET, "/metrics") => match self.agent.meter.read() {
+                Ok(metrics) => Ok(super::json(StatusCode::OK, &metrics)),
+                Err(error) => Err(HttpError::internal(format!("cannot read metrics: {error}"))),
+            },
+            (&Method::POST, "/files/compose") => self.compose(request).await,
+            (_, "/health" | "/init" | "/envs" | "/metrics" | "/files/compose") => {
+                Err(method_not_allowed())
             }
             (_, path) if is_rpc(path) => Ok(self.call(request).await),
             _ => Err(HttpError::not_found(format!("no route {path}"))),
@@ -103,19 +114,77 @@ impl Routes {
         }
     }
 
+    async fn files<B>(&self, request: Request<B>) -> Result<Response, HttpError>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let (parts, body) = request.into_parts();
+        let operation = match parts.method {
+            Method::GET | Method::HEAD => Operation::Read,
+            Method::POST => Operation::Write,
+            _ => return Err(method_not_allowed()),
+        };
+        let query = FileQuery::parse(parts.uri.query().unwrap_or(""));
+        let settings = self.agent.settings.snapshot();
+        access::authorize(
+            &settings,
+            &parts.headers,
+            &query,
+            operation,
+            SystemTime::now(),
+        )?;
+        let actor = access::actor(&self.agent, &settings, query.username.as_deref())?;
+        match operation {
+            Operation::Read => {
+                download::download(&actor, &query, &parts.method, &parts.headers).await
+            }
+            Operation::Write => {
+                let written = upload::upload(&actor, &query, &parts.headers, body).await?;
+                Ok(super::json(StatusCode::OK, &written))
+            }
+        }
+    }
+
+    async fn compose<B>(&self, request: Request<B>) -> Result<Response, HttpError>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        let body = read_body(request.into_body()).await?;
+        let request: ComposeRequest = serde_json::from_slice(&body)
+            .map_err(|error| HttpError::bad_request(format!("invalid body: {error}")))?;
+        let settings = self.agent.settings.snapshot();
+        let actor = access::actor(&self.agent, &settings, request.username.as_deref())?;
+        let info = compose::compose(&actor, request).await?;
+        Ok(super::json(StatusCode::OK, &info))
+    }
+
     async fn init<B>(&self, request: Request<B>) -> Result<Response, HttpError>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
         let (parts, body) = request.into_parts();
-        let body = Limited::new(body, init::MAX_BODY_BYTES)
-            .collect()
-            .await
-            .map_err(|error| HttpError::bad_request(format!("cannot read the body: {error}")))?
-            .to_bytes();
+        let body = read_body(body).await?;
         init::handle(&self.agent, &parts.headers, &body)
     }
+}
+
+/// A body that is small by its nature.
+async fn read_body<B>(body: B) -> Result<Bytes, HttpError>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    let body = Limited::new(body, init::MAX_BODY_BYTES).collect().await;
+    let body =
+        body.map_err(|error| HttpError::bad_request(format!("cannot read the body: {error}")))?;
+    Ok(body.to_bytes())
+}
+
+fn method_not_allowed() -> HttpError {
+    HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
 }
 
 fn is_rpc(path: &str) -> bool {
