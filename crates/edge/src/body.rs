@@ -45,7 +45,7 @@ struct Ended;
 
 impl EdgeBody {
     pub(crate) fn empty() -> Self {
-        Self(Kind::Own(Full::default()))
+        Self::full(Bytes::new())
     }
 
     pub(crate) fn full(bytes: Bytes) -> Self {

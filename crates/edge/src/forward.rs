@@ -34,14 +34,49 @@ pub(crate) struct Visit {
     pub(crate) open: OwnedSemaphorePermit,
 }
 
+/// A request that got no answer from a guest.
+pub(crate) struct Failed {
+    pub(crate) refusal: Refusal,
+    /// The request's body, when nothing of it was sent.
+    pub(crate) unsent: Option<Incoming>,
+}
+
+impl Failed {
+    pub(crate) fn unsent(refusal: Refusal, body: Incoming) -> Self {
+        Self {
+            refusal,
+            unsent: Some(body),
+        }
+    }
+
+    fn kept_back(refusal: Refusal, request: Request<OutgoingBody>) -> Self {
+        Self {
+            refusal,
+            unsent: match request.into_body() {
+                Either::Left(body) => Some(body),
+                Either::Right(_) => None,
+            },
+        }
+    }
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            unsent: None,
+        }
+    }
+}
+
 impl Visit {
     pub(crate) async fn forward(
         self,
         config: &EdgeConfig,
         mut request: Request<Incoming>,
-    ) -> Result<Response<EdgeBody>, Refusal> {
+    ) -> Result<Response<EdgeBody>, Failed> {
         if request.method() == Method::CONNECT {
-            return Err(Refusal::UnsupportedMethod(Method::CONNECT));
+            return Err(Refusal::UnsupportedMethod(Method::CONNECT).into());
         }
         // The agent switches no protocols: nothing could be checked after that.
         let protocol = (request.version() == Version::HTTP_11 && self.port != AGENT_PORT)
@@ -57,7 +92,7 @@ impl Visit {
         tokio::select! {
             biased;
             response = self.send(request, grpc, client) => response,
-            () = lane.ended.cancelled() => Err(lane.gone()),
+            () = lane.ended.cancelled() => Err(lane.gone().into()),
         }
     }
 
@@ -66,7 +101,7 @@ impl Visit {
         request: Request<OutgoingBody>,
         grpc: bool,
         client: Option<OnUpgrade>,
-    ) -> Result<Response<EdgeBody>, Refusal> {
+    ) -> Result<Response<EdgeBody>, Failed> {
         if grpc {
             return self.send_multiplexed(request).await;
         }
@@ -123,7 +158,7 @@ impl Visit {
     async fn send_multiplexed(
         self,
         mut request: Request<OutgoingBody>,
-    ) -> Result<Response<EdgeBody>, Refusal> {
+    ) -> Result<Response<EdgeBody>, Failed> {
         let request_headers = request.headers_mut();
         request_headers.remove(TRANSFER_ENCODING);
         let host = request_headers.remove(http::header::HOST);
@@ -143,7 +178,10 @@ impl Visit {
             .path_and_query(path)
             .build()
             .map_err(|_| Refusal::InvalidHost)?;
-        let mut multiplex = self.lane.multiplex(self.port).await?;
+        let mut multiplex = match self.lane.multiplex(self.port).await {
+            Ok(multiplex) => multiplex,
+            Err(refusal) => return Err(Failed::kept_back(refusal, request)),
+        };
         let response = match multiplex.sender.try_send_request(request).await {
             Ok(response) => response,
             Err(mut error) => {
@@ -209,7 +247,7 @@ async fn send_single(
     lane: &Lane,
     port: u16,
     mut request: Request<OutgoingBody>,
-) -> Result<(Response<Incoming>, GuestConnection), Refusal> {
+) -> Result<(Response<Incoming>, GuestConnection), Failed> {
     let replay = Replay::of(&request);
     if port == AGENT_PORT || replay.is_some() {
         while let Some(mut connection) = lane.kept_connection(port).await {
@@ -224,12 +262,15 @@ async fn send_single(
             }
         }
     }
-    let mut connection = lane.open(port).await?;
+    let mut connection = match lane.open(port).await {
+        Ok(connection) => connection,
+        Err(refusal) => return Err(Failed::kept_back(refusal, request)),
+    };
     match connection.sender.send_request(request).await {
         Ok(response) => Ok((response, connection)),
         Err(error) => {
             tracing::debug!(sandbox = %lane.id, port, %error, "guest did not answer");
-            Err(lane.broken(port))
+            Err(lane.broken(port).into())
         }
     }
 }

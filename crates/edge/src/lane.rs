@@ -11,6 +11,7 @@
 //! requests see that through `ended`; the edge's sweep drops the lane later.
 
 use crate::config::EdgeConfig;
+use crate::drain::Deaf;
 use crate::refusal::Refusal;
 use crate::routes::Route;
 use bytes::Bytes;
@@ -147,7 +148,7 @@ impl Lane {
     pub(crate) async fn open(&self, port: u16) -> Result<GuestConnection, Refusal> {
         let stream = self.dial(port).await?;
         let (sender, connection) = http1::Builder::new()
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(Deaf::new(stream)))
             .await
             .map_err(|_| self.broken(port))?;
         let alive = self.ended.child_token();

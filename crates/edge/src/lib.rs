@@ -23,6 +23,7 @@
 
 mod body;
 mod config;
+mod drain;
 mod forward;
 mod headers;
 mod internal;

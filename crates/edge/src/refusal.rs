@@ -7,7 +7,8 @@ use crate::page;
 use bytes::Bytes;
 use hearth_ids::SandboxId;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Version, request};
+
 use serde::Serialize;
 
 /// Why a request does not reach a guest.
@@ -115,18 +116,18 @@ impl Refusal {
     ///
     /// A CORS preflight gets a plain yes: only then does a browser send the request
     /// proper and let its page read why that is refused.
-    pub(crate) fn into_response(self, method: &Method, asked: &HeaderMap) -> Response<EdgeBody> {
-        let mut response = if is_preflight(method, asked) {
+    pub(crate) fn into_response(self, client: &Client) -> Response<EdgeBody> {
+        let mut response = if client.preflight {
             let mut response = Response::new(EdgeBody::empty());
             *response.status_mut() = StatusCode::NO_CONTENT;
             response
-        } else if wants_page(asked) {
+        } else if client.page {
             self.reply("text/html; charset=utf-8", page::render(&self).into())
         } else {
             self.reply("application/json", self.json())
         };
         let headers = response.headers_mut();
-        allow_any_origin(headers, asked);
+        allow_any_origin(headers, client.asked_headers.clone());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
@@ -153,10 +154,30 @@ impl Refusal {
     }
 }
 
-fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
-    *method == Method::OPTIONS
-        && headers.contains_key(header::ORIGIN)
-        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+/// What of a request decides how a refusal looks.
+pub(crate) struct Client {
+    preflight: bool,
+    /// A browser that asks for a document.
+    page: bool,
+    /// The headers that a preflight asks about.
+    asked_headers: Option<HeaderValue>,
+    /// Sends its body before it looks at the answer, as HTTP/1.1 clients do that do
+    /// not wait to be told to continue.
+    pub(crate) sends_on: bool,
+}
+
+impl Client {
+    pub(crate) fn of(head: &request::Parts) -> Self {
+        let headers = &head.headers;
+        Self {
+            preflight: head.method == Method::OPTIONS
+                && headers.contains_key(header::ORIGIN)
+                && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD),
+            page: wants_page(headers),
+            asked_headers: headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned(),
+            sends_on: head.version < Version::HTTP_2 && !headers.contains_key(header::EXPECT),
+        }
+    }
 }
 
 fn wants_page(headers: &HeaderMap) -> bool {
@@ -169,7 +190,7 @@ fn wants_page(headers: &HeaderMap) -> bool {
     contains(header::ACCEPT, "text/html") && contains(header::USER_AGENT, "Mozilla")
 }
 
-fn allow_any_origin(headers: &mut HeaderMap, asked: &HeaderMap) {
+fn allow_any_origin(headers: &mut HeaderMap, asked_headers: Option<HeaderValue>) {
     let any = HeaderValue::from_static("*");
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any.clone());
     headers.insert(
@@ -177,10 +198,7 @@ fn allow_any_origin(headers: &mut HeaderMap, asked: &HeaderMap) {
         HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
     );
     // `*` does not cover `Authorization`, so the asked names are repeated.
-    let allowed = asked
-        .get(header::ACCESS_CONTROL_REQUEST_HEADERS)
-        .cloned()
-        .unwrap_or_else(|| any.clone());
+    let allowed = asked_headers.unwrap_or_else(|| any.clone());
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, any);
 }

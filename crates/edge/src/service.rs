@@ -3,11 +3,12 @@
 
 use crate::body::EdgeBody;
 use crate::config::EdgeConfig;
-use crate::forward::Visit;
+use crate::drain;
+use crate::forward::{Failed, Visit};
 use crate::headers::{ACCESS_TOKEN, TRAFFIC_TOKEN};
 use crate::internal;
 use crate::lane::Lane;
-use crate::refusal::Refusal;
+use crate::refusal::{Client, Refusal};
 use crate::routes::{Credentials, Route, Routes, WakeError};
 use crate::server::Peer;
 use crate::signature::SignedFile;
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use hearth_ids::SandboxId;
 use http::header::{HeaderMap, HeaderName};
-use http::{Request, Response};
+use http::{Request, Response, request};
 use http_body::Body;
 use http_body_util::Either;
 use hyper::body::Incoming;
@@ -160,31 +161,31 @@ impl Shared {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer(
+    /// Finds the sandbox of a request and checks all that may refuse it.
+    async fn admit(
         &self,
-        target: Target,
-        request: Request<Incoming>,
-    ) -> Result<Response<EdgeBody>, Refusal> {
-        let destination = match target {
+        target: Result<Target, Refusal>,
+        head: &request::Parts,
+    ) -> Result<Visit, Refusal> {
+        let destination = match target? {
             Target::Sandbox(destination) => destination,
             Target::SignedFile(file) => self.signer(&file)?,
             Target::Fallback => return Err(Refusal::NoSandbox),
         };
         let Destination { id, port } = destination;
-        if port == AGENT_PORT && internal::is_internal(request.uri().path()) {
+        if port == AGENT_PORT && internal::is_internal(head.uri.path()) {
             return Err(Refusal::InternalRoute(id));
         }
-        let route = self.route(&id, port, request.headers()).await?;
-        check_traffic_token(&id, port, &route, request.headers())?;
+        let route = self.route(&id, port, &head.headers).await?;
+        check_traffic_token(&id, port, &route, &head.headers)?;
         let lane = self.lane(id, &route)?;
-        let visit = Visit {
+        Ok(Visit {
             open: lane.admit()?,
             lane,
             route,
             port,
-            peer: Peer::of(request.extensions()),
-        };
-        visit.forward(&self.config, request).await
+            peer: Peer::of(&head.extensions),
+        })
     }
 
     /// The sandbox whose token signed a file URL.
@@ -307,40 +308,59 @@ where
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let (head, body) = request.into_parts();
         let target = target::classify(&head);
-        let request = Request::from_parts(head, body);
         if matches!(target, Ok(Target::Fallback)) {
+            let request = Request::from_parts(head, body);
             let answer = self.fallback.clone().oneshot(request);
             return Box::pin(async move { Ok(answer.await?.map(Either::Right)) });
         }
         let shared = Arc::clone(&self.edge.shared);
-        Box::pin(async move { Ok(shared.logged(target, request).await.map(Either::Left)) })
+        Box::pin(async move { Ok(shared.answer(target, head, body).await.map(Either::Left)) })
     }
 }
 
 impl Shared {
-    async fn logged(
+    fn drain(&self, body: Incoming) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = drain::drain(body) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    async fn answer(
         &self,
         target: Result<Target, Refusal>,
-        request: Request<Incoming>,
+        head: request::Parts,
+        body: Incoming,
     ) -> Response<EdgeBody> {
         let started = Instant::now();
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let method = request.method().clone();
-        let asked = request.headers().clone();
-        let path = request.uri().path().to_owned();
-        let answer = match target {
-            Ok(target) => self.answer(target, request).await,
-            Err(refusal) => Err(refusal),
+        let (method, uri) = (head.method.clone(), head.uri.clone());
+        let client = Client::of(&head);
+        let answer = match self.admit(target, &head).await {
+            Ok(visit) => {
+                let request = Request::from_parts(head, body);
+                visit.forward(&self.config, request).await
+            }
+            Err(refusal) => Err(Failed::unsent(refusal, body)),
         };
-        let response = answer.unwrap_or_else(|refusal| {
+        let response = answer.unwrap_or_else(|failed| {
             self.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(sandbox = ?refusal.sandbox(), %refusal, "refused");
-            refusal.into_response(&method, &asked)
+            tracing::debug!(sandbox = ?failed.refusal.sandbox(), refusal = %failed.refusal, "refused");
+            if let Some(body) = failed.unsent
+                && client.sends_on
+                && !body.is_end_stream()
+            {
+                self.drain(body);
+            }
+            failed.refusal.into_response(&client)
         });
         tracing::debug!(
             target: "hearth_edge::access",
             %method,
-            path,
+            path = uri.path(),
             status = response.status().as_u16(),
             elapsed_ms = started.elapsed().as_millis(),
         );
@@ -362,7 +382,8 @@ impl Service<Request<Incoming>> for NoFallback {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let refused = Refusal::NoSandbox.into_response(request.method(), request.headers());
+        let (head, _) = request.into_parts();
+        let refused = Refusal::NoSandbox.into_response(&Client::of(&head));
         std::future::ready(Ok(refused))
     }
 }

@@ -580,3 +580,77 @@ async fn a_new_life_of_a_sandbox_gets_a_new_lane() {
         "second"
     );
 }
+
+/// Sends a whole upload before looking at the answer, as simple clients do.
+async fn upload(edge: &TestEdge, host: &str, length: usize) -> String {
+    let mut client = edge.connect().await;
+    let head = format!("POST /files HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.expect("sent");
+    let chunk = vec![0x61; 64 << 10];
+    for _ in 0..length / chunk.len() {
+        within("the upload", client.write_all(&chunk))
+            .await
+            .expect("taken");
+    }
+    let mut buffer = [0; 4096];
+    let count = within("an answer", client.read(&mut buffer))
+        .await
+        .expect("an answer");
+    String::from_utf8_lossy(&buffer[..count]).into_owned()
+}
+
+#[tokio::test]
+async fn refused_uploads_get_their_answer() {
+    let config = EdgeConfig {
+        dial_retry_ms: Vec::new(),
+        ..EdgeConfig::default()
+    };
+    let edge = TestEdge::with(config, ServerConfig::default()).await;
+    let unknown = hearth_ids::SandboxId::random();
+    let answer = upload(&edge, &format!("{AGENT_PORT}-{unknown}.x"), 16 << 20).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 502") && answer.contains("was not found"),
+        "{answer}"
+    );
+
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let port = free.local_addr().expect("bound").port();
+    drop(free);
+    let id = edge.sandbox([127, 0, 0, 1].into());
+    let answer = upload(&edge, &format!("{port}-{id}.x"), 16 << 20).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 502") && answer.contains("port is not open"),
+        "{answer}"
+    );
+}
+
+/// A guest that answers an upload after its head and hangs up.
+#[tokio::test]
+async fn early_answers_of_guests_are_not_lost() {
+    let edge = TestEdge::start().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let guest = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("accepts");
+            let mut buffer = [0; 1024];
+            let _ = stream.read(&mut buffer).await.expect("a request");
+            let answer = "HTTP/1.1 507 Insufficient Storage\r\ncontent-length: 4\r\n\r\nfull";
+            stream.write_all(answer.as_bytes()).await.expect("sent");
+        }
+    });
+    let id = edge.sandbox([127, 0, 0, 1].into());
+    for _ in 0..20 {
+        let request = routed(&id, port, "/files")
+            .method("POST")
+            .body(full(vec![1; 8 << 20]));
+        let answer = edge.send(request.expect("valid")).await;
+        assert_eq!(answer.status(), 507);
+        assert_eq!(text(answer).await, "full");
+    }
+    guest.abort();
+}

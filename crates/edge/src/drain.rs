@@ -1,0 +1,122 @@
+//! Two remedies for one fact of TCP: who closes a socket while the other side still
+//! sends destroys the answer that the other side has not read yet.
+//!
+//! Towards clients: an upload that is refused is read on and thrown away for a
+//! while after the answer has gone out ([`drain`]).
+//!
+//! Towards guests: a guest may answer and close while it is still being sent a
+//! body. What is written after that goes nowhere, without an error ([`Deaf`]), so
+//! that its answer is read and passed on instead of lost in a failed write.
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is read of a refused upload, at most.
+const MAX_BYTES: u64 = 256 << 20;
+const MAX_TIME: Duration = Duration::from_secs(10);
+
+/// Reads the rest of a refused request until the client has sent all or has had its
+/// share. The answer passes meanwhile; when this ends early, the connection does.
+pub(crate) async fn drain(mut body: Incoming) {
+    let reading = async {
+        let mut left = MAX_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+            match left.checked_sub(length) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Out of time or not: what counts is that it is over.
+    let _ = tokio::time::timeout(MAX_TIME, reading).await;
+}
+
+/// A socket that takes all that is written to it once the far side has closed.
+pub(crate) struct Deaf<I> {
+    io: I,
+    closed: bool,
+}
+
+impl<I> Deaf<I> {
+    pub(crate) fn new(io: I) -> Self {
+        Self { io, closed: false }
+    }
+
+    /// Turns the far side's close into success.
+    fn heed<T>(&mut self, result: io::Result<T>, instead: T) -> io::Result<T> {
+        match result {
+            Err(error) if is_close(&error) => {
+                self.closed = true;
+                Ok(instead)
+            }
+            result => result,
+        }
+    }
+}
+
+fn is_close(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Deaf<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Deaf<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.closed {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        Pin::new(&mut self.io)
+            .poll_write(context, bytes)
+            .map(|result| self.heed(result, bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io)
+            .poll_flush(context)
+            .map(|result| self.heed(result, ()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let total = slices.iter().map(|slice| slice.len()).sum();
+        if self.closed {
+            return Poll::Ready(Ok(total));
+        }
+        Pin::new(&mut self.io)
+            .poll_write_vectored(context, slices)
+            .map(|result| self.heed(result, total))
+    }
+}
