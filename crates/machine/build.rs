@@ -10,8 +10,22 @@ fn main() {
     let output = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"))
         .join("libhearth_open_fd.so");
     let status = Command::new(std::env::var_os("RUSTC").expect("cargo sets RUSTC"))
-        .args(["--edition", "2024", "--crate-type", "cdylib", "--crate-name", "hearth_open_fd"])
-        .args(["-C", "panic=abort", "-C", "opt-level=s", "-C", "strip=symbols"])
+        .args([
+            "--edition",
+            "2024",
+            "--crate-type",
+            "cdylib",
+            "--crate-name",
+            "hearth_open_fd",
+        ])
+        .args([
+            "-C",
+            "panic=abort",
+            "-C",
+            "opt-level=s",
+            "-C",
+            "strip=symbols",
+        ])
         .args(["-C", "link-arg=-nostdlib", "-o"])
         .arg(&output)
         .arg(source)

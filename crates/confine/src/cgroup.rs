@@ -98,8 +98,12 @@ impl Cgroups {
         let mut mounts = BTreeMap::new();
         for line in mountinfo.lines() {
             // "36 35 98:0 /root /mount/point rw,... [optional fields] - type source options"
-            let Some((before, after)) = line.split_once(" - ") else { continue };
-            let Some(point) = before.split(' ').nth(4).map(PathBuf::from) else { continue };
+            let Some((before, after)) = line.split_once(" - ") else {
+                continue;
+            };
+            let Some(point) = before.split(' ').nth(4).map(PathBuf::from) else {
+                continue;
+            };
             let mut after = after.split(' ');
             let (kind, options) = (after.next().unwrap_or(""), after.nth(1).unwrap_or(""));
             for controller in Controller::ALL {
@@ -108,7 +112,9 @@ impl Cgroups {
                 {
                     mounts.insert(controller, (CgroupVersion::V2, point.clone()));
                 } else if kind == "cgroup" && options.split(',').any(|option| option == name) {
-                    mounts.entry(controller).or_insert((CgroupVersion::V1, point.clone()));
+                    mounts
+                        .entry(controller)
+                        .or_insert((CgroupVersion::V1, point.clone()));
                 }
             }
         }
@@ -118,7 +124,10 @@ impl Cgroups {
     /// Version through which `memory`, `cpu` or `pids` is available, if it is.
     #[must_use]
     pub fn version(&self, controller: &str) -> Option<CgroupVersion> {
-        self.mounts.iter().find(|(c, _)| c.name() == controller).map(|(_, (version, _))| *version)
+        self.mounts
+            .iter()
+            .find(|(c, _)| c.name() == controller)
+            .map(|(_, (version, _))| *version)
     }
 
     /// Makes the group `name` with its limits. A left-over group of that name must have
@@ -142,10 +151,9 @@ impl Cgroups {
         directories: &mut Vec<PathBuf>,
     ) -> Result<Group, Error> {
         for controller in limits.wanted() {
-            let (version, root) = self
-                .mounts
-                .get(&controller)
-                .ok_or(Error::NoController { controller: controller.name() })?;
+            let (version, root) = self.mounts.get(&controller).ok_or(Error::NoController {
+                controller: controller.name(),
+            })?;
             let parent = root.join(PARENT);
             make_directory(&parent)?;
             if *version == CgroupVersion::V2 {
@@ -232,8 +240,14 @@ pub fn remove_cgroup(name: &str) -> Result<(), Error> {
 
 pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let good = (1..=100).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if good { Ok(()) } else { Err(Error::Invalid(format!("control group name {name:?}"))) }
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if good {
+        Ok(())
+    } else {
+        Err(Error::Invalid(format!("control group name {name:?}")))
+    }
 }
 
 fn apply(
@@ -247,9 +261,10 @@ fn apply(
         (Controller::Memory, CgroupVersion::V2) => {
             write("memory.max", limits.memory_bytes.unwrap_or_default())
         }
-        (Controller::Memory, CgroupVersion::V1) => {
-            write("memory.limit_in_bytes", limits.memory_bytes.unwrap_or_default())
-        }
+        (Controller::Memory, CgroupVersion::V1) => write(
+            "memory.limit_in_bytes",
+            limits.memory_bytes.unwrap_or_default(),
+        ),
         (Controller::Cpu, version) => {
             let quota = (limits.cpu_milli.unwrap_or_default() * CPU_PERIOD_US / 1000).max(1000);
             if version == CgroupVersion::V2 {
@@ -269,7 +284,10 @@ fn make_directory(path: &Path) -> Result<(), Error> {
     match fs::create_dir(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(source) => Err(Error::Cgroup { path: path.to_owned(), source }),
+        Err(source) => Err(Error::Cgroup {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -278,7 +296,10 @@ fn write_value(path: &Path, value: &str) -> Result<(), Error> {
         .write(true)
         .open(path)
         .and_then(|mut file| file.write_all(value.as_bytes()))
-        .map_err(|source| Error::Cgroup { path: path.to_owned(), source })
+        .map_err(|source| Error::Cgroup {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 #[cfg(test)]
@@ -315,7 +336,10 @@ mod tests {
     #[test]
     fn a_missing_controller_is_a_typed_error() {
         let groups = Cgroups::from_mountinfo("", |_| String::new());
-        let limits = Limits { pids: Some(1), ..Limits::default() };
+        let limits = Limits {
+            pids: Some(1),
+            ..Limits::default()
+        };
         assert!(matches!(
             groups.create("x", &limits),
             Err(Error::NoController { controller: "pids" })

@@ -39,7 +39,10 @@ struct Jail {
 
 impl Steps {
     pub(crate) fn unconfined(inherited: Vec<RawFd>) -> Self {
-        Self { inherited, jail: None }
+        Self {
+            inherited,
+            jail: None,
+        }
     }
 
     pub(crate) fn confined(
@@ -58,7 +61,10 @@ impl Steps {
             rlimits: confinement.rlimits.clone(),
             oom_score_adj: confinement.oom_score_adj.map(|score| score.to_string()),
         };
-        Self { inherited, jail: Some(jail) }
+        Self {
+            inherited,
+            jail: Some(jail),
+        }
     }
 
     fn run(&self) -> io::Result<()> {
@@ -95,7 +101,10 @@ impl Jail {
     /// The steps that need the daemon's privileges.
     fn enter(&self) -> io::Result<()> {
         for procs in &self.group.procs {
-            named("join the control group", nix::unistd::write(procs, b"0\n").map(drop))?;
+            named(
+                "join the control group",
+                nix::unistd::write(procs, b"0\n").map(drop),
+            )?;
         }
         if let Some(netns) = &self.netns {
             named(
@@ -123,11 +132,20 @@ impl Jail {
     /// Groups before user, because a plain user cannot change groups; the locks last.
     fn drop_identity(&self) -> io::Result<()> {
         named("drop supplementary groups", nix::unistd::setgroups(&[]))?;
-        named("change group", nix::unistd::setresgid(self.gid, self.gid, self.gid))?;
-        named("change user", nix::unistd::setresuid(self.uid, self.uid, self.uid))?;
+        named(
+            "change group",
+            nix::unistd::setresgid(self.gid, self.gid, self.gid),
+        )?;
+        named(
+            "change user",
+            nix::unistd::setresuid(self.uid, self.uid, self.uid),
+        )?;
         named("forbid new privileges", nix::sys::prctl::set_no_new_privs())?;
         if let Some(rules) = &self.landlock {
-            named("restrict file access", landlock::restrict_self(rules.as_fd()))?;
+            named(
+                "restrict file access",
+                landlock::restrict_self(rules.as_fd()),
+            )?;
         }
         Ok(())
     }

@@ -6,7 +6,10 @@
 //! that they know; one without Landlock enforces nothing here, and the user's rights and
 //! the other fences remain.
 
-#![expect(unsafe_code, reason = "landlock_restrict_self has no wrapper that is safe after fork")]
+#![expect(
+    unsafe_code,
+    reason = "landlock_restrict_self has no wrapper that is safe after fork"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};

@@ -84,7 +84,10 @@ pub struct Rlimits {
 
 impl Default for Rlimits {
     fn default() -> Self {
-        Self { open_files: 1024, locked_memory_bytes: 8 << 20 }
+        Self {
+            open_files: 1024,
+            locked_memory_bytes: 8 << 20,
+        }
     }
 }
 

@@ -51,7 +51,8 @@ impl Program {
     /// Sets an environment variable.
     #[must_use]
     pub fn environment(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.environment
+            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -101,17 +102,31 @@ impl Program {
             .netns
             .as_ref()
             .map(|path| {
-                File::open(path).map_err(|source| Error::Netns { path: path.clone(), source })
+                File::open(path).map_err(|source| Error::Netns {
+                    path: path.clone(),
+                    source,
+                })
             })
             .transpose()?;
-        let landlock = confinement.files.as_ref().map(landlock::rule_set).transpose()?.flatten();
+        let landlock = confinement
+            .files
+            .as_ref()
+            .map(landlock::rule_set)
+            .transpose()?
+            .flatten();
         let limits = confinement.limits();
         let group = match &confinement.cgroup_name {
             Some(name) => groups.create(name, &limits)?,
             None if limits.wanted().next().is_none() => cgroup::Group::default(),
             None => return Err(Error::Invalid("limits without a control group".to_owned())),
         };
-        Ok(Steps::confined(inherited, confinement, group, netns, landlock))
+        Ok(Steps::confined(
+            inherited,
+            confinement,
+            group,
+            netns,
+            landlock,
+        ))
     }
 
     fn start(self, steps: Steps) -> Result<Spawned, Error> {
@@ -125,12 +140,18 @@ impl Program {
             .stdout(Stdio::null())
             .stderr(self.stderr.map_or_else(Stdio::null, Stdio::from));
         child::install(&mut command, steps);
-        let fail = |source| Error::Spawn { program: self.path.clone(), source };
+        let fail = |source| Error::Spawn {
+            program: self.path.clone(),
+            source,
+        };
         let child = command.spawn().map_err(fail)?;
         // Not reaped yet, so the id cannot have been reused: this is that process.
         let pid = rustix::process::Pid::from_child(&child);
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
             .map_err(|error| fail(error.into()))?;
-        Ok(Spawned { pid: child.id(), pidfd })
+        Ok(Spawned {
+            pid: child.id(),
+            pidfd,
+        })
     }
 }

@@ -81,7 +81,13 @@ unsafe fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
     let result = unsafe {
         match descriptor(path) {
             Some(number) => syscall4(SYS_FCNTL, number, F_DUPFD_CLOEXEC, 3, 0),
-            None => syscall4(SYS_OPENAT, AT_FDCWD, path as c_long, flags.into(), mode.into()),
+            None => syscall4(
+                SYS_OPENAT,
+                AT_FDCWD,
+                path as c_long,
+                flags.into(),
+                mode.into(),
+            ),
         }
     };
     if result < 0 {

@@ -54,7 +54,10 @@ impl DirtyMemory {
     pub(crate) fn find(pid: u32, image: &Path) -> io::Result<Self> {
         let mappings = mappings_of(pid, image)?;
         if mappings.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the image is not mapped"));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the image is not mapped",
+            ));
         }
         let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
         let memory = File::open(format!("/proc/{pid}/mem"))?;
@@ -62,7 +65,11 @@ impl DirtyMemory {
         for mapping in &mappings {
             search(&pagemap, *mapping, &mut runs)?;
         }
-        Ok(Self { runs, mappings, memory })
+        Ok(Self {
+            runs,
+            mappings,
+            memory,
+        })
     }
 
     /// The written pages in rising order of offset; neighbours are joined.
@@ -94,7 +101,9 @@ impl DirtyMemory {
                 .iter()
                 .find_map(|mapping| mapping.address_of(offset))
                 .ok_or(io::ErrorKind::UnexpectedEof)?;
-            let part = buffer.len().min(usize::try_from(available).unwrap_or(usize::MAX));
+            let part = buffer
+                .len()
+                .min(usize::try_from(available).unwrap_or(usize::MAX));
             let (now, rest) = buffer.split_at_mut(part);
             self.memory.read_exact_at(now, address)?;
             offset += part as u64;
@@ -143,14 +152,24 @@ fn parse_mapping(line: &str) -> Option<(&str, Mapping, u64)> {
     let offset = hex(fields.next()?)?;
     let inode = fields.nth(1)?.parse().ok()?;
     let (start, end) = range.split_once('-')?;
-    Some((range, Mapping { start: hex(start)?, end: hex(end)?, offset }, inode))
+    Some((
+        range,
+        Mapping {
+            start: hex(start)?,
+            end: hex(end)?,
+            offset,
+        },
+        inode,
+    ))
 }
 
 fn search(pagemap: &File, mapping: Mapping, runs: &mut Vec<PageRun>) -> io::Result<()> {
     let mut chunk = vec![0_u8; CHUNK * 8];
     let mut address = mapping.start;
     while address < mapping.end {
-        let pages = usize::try_from((mapping.end - address) / PAGE).unwrap_or(CHUNK).min(CHUNK);
+        let pages = usize::try_from((mapping.end - address) / PAGE)
+            .unwrap_or(CHUNK)
+            .min(CHUNK);
         let bytes = &mut chunk[..pages * 8];
         pagemap.read_exact_at(bytes, address / PAGE * 8)?;
         let offset = mapping.offset + (address - mapping.start);
@@ -167,7 +186,10 @@ fn collect(entries: &[u8], mut offset: u64, runs: &mut Vec<PageRun>) {
         if entry & (PRESENT | SWAPPED) != 0 && entry & FILE_PAGE == 0 {
             match runs.last_mut() {
                 Some(run) if run.offset + run.length == offset => run.length += PAGE,
-                _ => runs.push(PageRun { offset, length: PAGE }),
+                _ => runs.push(PageRun {
+                    offset,
+                    length: PAGE,
+                }),
             }
         }
         offset += PAGE;
@@ -182,8 +204,15 @@ mod tests {
     #[test]
     fn only_private_writable_mappings_count() {
         let line = "7f00000000-7f00004000 rw-p 00002000 fe:00 42    /a b/memory.img";
-        let mapping = Mapping { start: 0x7f_0000_0000, end: 0x7f_0000_4000, offset: 0x2000 };
-        assert_eq!(parse_mapping(line), Some(("7f00000000-7f00004000", mapping, 42)));
+        let mapping = Mapping {
+            start: 0x7f_0000_0000,
+            end: 0x7f_0000_4000,
+            offset: 0x2000,
+        };
+        assert_eq!(
+            parse_mapping(line),
+            Some(("7f00000000-7f00004000", mapping, 42))
+        );
         assert_eq!(parse_mapping(&line.replace("rw-p", "rw-s")), None);
         assert_eq!(parse_mapping(&line.replace("rw-p", "r--p")), None);
         assert_eq!(mapping.address_of(0x2000), Some((0x7f_0000_0000, 0x4000)));
@@ -213,9 +242,20 @@ mod tests {
             .spawn()
             .unwrap();
         let mut ready = [0; 5];
-        child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut ready)
+            .unwrap();
         let dirty = DirtyMemory::find(child.id(), file.path()).unwrap();
-        assert_eq!(dirty.runs(), [PageRun { offset: 2 * PAGE, length: 2 * PAGE }]);
+        assert_eq!(
+            dirty.runs(),
+            [PageRun {
+                offset: 2 * PAGE,
+                length: 2 * PAGE
+            }]
+        );
         let mut bytes = [0; 2];
         dirty.read_at(4 * PAGE - 1, &mut bytes).unwrap();
         assert_eq!(bytes, [b'w', 7]);

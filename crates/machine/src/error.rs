@@ -94,12 +94,23 @@ pub enum Error {
 }
 
 fn quote(log_tail: &str) -> String {
-    if log_tail.is_empty() { String::new() } else { format!("; its log ends: {log_tail}") }
+    if log_tail.is_empty() {
+        String::new()
+    } else {
+        format!("; its log ends: {log_tail}")
+    }
 }
 
 impl Error {
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 }

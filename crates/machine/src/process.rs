@@ -5,7 +5,10 @@
 //! channel. The pidfd makes every signal and wait refer to this very process, so a reused
 //! process id can never be hit.
 
-#![expect(unsafe_code, reason = "AsyncFd cannot know that a descriptor type is well behaved")]
+#![expect(
+    unsafe_code,
+    reason = "AsyncFd cannot know that a descriptor type is well behaved"
+)]
 
 use std::fmt;
 use std::fs;
@@ -77,7 +80,9 @@ impl Process {
 
     /// Finds a running process by id and start time.
     pub(crate) fn find(pid: u32, start_time_ticks: u64) -> io::Result<Option<Self>> {
-        let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let Some(id) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+            return Ok(None);
+        };
         let pidfd = match rustix::process::pidfd_open(id, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
             Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
@@ -174,8 +179,16 @@ mod tests {
     use super::*;
     use std::process::{Command, Stdio};
 
+    #[expect(
+        clippy::zombie_processes,
+        reason = "the watch reaps it; that is under test"
+    )]
     fn spawn(script: &str) -> Process {
-        let child = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
+        let child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
         let pidfd =
             rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         Process::watch(child.id(), pidfd).unwrap()
@@ -193,7 +206,13 @@ mod tests {
     async fn many_waiters_learn_the_exit_code() {
         let process = spawn("exit 3");
         let (a, b) = tokio::join!(process.exited(), process.exited());
-        assert_eq!((a, b), (ExitReason::Exited { code: 3 }, ExitReason::Exited { code: 3 }));
+        assert_eq!(
+            (a, b),
+            (
+                ExitReason::Exited { code: 3 },
+                ExitReason::Exited { code: 3 }
+            )
+        );
         assert_eq!(process.exited().await, a);
         // Reaped: no zombie with this start time is left.
         assert_eq!(start_time(process.pid()).unwrap(), None);

@@ -13,7 +13,9 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 /// `marker`, such as a run directory with a slash at its end.
 #[must_use]
 pub fn naming(marker: &str) -> Vec<u32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .filter_map(Result::ok)
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -26,7 +28,9 @@ pub fn naming(marker: &str) -> Vec<u32> {
 /// # Errors
 /// When the kernel refuses the signal.
 pub fn end(pid: u32) -> io::Result<()> {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Ok(());
+    };
     let killed = rustix::process::pidfd_open(pid, PidfdFlags::empty()).and_then(|pidfd| {
         // Looked at again under the pidfd, lest the id has been reused by another program.
         if !is_vm(pid.as_raw_nonzero().get().unsigned_abs()) {

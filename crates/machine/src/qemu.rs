@@ -26,7 +26,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -35,9 +35,7 @@ use tokio::sync::{broadcast, oneshot};
 use crate::accelerator::Accelerator;
 use crate::process::{self, Process};
 use crate::qmp::{Event, Qmp};
-use crate::{
-    BootSpec, Capabilities, Console, Engine, Error, Machine, MachineRecord, RestoreSpec,
-};
+use crate::{BootSpec, Capabilities, Console, Engine, Error, Machine, MachineRecord, RestoreSpec};
 
 use launch::Running;
 use machine::QemuMachine;
@@ -49,6 +47,8 @@ pub const ENGINE: &str = "qemu";
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long loading a device state may take.
 const LOAD_LIMIT: Duration = Duration::from_secs(30);
+/// What a restore waits for longest.
+const LOADED: &str = "the device state to be loaded";
 
 /// Settings of the engine.
 #[derive(Clone, Debug)]
@@ -87,8 +87,10 @@ impl QemuEngine {
     /// # Errors
     /// [`Error::Program`].
     pub fn new(config: QemuConfig) -> Result<Self, Error> {
-        let unusable =
-            |reason: String| Error::Program { program: config.program.clone(), reason };
+        let unusable = |reason: String| Error::Program {
+            program: config.program.clone(),
+            reason,
+        };
         let output = Command::new(&config.program)
             .arg("--version")
             .env_clear()
@@ -97,9 +99,13 @@ impl QemuEngine {
             .map_err(|error| unusable(error.to_string()))?;
         let version = parse_version(&String::from_utf8_lossy(&output.stdout))
             .ok_or_else(|| unusable("it does not tell its version".to_owned()))?;
-        let preload = preload::create()
-            .map_err(Error::io("make the anonymous file", "hearth-open-fd"))?;
-        Ok(Self { config, version, preload })
+        let preload =
+            preload::create().map_err(Error::io("make the anonymous file", "hearth-open-fd"))?;
+        Ok(Self {
+            config,
+            version,
+            preload,
+        })
     }
 
     fn context(&self) -> Result<launch::Context, Error> {
@@ -107,7 +113,10 @@ impl QemuEngine {
             .preload
             .try_clone()
             .map_err(Error::io("duplicate the descriptor of", "hearth-open-fd"))?;
-        Ok(launch::Context { config: self.config.clone(), preload })
+        Ok(launch::Context {
+            config: self.config.clone(),
+            preload,
+        })
     }
 }
 
@@ -157,7 +166,15 @@ impl Engine for QemuEngine {
         let qmp = Qmp::connect(&record.control_socket)
             .await
             .map_err(Error::io("connect to", &record.control_socket))?;
-        let running = Running { process, qmp, record, state: None, made: Vec::new() };
+        let since = Instant::now();
+        let running = Running {
+            process,
+            qmp,
+            record,
+            state: None,
+            made: Vec::new(),
+            since,
+        };
         // Not finish(): a VM that cannot be adopted now is not ours to kill.
         connect(&running).await?;
         Ok(Box::new(QemuMachine::new(running)))
@@ -178,15 +195,14 @@ async fn owned(
     });
     match receiver.await {
         Ok(result) => result.map(|machine| Box::new(machine) as Box<dyn Machine>),
-        Err(_) => Err(Error::Protocol("the task that starts the VM ended early".to_owned())),
+        Err(_) => Err(Error::Protocol(
+            "the task that starts the VM ended early".to_owned(),
+        )),
     }
 }
 
 /// Hands out a process whose last stage went well, or kills it and cleans up.
-async fn finish(
-    running: Running,
-    stage: Result<(), Error>,
-) -> Result<QemuMachine, Error> {
+async fn finish(running: Running, stage: Result<(), Error>) -> Result<QemuMachine, Error> {
     match stage {
         Ok(()) => Ok(QemuMachine::new(running)),
         Err(error) => {
@@ -199,7 +215,10 @@ async fn finish(
 /// Opens the monitor for commands.
 async fn connect(running: &Running) -> Result<(), Error> {
     let pending = running.qmp.send("qmp_capabilities", json!(null)).await;
-    running.answer("qmp_capabilities", pending, START_LIMIT).await.map(drop)
+    running
+        .answer("qmp_capabilities", pending, START_LIMIT)
+        .await
+        .map(drop)
 }
 
 /// Loads the device state, and lets the guest run if wanted. The commands are sent at
@@ -214,29 +233,56 @@ async fn load(running: &Running, resume: bool) -> Result<(), Error> {
     let ready = running.qmp.send("qmp_capabilities", json!(null)).await;
     let with_events = running
         .qmp
-        .send("migrate-set-capabilities", json!({ "capabilities": capabilities }))
+        .send(
+            "migrate-set-capabilities",
+            json!({ "capabilities": capabilities }),
+        )
         .await;
-    let incoming = running.qmp.send("migrate-incoming", json!({ "uri": state })).await;
-    running.answer("qmp_capabilities", ready, START_LIMIT).await?;
-    running.answer("migrate-set-capabilities", with_events, LOAD_LIMIT).await?;
-    running.answer("migrate-incoming", incoming, LOAD_LIMIT).await?;
-    running.wait("the device state to be loaded", LOAD_LIMIT, migrated(&mut events)).await??;
+    let incoming = running
+        .qmp
+        .send("migrate-incoming", json!({ "uri": state }))
+        .await;
+    running
+        .answer("qmp_capabilities", ready, START_LIMIT)
+        .await?;
+    let answered = running.since.elapsed();
+    running
+        .answer("migrate-set-capabilities", with_events, LOAD_LIMIT)
+        .await?;
+    running
+        .answer("migrate-incoming", incoming, LOAD_LIMIT)
+        .await?;
+    if !running
+        .wait(LOADED, LOAD_LIMIT, migrated(&mut events))
+        .await?
+    {
+        return Err(running
+            .last_words("migrate-incoming", "the device state does not load")
+            .await);
+    }
+    let loaded = running.since.elapsed();
     if resume {
         let pending = running.qmp.send("cont", json!(null)).await;
         running.answer("cont", pending, START_LIMIT).await?;
     }
+    tracing::debug!(
+        id = running.record.id,
+        pid = running.record.pid,
+        ?answered,
+        ?loaded,
+        done = ?running.since.elapsed(),
+        "restored, times since the process was started"
+    );
     Ok(())
 }
 
-/// Waits for the event that tells the outcome of the load.
-async fn migrated(events: &mut broadcast::Receiver<Event>) -> Result<(), Error> {
+/// Waits for the event that tells whether the load went well.
+async fn migrated(events: &mut broadcast::Receiver<Event>) -> bool {
     loop {
         match events.recv().await {
             Ok(Event { name, data }) if name == "MIGRATION" => match data["status"].as_str() {
-                Some("completed") => return Ok(()),
-                Some("failed") => {
-                    return Err(Error::Protocol("the device state does not load".to_owned()));
-                }
+                Some("completed") => return true,
+                Some("failed") => return false,
                 _ => {}
             },
             Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
@@ -250,7 +296,9 @@ async fn migrated(events: &mut broadcast::Receiver<Event>) -> Result<(), Error> 
 fn parse_version(text: &str) -> Option<String> {
     let (_, rest) = text.split_once("version ")?;
     let version = rest.split_ascii_whitespace().next()?;
-    version.starts_with(|c: char| c.is_ascii_digit()).then(|| version.to_owned())
+    version
+        .starts_with(|c: char| c.is_ascii_digit())
+        .then(|| version.to_owned())
 }
 
 #[cfg(test)]

@@ -117,7 +117,15 @@ impl Qmp {
     ) -> Pending {
         let (reply, answer) = oneshot::channel();
         // When the task is gone, the request is dropped and with it `reply`: Closed.
-        let _ = self.requests.send(Request { name, arguments, descriptor, reply }).await;
+        let _ = self
+            .requests
+            .send(Request {
+                name,
+                arguments,
+                descriptor,
+                reply,
+            })
+            .await;
         Pending(answer)
     }
 }

@@ -27,13 +27,20 @@ pub(crate) fn open(netns: &Path, name: &str) -> io::Result<OwnedFd> {
             attach(name)
         })?
         .join()
-        .unwrap_or_else(|_| Err(io::Error::other("the thread that opens the device panicked")))
+        .unwrap_or_else(|_| {
+            Err(io::Error::other(
+                "the thread that opens the device panicked",
+            ))
+        })
 }
 
 fn interface_name(name: &str) -> io::Result<[libc::c_char; libc::IFNAMSIZ]> {
     let mut field = [0; libc::IFNAMSIZ];
     if name.is_empty() || name.len() >= field.len() || name.contains(['\0', '%']) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an interface name"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not an interface name",
+        ));
     }
     for (to, from) in field.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();

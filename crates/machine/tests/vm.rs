@@ -15,7 +15,9 @@ use support::{Bench, LIMIT, counts, kernel, wait_for};
 
 /// Waits for a VM's end with a bound.
 async fn end_of(machine: &dyn Machine) -> ExitReason {
-    tokio::time::timeout(LIMIT, machine.exited()).await.expect("the VM ends")
+    tokio::time::timeout(LIMIT, machine.exited())
+        .await
+        .expect("the VM ends")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,13 +29,24 @@ async fn a_saved_guest_goes_on_twice_and_again() {
     assert_eq!(bench.leftovers("template"), [""; 0]);
     let image = fs::read(&memory).unwrap();
 
-    let a = engine.restore(bench.restore_spec("a", &memory, &state)).await.unwrap();
-    let b = engine.restore(bench.restore_spec("b", &memory, &state)).await.unwrap();
+    let a = engine
+        .restore(bench.restore_spec("a", &memory, &state))
+        .await
+        .unwrap();
+    let b = engine
+        .restore(bench.restore_spec("b", &memory, &state))
+        .await
+        .unwrap();
     for id in ["a", "b"] {
-        wait_for("a restored guest to go on", || bench.count(id) >= Some(saved_at + 10));
+        wait_for("a restored guest to go on", || {
+            bench.count(id) >= Some(saved_at + 10)
+        });
         // The line that was on its way at the save may come out of the device first.
         let all = counts(&bench.console(id));
-        assert!(all[0] == saved_at + 1 || all[0] == saved_at, "{all:?} after {saved_at}");
+        assert!(
+            all[0] == saved_at + 1 || all[0] == saved_at,
+            "{all:?} after {saved_at}"
+        );
         assert!(all.windows(2).all(|pair| pair[1] == pair[0] + 1), "{all:?}");
     }
     b.stop().await.unwrap();
@@ -42,11 +55,18 @@ async fn a_saved_guest_goes_on_twice_and_again() {
     a.pause().await.unwrap();
     let paused_at = bench.count("a").unwrap();
     let second_state = bench.path("a.state");
-    a.save(SaveTarget { device_state: second_state.clone() }).await.unwrap();
+    a.save(SaveTarget {
+        device_state: second_state.clone(),
+    })
+    .await
+    .unwrap();
     let dirty = a.dirty_memory().await.unwrap();
     let pages = dirty.len() / 4096;
     assert!(pages >= 10, "only {pages} pages written");
-    assert!(dirty.len() < support::MEMORY_BYTES / 2, "{pages} pages written");
+    assert!(
+        dirty.len() < support::MEMORY_BYTES / 2,
+        "{pages} pages written"
+    );
     let second_memory = bench.path("a.memory");
     fs::write(&second_memory, &image).unwrap();
     let file = OpenOptions::new().write(true).open(&second_memory).unwrap();
@@ -57,22 +77,35 @@ async fn a_saved_guest_goes_on_twice_and_again() {
     }
     // The VM that was saved runs on as if nothing had been.
     a.resume().await.unwrap();
-    wait_for("the saved guest to go on", || bench.count("a") > Some(paused_at + 5));
+    wait_for("the saved guest to go on", || {
+        bench.count("a") > Some(paused_at + 5)
+    });
     a.stop().await.unwrap();
 
     let mut spec = bench.restore_spec("c", &second_memory, &second_state);
     spec.resume = false;
     let c = engine.restore(spec).await.unwrap();
-    assert!(matches!(c.dirty_memory().await, Ok(_)), "a VM that was not resumed is paused");
+    assert!(
+        c.dirty_memory().await.is_ok(),
+        "a VM that was not resumed is paused"
+    );
     assert_eq!(counts(&bench.console("c")), [0; 0]);
     c.resume().await.unwrap();
-    wait_for("the second generation to go on", || bench.count("c") >= Some(paused_at + 10));
+    wait_for("the second generation to go on", || {
+        bench.count("c") >= Some(paused_at + 10)
+    });
     let first = counts(&bench.console("c"))[0];
-    assert!(first == paused_at || first == paused_at + 1, "{first} after {paused_at}");
+    assert!(
+        first == paused_at || first == paused_at + 1,
+        "{first} after {paused_at}"
+    );
     c.stop().await.unwrap();
 
     // Nobody wrote to the shared image.
-    assert!(fs::read(&memory).unwrap() == image, "the template's memory image changed");
+    assert!(
+        fs::read(&memory).unwrap() == image,
+        "the template's memory image changed"
+    );
     for id in ["a", "b", "c"] {
         assert_eq!(bench.leftovers(id), [""; 0]);
     }
@@ -87,7 +120,11 @@ async fn a_vm_is_adopted_by_its_record_until_it_ends() {
     let record = serde_json::to_string(&machine.record()).unwrap();
     assert!(machine.dirty_memory().await.is_err());
     assert!(matches!(
-        machine.save(SaveTarget { device_state: bench.path("s") }).await,
+        machine
+            .save(SaveTarget {
+                device_state: bench.path("s")
+            })
+            .await,
         Err(Error::NotPaused)
     ));
     // As after a daemon's end: the connection is gone, the process runs on.
@@ -99,9 +136,18 @@ async fn a_vm_is_adopted_by_its_record_until_it_ends() {
     wait_for("the guest to count", || bench.count("vm") >= Some(3));
     adopted.pause().await.unwrap();
     adopted.pause().await.unwrap();
-    adopted.save(SaveTarget { device_state: bench.path("s") }).await.unwrap();
+    adopted
+        .save(SaveTarget {
+            device_state: bench.path("s"),
+        })
+        .await
+        .unwrap();
     assert!(matches!(
-        adopted.save(SaveTarget { device_state: bench.path("s") }).await,
+        adopted
+            .save(SaveTarget {
+                device_state: bench.path("s")
+            })
+            .await,
         Err(Error::Io { .. })
     ));
     adopted.resume().await.unwrap();
@@ -109,13 +155,19 @@ async fn a_vm_is_adopted_by_its_record_until_it_ends() {
         start_time_ticks: record.start_time_ticks + 1,
         ..record.clone()
     };
-    assert!(matches!(engine.adopt(impostor).await, Err(Error::Gone { .. })));
+    assert!(matches!(
+        engine.adopt(impostor).await,
+        Err(Error::Gone { .. })
+    ));
 
     adopted.stop().await.unwrap();
     adopted.stop().await.unwrap();
     end_of(&*adopted).await;
     assert!(matches!(adopted.pause().await, Err(Error::Ended { .. })));
-    assert!(matches!(engine.adopt(record).await, Err(Error::Gone { .. })));
+    assert!(matches!(
+        engine.adopt(record).await,
+        Err(Error::Gone { .. })
+    ));
     assert_eq!(bench.leftovers("vm"), [""; 0]);
 }
 
@@ -124,7 +176,11 @@ async fn a_vm_killed_from_outside_is_noticed_by_all_waiters() {
     let Some(kernel) = kernel() else { return };
     let bench = Bench::new(kernel);
     let machine = bench.engine().boot(bench.boot_spec("vm")).await.unwrap();
-    assert!(tokio::time::timeout(Duration::from_millis(1), machine.exited()).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(1), machine.exited())
+            .await
+            .is_err()
+    );
     hearth_machine::processes::end(machine.pid()).unwrap();
     let (one, two) = tokio::join!(end_of(&*machine), end_of(&*machine));
     assert_eq!((one, two), (ExitReason::Signaled { signal: 9 }, one));
@@ -159,10 +215,17 @@ async fn a_failed_start_says_why_and_leaves_nothing() {
     // A device state that is rubbish, and one that ends early.
     let (memory, state, _) = bench.saved(&engine).await;
     let good = fs::read(&state).unwrap();
-    for (id, bytes) in [("rubbish", &b"rubbish"[..]), ("short", &good[..good.len() / 2])] {
+    for (id, bytes) in [
+        ("rubbish", &b"rubbish"[..]),
+        ("short", &good[..good.len() / 2]),
+    ] {
         let bad = bench.path(&format!("{id}.state"));
         fs::write(&bad, bytes).unwrap();
-        let error = engine.restore(bench.restore_spec(id, &memory, &bad)).await.err().unwrap();
+        let error = engine
+            .restore(bench.restore_spec(id, &memory, &bad))
+            .await
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("migration"), "{error}");
         assert_eq!(bench.leftovers(id), [""; 0]);
     }
@@ -170,7 +233,10 @@ async fn a_failed_start_says_why_and_leaves_nothing() {
     // A memory image of another size.
     let mut spec = bench.restore_spec("size", &memory, &state);
     spec.shape.memory_bytes *= 2;
-    assert!(matches!(engine.restore(spec).await, Err(Error::InvalidSpec(_))));
+    assert!(matches!(
+        engine.restore(spec).await,
+        Err(Error::InvalidSpec(_))
+    ));
     assert_eq!(bench.leftovers("size"), [""; 0]);
 }
 
@@ -180,6 +246,39 @@ async fn a_cancelled_start_leaves_nothing() {
     let bench = Bench::new(kernel);
     let engine = bench.engine();
     let boot = engine.boot(bench.boot_spec("vm"));
-    assert!(tokio::time::timeout(Duration::from_millis(5), boot).await.is_err());
-    wait_for("the unwanted VM to be gone", || bench.leftovers("vm").is_empty());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(5), boot)
+            .await
+            .is_err()
+    );
+    wait_for("the unwanted VM to be gone", || {
+        bench.leftovers("vm").is_empty()
+    });
+}
+
+/// Not a check: prints how long restores take, stage by stage. Run with `--ignored
+/// --nocapture`, best in a release build and on an idle host.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn restore_times() {
+    let Some(kernel) = kernel() else { return };
+    tracing_subscriber::fmt()
+        .with_env_filter("hearth_machine=debug")
+        .init();
+    let bench = Bench::new(kernel);
+    let engine = bench.engine();
+    let (memory, state, _) = bench.saved(&engine).await;
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let spec = bench.restore_spec("r", &memory, &state);
+        let start = std::time::Instant::now();
+        let machine = engine.restore(spec).await.unwrap();
+        times.push(start.elapsed());
+        machine.stop().await.unwrap();
+    }
+    times.sort();
+    println!(
+        "restore: p50 {:?}, min {:?}, max {:?}",
+        times[10], times[0], times[19]
+    );
 }

@@ -138,7 +138,11 @@ impl CommandLine<'_> {
         });
         line.option("-blockdev", disk.to_string());
         line.option("-device", "virtio-blk-device,drive=disk");
-        if let Some(Network { tap, mac: [a, b, c, d, e, f] }) = self.network {
+        if let Some(Network {
+            tap,
+            mac: [a, b, c, d, e, f],
+        }) = self.network
+        {
             line.option("-netdev", format!("tap,id=network,fd={tap}"));
             line.option(
                 "-device",
@@ -155,13 +159,21 @@ impl CommandLine<'_> {
 
     fn start(&self, line: &mut Line) {
         match &self.start {
-            Start::Boot { kernel, initramfs, cmdline_extra, tsc_khz } => {
+            Start::Boot {
+                kernel,
+                initramfs,
+                cmdline_extra,
+                tsc_khz,
+            } => {
                 line.option("-kernel", inherited(*kernel));
                 line.option("-initrd", inherited(*initramfs));
                 let tsc = tsc_khz
                     .map(|khz| format!(" tsc_early_khz={khz} tsc=reliable"))
                     .unwrap_or_default();
-                line.option("-append", format!("{KERNEL_PARAMETERS}{tsc} {cmdline_extra}"));
+                line.option(
+                    "-append",
+                    format!("{KERNEL_PARAMETERS}{tsc} {cmdline_extra}"),
+                );
             }
             Start::Restore => {
                 // Stopped, so that the guest runs only when the caller says so.

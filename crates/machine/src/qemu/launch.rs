@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_confine::{Confinement, FileAccess, Program};
 use serde_json::Value;
@@ -71,6 +71,8 @@ pub(super) struct Running {
     pub(super) state: Option<RawFd>,
     /// Files that the start made: the socket, and the memory file of a boot.
     pub(super) made: Vec<PathBuf>,
+    /// When the process was about to be started, or was found.
+    pub(super) since: Instant,
 }
 
 /// What boot and restore have in common.
@@ -113,10 +115,21 @@ pub(super) fn prepare_boot(context: &Context, spec: &BootSpec) -> Result<Prepare
         opened.inherit(open_public(&spec.initramfs, spec.confinement.is_some())?.into());
     // Under KVM the guest reads the rate from kvm-clock.
     let tsc_khz = (context.config.accelerator != Accelerator::Kvm).then(tsc::measure_khz);
-    let start =
-        Start::Boot { kernel, initramfs, cmdline_extra: &spec.cmdline_extra, tsc_khz };
+    let start = Start::Boot {
+        kernel,
+        initramfs,
+        cmdline_extra: &spec.cmdline_extra,
+        tsc_khz,
+    };
     let readable = [spec.kernel.clone(), spec.initramfs.clone()];
-    Ok(opened.prepare(context, &common, memory, MemoryMapping::Shared, start, &readable))
+    Ok(opened.prepare(
+        context,
+        &common,
+        memory,
+        MemoryMapping::Shared,
+        start,
+        &readable,
+    ))
 }
 
 /// Opens everything for a restore. Blocking.
@@ -131,9 +144,12 @@ pub(super) fn prepare_restore(context: &Context, spec: &RestoreSpec) -> Result<P
         confinement: spec.confinement.as_ref(),
     };
     let mut opened = Opened::new(context, &common, context.config.restored_console)?;
-    let memory = File::open(&spec.memory_file)
-        .map_err(Error::io("open memory image", &spec.memory_file))?;
-    let length = memory.metadata().map_err(Error::io("look at", &spec.memory_file))?.len();
+    let memory =
+        File::open(&spec.memory_file).map_err(Error::io("open memory image", &spec.memory_file))?;
+    let length = memory
+        .metadata()
+        .map_err(Error::io("look at", &spec.memory_file))?
+        .len();
     if length != spec.shape.memory_bytes {
         return Err(Error::InvalidSpec(format!(
             "the memory image has {length} bytes, the VM {}",
@@ -144,7 +160,14 @@ pub(super) fn prepare_restore(context: &Context, spec: &RestoreSpec) -> Result<P
     let state = File::open(&spec.device_state)
         .map_err(Error::io("open device state", &spec.device_state))?;
     opened.state = Some(opened.inherit(state.into()));
-    Ok(opened.prepare(context, &common, memory, MemoryMapping::Private, Start::Restore, &[]))
+    Ok(opened.prepare(
+        context,
+        &common,
+        memory,
+        MemoryMapping::Private,
+        Start::Restore,
+        &[],
+    ))
 }
 
 /// What is open so far.
@@ -195,7 +218,10 @@ impl Opened {
         if let Some(network) = common.network {
             let tap = tap::open(&network.netns, &network.tap)
                 .map_err(Error::io("open TAP device", &network.tap))?;
-            opened.network = Some(Network { tap: opened.inherit(tap), mac: network.mac });
+            opened.network = Some(Network {
+                tap: opened.inherit(tap),
+                mac: network.mac,
+            });
         }
         Ok(opened)
     }
@@ -253,7 +279,13 @@ impl Opened {
             memory_mapping: mapping,
             cgroup_name: confinement.as_ref().and_then(|c| c.cgroup_name.clone()),
         };
-        Prepared { program, confinement, record, made: self.made, state: self.state }
+        Prepared {
+            program,
+            confinement,
+            record,
+            made: self.made,
+            state: self.state,
+        }
     }
 }
 
@@ -264,7 +296,11 @@ pub(super) async fn start(
     let spawned = tokio::task::spawn_blocking(move || prepare()?.spawn()).await;
     let mut spawned = match spawned {
         Ok(result) => result?,
-        Err(error) => return Err(Error::Protocol(format!("the start was interrupted: {error}"))),
+        Err(error) => {
+            return Err(Error::Protocol(format!(
+                "the start was interrupted: {error}"
+            )));
+        }
     };
     // Connects at once: the socket has been listening since before QEMU was started, and
     // QEMU takes the connection from the backlog when it is ready.
@@ -274,11 +310,22 @@ pub(super) async fn start(
     match Qmp::connect(&socket).await {
         Ok(qmp) => {
             let made = std::mem::take(&mut spawned.made.paths);
-            Ok(Running { process, qmp, record: spawned.record, state: spawned.state, made })
+            Ok(Running {
+                process,
+                qmp,
+                record: spawned.record,
+                state: spawned.state,
+                made,
+                since: spawned.since,
+            })
         }
         Err(source) => {
             kill_and_clean(&process, &spawned.record).await;
-            Err(Error::Io { action: "connect to", path: socket, source })
+            Err(Error::Io {
+                action: "connect to",
+                path: socket,
+                source,
+            })
         }
     }
 }
@@ -289,19 +336,38 @@ struct Spawned {
     record: MachineRecord,
     state: Option<RawFd>,
     made: Made,
+    since: Instant,
 }
 
 impl Prepared {
     fn spawn(self) -> Result<Spawned, Error> {
-        let Self { program, confinement, mut record, made, state } = self;
+        let Self {
+            program,
+            confinement,
+            mut record,
+            made,
+            state,
+        } = self;
+        let since = Instant::now();
         let spawned = program
             .spawn(confinement.as_ref())
-            .map_err(|source| Error::Spawn { source, log_tail: log_tail(&record.log) })?;
+            .map_err(|source| Error::Spawn {
+                source,
+                log_tail: log_tail(&record.log),
+            })?;
         record.pid = spawned.pid;
         // A process that has already ended has no start time; its end will be noticed.
-        record.start_time_ticks =
-            process::start_time(spawned.pid).ok().flatten().unwrap_or_default();
-        Ok(Spawned { pidfd: spawned.pidfd, record, state, made })
+        record.start_time_ticks = process::start_time(spawned.pid)
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        Ok(Spawned {
+            pidfd: spawned.pidfd,
+            record,
+            state,
+            made,
+            since,
+        })
     }
 }
 
@@ -315,16 +381,23 @@ impl Running {
     ) -> Result<Value, Error> {
         match self.wait(command, limit, pending.answer(limit)).await? {
             Ok(value) => Ok(value),
-            Err(QmpError::Refused(message)) => {
-                Err(Error::Refused { command, message, log_tail: self.log_tail() })
-            }
-            Err(QmpError::Timeout) => {
-                Err(Error::Timeout { waited_for: command, limit, log_tail: self.log_tail() })
-            }
+            Err(QmpError::Refused(message)) => Err(Error::Refused {
+                command,
+                message,
+                log_tail: self.log_tail(),
+            }),
+            Err(QmpError::Timeout) => Err(Error::Timeout {
+                waited_for: command,
+                limit,
+                log_tail: self.log_tail(),
+            }),
             Err(QmpError::Closed) => {
                 // A dead process's socket closes a moment before its end is reported.
                 match tokio::time::timeout(END_LIMIT, self.process.exited()).await {
-                    Ok(reason) => Err(Error::Ended { reason, log_tail: self.log_tail() }),
+                    Ok(reason) => Err(Error::Ended {
+                        reason,
+                        log_tail: self.log_tail(),
+                    }),
                     Err(_) => Err(Error::Protocol(QmpError::Closed.to_string())),
                 }
             }
@@ -347,6 +420,17 @@ impl Running {
             () = tokio::time::sleep(limit) => {
                 Err(Error::Timeout { waited_for, limit, log_tail: self.log_tail() })
             }
+        }
+    }
+
+    /// An error for a command after whose failure QEMU exits: waits for what it says.
+    pub(super) async fn last_words(&self, command: &'static str, message: &str) -> Error {
+        // When it does not exit, its log has all there is.
+        let _ = tokio::time::timeout(END_LIMIT, self.process.exited()).await;
+        Error::Refused {
+            command,
+            message: message.to_owned(),
+            log_tail: self.log_tail(),
         }
     }
 
@@ -376,7 +460,9 @@ async fn kill_and_clean(process: &Process, record: &MachineRecord) {
 
 /// Removes the VM's control group, if it has one.
 pub(super) async fn remove_cgroup(record: &MachineRecord) -> Result<(), hearth_confine::Error> {
-    let Some(name) = record.cgroup_name.clone() else { return Ok(()) };
+    let Some(name) = record.cgroup_name.clone() else {
+        return Ok(());
+    };
     match tokio::task::spawn_blocking(move || hearth_confine::remove_cgroup(&name)).await {
         Ok(result) => result,
         // Only when the runtime goes down; the next daemon sweeps groups.
@@ -395,9 +481,15 @@ pub(super) fn remove(path: &Path) {
 
 fn check(common: &Common<'_>) -> Result<(), Error> {
     let refuse = |reason: &str| Err(Error::InvalidSpec(reason.to_owned()));
-    let VmShape { vcpus, memory_bytes } = common.shape;
+    let VmShape {
+        vcpus,
+        memory_bytes,
+    } = common.shape;
     let good_id = (1..=64).contains(&common.id.len())
-        && common.id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        && common
+            .id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if !good_id {
         return refuse("the id is not 1 to 64 letters, digits, '-', '_' and '.'");
     }
@@ -420,14 +512,20 @@ fn check(common: &Common<'_>) -> Result<(), Error> {
 /// path, and nobody but root can connect.
 fn listen(path: &Path) -> Result<UnixListener, Error> {
     if path.as_os_str().len() > SOCKET_PATH_LIMIT {
-        return Err(Error::InvalidSpec("the run directory's path is too long".to_owned()));
+        return Err(Error::InvalidSpec(
+            "the run directory's path is too long".to_owned(),
+        ));
     }
     remove(path);
     let listener = UnixListener::bind(path).map_err(Error::io("listen on", path))?;
     let private = fs::Permissions::from_mode(0o600);
     if let Err(source) = fs::set_permissions(path, private) {
         remove(path);
-        return Err(Error::Io { action: "restrict", path: path.to_owned(), source });
+        return Err(Error::Io {
+            action: "restrict",
+            path: path.to_owned(),
+            source,
+        });
     }
     Ok(listener)
 }
@@ -459,8 +557,9 @@ fn open_public(path: &Path, confined: bool) -> Result<File, Error> {
 
 /// What a confined QEMU may open by path.
 fn files(context: &Context, readable: &[PathBuf]) -> FileAccess {
-    let mut read: Vec<PathBuf> =
-        ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/urandom"].map(PathBuf::from).into();
+    let mut read: Vec<PathBuf> = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/urandom"]
+        .map(PathBuf::from)
+        .into();
     read.extend_from_slice(readable);
     read.push(context.config.program.clone());
     let mut write = vec![PathBuf::from("/dev/null")];

@@ -48,7 +48,10 @@ impl QemuMachine {
     /// Has QEMU write its device state to a descriptor that it is handed for this.
     async fn save_to(&self, file: OwnedFd) -> Result<(), Error> {
         let pending = self.running.qmp.send_with("add-fd", json!({}), file).await;
-        let added = self.running.answer("add-fd", pending, COMMAND_LIMIT).await?;
+        let added = self
+            .running
+            .answer("add-fd", pending, COMMAND_LIMIT)
+            .await?;
         let set = added["fdset-id"]
             .as_u64()
             .ok_or_else(|| Error::Protocol("add-fd without a set".to_owned()))?;
@@ -81,7 +84,9 @@ impl Machine for QemuMachine {
         self.require_paused().await?;
         let path = target.device_state;
         let file = create(&path)?;
-        let kept = file.try_clone().map_err(Error::io("duplicate the descriptor of", &path))?;
+        let kept = file
+            .try_clone()
+            .map_err(Error::io("duplicate the descriptor of", &path))?;
         let saved = self.save_to(file.into()).await;
         if saved.is_err() {
             launch::remove(&path);
@@ -91,7 +96,9 @@ impl Machine for QemuMachine {
         let length = kept.metadata().map_err(Error::io("look at", &path))?.len();
         if length == 0 {
             launch::remove(&path);
-            return Err(Error::Protocol("QEMU wrote an empty device state".to_owned()));
+            return Err(Error::Protocol(
+                "QEMU wrote an empty device state".to_owned(),
+            ));
         }
         Ok(())
     }
@@ -99,7 +106,9 @@ impl Machine for QemuMachine {
     async fn dirty_memory(&self) -> Result<DirtyMemory, Error> {
         let record = &self.running.record;
         if record.memory_mapping == MemoryMapping::Shared {
-            return Err(Error::Unsupported("the memory file of a booted VM is its memory"));
+            return Err(Error::Unsupported(
+                "the memory file of a booted VM is its memory",
+            ));
         }
         self.require_paused().await?;
         let (pid, image) = (record.pid, record.memory_file.clone());
@@ -113,7 +122,10 @@ impl Machine for QemuMachine {
     async fn stop(&self) -> Result<(), Error> {
         let process = &self.running.process;
         let record = &self.running.record;
-        let ended = process.kill(KILL_LIMIT).await.map_err(Error::io("kill", &record.log))?;
+        let ended = process
+            .kill(KILL_LIMIT)
+            .await
+            .map_err(Error::io("kill", &record.log))?;
         if !ended {
             return Err(Error::Stuck { pid: record.pid });
         }

@@ -3,15 +3,24 @@ use super::*;
 use crate::{DiskAttachment, MemoryMapping, VmShape};
 
 fn command_line(start: Start<'_>, accelerator: &Accelerator) -> Vec<String> {
-    let disk = DiskAttachment { nbd_socket: "/run/a,b/nbd.sock".into(), export: "root".into() };
+    let disk = DiskAttachment {
+        nbd_socket: "/run/a,b/nbd.sock".into(),
+        export: "root".into(),
+    };
     CommandLine {
         id: "vm1",
         accelerator,
-        shape: VmShape { vcpus: 2, memory_bytes: 512 << 20 },
+        shape: VmShape {
+            vcpus: 2,
+            memory_bytes: 512 << 20,
+        },
         memory: 11,
         mapping: MemoryMapping::Private,
         disk: &disk,
-        network: Some(Network { tap: 12, mac: [2, 0xfc, 0, 0, 0, 5] }),
+        network: Some(Network {
+            tap: 12,
+            mac: [2, 0xfc, 0, 0, 0, 5],
+        }),
         monitor: 13,
         console: None,
         start,
@@ -21,14 +30,24 @@ fn command_line(start: Start<'_>, accelerator: &Accelerator) -> Vec<String> {
 
 #[test]
 fn boot_and_restore_have_the_same_devices() {
-    let tcg = Accelerator::Tcg { reason: "test".to_owned() };
-    let boot = Start::Boot { kernel: 20, initramfs: 21, cmdline_extra: "quiet", tsc_khz: Some(7) };
+    let tcg = Accelerator::Tcg {
+        reason: "test".to_owned(),
+    };
+    let boot = Start::Boot {
+        kernel: 20,
+        initramfs: 21,
+        cmdline_extra: "quiet",
+        tsc_khz: Some(7),
+    };
     let (boot, restore) = (command_line(boot, &tcg), command_line(Start::Restore, &tcg));
     let common = boot.len() - 6;
     assert_eq!(boot[..common], restore[..common]);
     assert_eq!(restore[common..], ["-S", "-incoming", "defer"]);
     assert_eq!(boot[common..common + 2], ["-kernel", "/proc/self/fd/20"]);
-    assert!(boot.last().is_some_and(|append| append.ends_with(" tsc_early_khz=7 tsc=reliable quiet")));
+    assert!(
+        boot.last()
+            .is_some_and(|append| append.ends_with(" tsc_early_khz=7 tsc=reliable quiet"))
+    );
 }
 
 #[test]
@@ -37,7 +56,10 @@ fn a_path_cannot_add_options() {
     let disk = line.iter().find(|part| part.starts_with('{')).unwrap();
     let disk: serde_json::Value = serde_json::from_str(disk).unwrap();
     assert_eq!(disk["server"]["path"], "/run/a,b/nbd.sock");
-    assert!(line.iter().any(|part| part.ends_with("mac=02:fc:00:00:00:05")));
+    assert!(
+        line.iter()
+            .any(|part| part.ends_with("mac=02:fc:00:00:00:05"))
+    );
 }
 
 #[test]

@@ -33,7 +33,11 @@ fn read() -> (Instant, u64) {
         let before = counter();
         let now = Instant::now();
         let after = counter();
-        (after.wrapping_sub(before), now, before + after.wrapping_sub(before) / 2)
+        (
+            after.wrapping_sub(before),
+            now,
+            before + after.wrapping_sub(before) / 2,
+        )
     };
     let mut best = attempt();
     for _ in 1..TRIES {

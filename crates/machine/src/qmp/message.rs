@@ -9,7 +9,10 @@ pub(super) enum Message {
     /// The first line of a connection.
     Greeting,
     /// The answer to the command with this id.
-    Answer { id: u64, result: Result<Value, String> },
+    Answer {
+        id: u64,
+        result: Result<Value, String>,
+    },
     /// Something happened.
     Event { name: String, data: Value },
 }
@@ -36,15 +39,33 @@ struct WireError {
 pub(super) fn parse(line: &[u8]) -> Result<Message, String> {
     let wire: Wire = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     match wire {
-        Wire { greeting: Some(_), .. } => Ok(Message::Greeting),
-        Wire { event: Some(name), data, .. } => Ok(Message::Event { name, data }),
-        Wire { id: Some(id), returned: Some(value), .. } => {
-            Ok(Message::Answer { id, result: Ok(value) })
-        }
-        Wire { id: Some(id), error: Some(error), .. } => {
-            Ok(Message::Answer { id, result: Err(error.description) })
-        }
-        Wire { error: Some(error), .. } => Err(error.description),
+        Wire {
+            greeting: Some(_), ..
+        } => Ok(Message::Greeting),
+        Wire {
+            event: Some(name),
+            data,
+            ..
+        } => Ok(Message::Event { name, data }),
+        Wire {
+            id: Some(id),
+            returned: Some(value),
+            ..
+        } => Ok(Message::Answer {
+            id,
+            result: Ok(value),
+        }),
+        Wire {
+            id: Some(id),
+            error: Some(error),
+            ..
+        } => Ok(Message::Answer {
+            id,
+            result: Err(error.description),
+        }),
+        Wire {
+            error: Some(error), ..
+        } => Err(error.description),
         _ => Err("a message of no known kind".to_owned()),
     }
 }
@@ -68,17 +89,32 @@ mod tests {
         assert_eq!(parse(br#"{"QMP": {"version": {}}}"#), Ok(Message::Greeting));
         assert_eq!(
             parse(br#"{"return": {}, "id": 4}"#),
-            Ok(Message::Answer { id: 4, result: Ok(json!({})) })
+            Ok(Message::Answer {
+                id: 4,
+                result: Ok(json!({}))
+            })
         );
         assert_eq!(
             parse(br#"{"id": 5, "error": {"class": "GenericError", "desc": "no"}}"#),
-            Ok(Message::Answer { id: 5, result: Err("no".to_owned()) })
+            Ok(Message::Answer {
+                id: 5,
+                result: Err("no".to_owned())
+            })
         );
         assert_eq!(
             parse(br#"{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}"#),
-            Ok(Message::Event { name: "STOP".to_owned(), data: Value::Null })
+            Ok(Message::Event {
+                name: "STOP".to_owned(),
+                data: Value::Null
+            })
         );
-        for bad in [&b"{}"[..], b"", b"[1]", b"{\"id\": -1, \"return\": {}}", b"\xff"] {
+        for bad in [
+            &b"{}"[..],
+            b"",
+            b"[1]",
+            b"{\"id\": -1, \"return\": {}}",
+            b"\xff",
+        ] {
             assert!(parse(bad).is_err());
         }
     }

@@ -11,31 +11,33 @@ use std::time::{Duration, Instant};
 use hearth_confine::Confinement;
 use hearth_machine::accelerator::Accelerator;
 use hearth_machine::qemu::{QemuConfig, QemuEngine};
-use hearth_machine::{
-    BootSpec, Console, DiskAttachment, Engine, Machine, RestoreSpec, SaveTarget, VmShape,
-};
+use hearth_machine::{BootSpec, Console, DiskAttachment, Engine, RestoreSpec, SaveTarget, VmShape};
 
 /// User and group that the VMs run as.
-pub const UID: u32 = 64_321;
-pub const MEMORY_BYTES: u64 = 256 << 20;
+pub(crate) const UID: u32 = 64_321;
+pub(crate) const MEMORY_BYTES: u64 = 256 << 20;
 /// The longest wait for anything; generous, because software emulation shares the host.
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// The kernel to boot, or `None` when VM tests are switched off. Fails when neither is
 /// said, so that a machine without a kernel does not pass for one where the tests pass.
-pub fn kernel() -> Option<PathBuf> {
+pub(crate) fn kernel() -> Option<PathBuf> {
     if std::env::var_os("HEARTH_SKIP_VM_TESTS").is_some_and(|value| value == "1") {
         return None;
     }
     let path = PathBuf::from(std::env::var_os("HEARTH_TEST_KERNEL").expect(
         "set HEARTH_TEST_KERNEL to an uncompressed guest kernel, or HEARTH_SKIP_VM_TESTS=1",
     ));
-    assert!(path.is_file(), "HEARTH_TEST_KERNEL={} does not exist", path.display());
+    assert!(
+        path.is_file(),
+        "HEARTH_TEST_KERNEL={} does not exist",
+        path.display()
+    );
     Some(path)
 }
 
 /// A directory with a disk server and everything that a VM leaves behind.
-pub struct Bench {
+pub(crate) struct Bench {
     dir: tempfile::TempDir,
     kernel: PathBuf,
     disk_server: Child,
@@ -46,20 +48,34 @@ impl Drop for Bench {
         for pid in hearth_machine::processes::naming(&self.marker()) {
             let _ = hearth_machine::processes::end(pid);
         }
+        // Only a test that failed half-way leaves any.
+        let groups = hearth_confine::Cgroups::detect();
+        for group in groups
+            .list()
+            .iter()
+            .filter(|name| name.starts_with(&self.prefix()))
+        {
+            let _ = groups.remove(group);
+        }
         let _ = self.disk_server.kill();
         let _ = self.disk_server.wait();
     }
 }
 
 impl Bench {
-    pub fn new(kernel: PathBuf) -> Self {
+    pub(crate) fn new(kernel: PathBuf) -> Self {
         let dir = tempfile::Builder::new().prefix("hm").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let disk = dir.path().join("disk.img");
         fs::File::create(&disk).unwrap().set_len(16 << 20).unwrap();
         let socket = dir.path().join("nbd.sock");
         let disk_server = Command::new("qemu-nbd")
-            .args(["--persistent", "--shared=64", "--format=raw", "--export-name=root"])
+            .args([
+                "--persistent",
+                "--shared=64",
+                "--format=raw",
+                "--export-name=root",
+            ])
             .arg("--socket")
             .arg(&socket)
             .arg(&disk)
@@ -68,21 +84,30 @@ impl Bench {
             .expect("qemu-nbd (package qemu-utils) runs");
         wait_for("the disk server", || socket.exists());
         chown(&socket, Some(UID), Some(UID)).unwrap();
-        Self { dir, kernel, disk_server }
+        Self {
+            dir,
+            kernel,
+            disk_server,
+        }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// What the command lines of this bench's VMs contain.
-    pub fn marker(&self) -> String {
+    pub(crate) fn marker(&self) -> String {
         format!("{}/", self.dir.path().display())
     }
 
-    pub fn engine(&self) -> QemuEngine {
-        let tcg = Accelerator::Tcg { reason: "the tests run anywhere".to_owned() };
-        let config = QemuConfig { restored_console: Console::File, ..QemuConfig::new(tcg) };
+    pub(crate) fn engine(&self) -> QemuEngine {
+        let tcg = Accelerator::Tcg {
+            reason: "the tests run anywhere".to_owned(),
+        };
+        let config = QemuConfig {
+            restored_console: Console::File,
+            ..QemuConfig::new(tcg)
+        };
         QemuEngine::new(config).unwrap()
     }
 
@@ -93,13 +118,21 @@ impl Bench {
     }
 
     fn disk(&self) -> DiskAttachment {
-        DiskAttachment { nbd_socket: self.path("nbd.sock"), export: "root".to_owned() }
+        DiskAttachment {
+            nbd_socket: self.path("nbd.sock"),
+            export: "root".to_owned(),
+        }
+    }
+
+    /// How the names of this bench's control groups start.
+    fn prefix(&self) -> String {
+        let bench = self.dir.path().file_name().unwrap().to_str().unwrap();
+        format!("{}-", bench.replace('.', ""))
     }
 
     fn confinement(&self, id: &str) -> Option<Confinement> {
-        let bench = self.dir.path().file_name().unwrap().to_str().unwrap();
         Some(Confinement {
-            cgroup_name: Some(format!("{}-{id}", bench.replace('.', ""))),
+            cgroup_name: Some(format!("{}{id}", self.prefix())),
             memory_limit_bytes: Some(MEMORY_BYTES + (256 << 20)),
             pids_max: Some(64),
             uid: UID,
@@ -109,11 +142,14 @@ impl Bench {
         })
     }
 
-    pub fn boot_spec(&self, id: &str) -> BootSpec {
+    pub(crate) fn boot_spec(&self, id: &str) -> BootSpec {
         BootSpec {
             id: id.to_owned(),
             run_dir: self.run_dir(id),
-            shape: VmShape { vcpus: 1, memory_bytes: MEMORY_BYTES },
+            shape: VmShape {
+                vcpus: 1,
+                memory_bytes: MEMORY_BYTES,
+            },
             kernel: self.kernel.clone(),
             initramfs: initramfs().clone(),
             cmdline_extra: "quiet".to_owned(),
@@ -124,11 +160,14 @@ impl Bench {
         }
     }
 
-    pub fn restore_spec(&self, id: &str, memory: &Path, state: &Path) -> RestoreSpec {
+    pub(crate) fn restore_spec(&self, id: &str, memory: &Path, state: &Path) -> RestoreSpec {
         RestoreSpec {
             id: id.to_owned(),
             run_dir: self.run_dir(id),
-            shape: VmShape { vcpus: 1, memory_bytes: MEMORY_BYTES },
+            shape: VmShape {
+                vcpus: 1,
+                memory_bytes: MEMORY_BYTES,
+            },
             memory_file: memory.to_owned(),
             device_state: state.to_owned(),
             disk: self.disk(),
@@ -140,30 +179,37 @@ impl Bench {
 
     /// Boots the guest, saves it once it counts, and returns memory image, device state
     /// and the last count before the save.
-    pub async fn saved(&self, engine: &QemuEngine) -> (PathBuf, PathBuf, usize) {
+    pub(crate) async fn saved(&self, engine: &QemuEngine) -> (PathBuf, PathBuf, usize) {
         let spec = self.boot_spec("template");
         let (memory, state) = (spec.memory_file.clone(), self.path("template.state"));
         let machine = engine.boot(spec).await.unwrap();
-        wait_for("the guest to count to 5", || self.count("template") >= Some(5));
+        wait_for("the guest to count to 5", || {
+            self.count("template") >= Some(5)
+        });
         machine.pause().await.unwrap();
-        machine.save(SaveTarget { device_state: state.clone() }).await.unwrap();
+        machine
+            .save(SaveTarget {
+                device_state: state.clone(),
+            })
+            .await
+            .unwrap();
         let count = self.count("template").unwrap();
         machine.stop().await.unwrap();
         (memory, state, count)
     }
 
-    pub fn console(&self, id: &str) -> String {
+    pub(crate) fn console(&self, id: &str) -> String {
         let bytes = fs::read(self.path(id).join("console.log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The last complete count on a guest's console.
-    pub fn count(&self, id: &str) -> Option<usize> {
+    pub(crate) fn count(&self, id: &str) -> Option<usize> {
         counts(&self.console(id)).last().copied()
     }
 
     /// Whether anything of a VM is left: process, socket or control group.
-    pub fn leftovers(&self, id: &str) -> Vec<String> {
+    pub(crate) fn leftovers(&self, id: &str) -> Vec<String> {
         let mut left = Vec::new();
         let group = self.confinement(id).and_then(|c| c.cgroup_name).unwrap();
         if hearth_confine::Cgroups::detect().list().contains(&group) {
@@ -184,7 +230,7 @@ impl Bench {
 }
 
 /// Every complete count on a console.
-pub fn counts(console: &str) -> Vec<usize> {
+pub(crate) fn counts(console: &str) -> Vec<usize> {
     console
         .split_inclusive('\n')
         .filter(|line| line.ends_with('\n'))
@@ -194,7 +240,7 @@ pub fn counts(console: &str) -> Vec<usize> {
 
 /// Waits until `condition` holds, and fails loudly when it does not.
 #[track_caller]
-pub fn wait_for(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !condition() {
         assert!(Instant::now() < deadline, "{what}: not within {LIMIT:?}");
@@ -210,7 +256,15 @@ fn initramfs() -> &'static PathBuf {
         let init = dir.join(format!("init-{}", std::process::id()));
         let status = Command::new("rustc")
             .args(["--edition", "2024", "-C", "target-feature=+crt-static"])
-            .args(["-C", "opt-level=s", "-C", "panic=abort", "-C", "strip=symbols", "-o"])
+            .args([
+                "-C",
+                "opt-level=s",
+                "-C",
+                "panic=abort",
+                "-C",
+                "strip=symbols",
+                "-o",
+            ])
             .arg(&init)
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/init.rs"))
             .status()
@@ -229,7 +283,18 @@ fn initramfs() -> &'static PathBuf {
 fn entry(file: &mut fs::File, name: &str, mode: u32, data: &[u8]) {
     let header = format!(
         "070701{:08x}{mode:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}",
-        1, 0, 0, 1, 0, data.len(), 0, 0, 0, 0, name.len() + 1, 0
+        1,
+        0,
+        0,
+        1,
+        0,
+        data.len(),
+        0,
+        0,
+        0,
+        0,
+        name.len() + 1,
+        0
     );
     let pad = |length: usize| vec![0_u8; length.next_multiple_of(4) - length];
     file.write_all(header.as_bytes()).unwrap();
