@@ -144,6 +144,14 @@ impl Device {
         Self::build(Arc::new(OsStorage), config, &Opening::OpenOrCreate)
     }
 
+    #[cfg(test)]
+    pub(crate) fn create_on(
+        storage: Arc<dyn Storage>,
+        config: &DeviceConfig,
+    ) -> Result<Self, Error> {
+        Self::build(storage, config, &Opening::Create)
+    }
+
     fn build(
         storage: Arc<dyn Storage>,
         config: &DeviceConfig,

@@ -1,5 +1,7 @@
 //! QEMU's and libnbd's own tools against the server.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 mod common;
 
 use std::io::{BufRead, BufReader, Write};

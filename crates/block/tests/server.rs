@@ -1,5 +1,7 @@
 //! The server against clients that err, on purpose or not.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 mod common;
 
 use std::io::{Read, Write};

@@ -32,8 +32,12 @@ const SEND_BYTES: usize = 64 * 1024;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Requests of one connection that may be with the workers.
 const MAX_FLIGHTS: usize = 64;
-/// Bytes of read buffers that those may hold; one request may exceed it alone.
+/// Bytes of buffers that those may hold; one request may exceed it alone.
 const MAX_FLIGHT_BYTES: u64 = 32 << 20;
+/// A write that took longer was held up by the host's disk; for a while others
+/// go to the workers, so that reads need not wait behind them.
+pub(super) const SLOW_WRITE: Duration = Duration::from_millis(5);
+const SLOW_WHILE: Duration = Duration::from_secs(1);
 const MAX_STATUS_EXTENTS: usize = 1024;
 const ZERO_PIECE_BYTES: u64 = 1 << 20;
 
@@ -80,6 +84,7 @@ fn serve(
         landed: Condvar::new(),
     });
     let mut connection = Connection {
+        slow_until: None,
         peer,
         pool,
         export,
@@ -158,6 +163,8 @@ struct Flight {
 }
 
 struct Connection<'a> {
+    /// Writes are not done here until then.
+    slow_until: Option<Instant>,
     peer: Arc<Peer>,
     pool: &'a Arc<Pool>,
     export: &'a ExportInfo,
@@ -270,8 +277,17 @@ impl Connection<'_> {
                 count -= ((offset + count as u64) % BLOCK_SIZE) as usize;
             }
             if result.is_ok() {
+                let begun = Instant::now();
+                if count == request.length as usize && self.slow_until > Some(begun) {
+                    self.write_elsewhere(request, count);
+                    return Ok(true);
+                }
                 let written = self.peer.device.write(offset, &buffered[..count]);
                 result = written.map_err(|error| errno(&error));
+                let ended = Instant::now();
+                if ended - begun > SLOW_WRITE {
+                    self.slow_until = Some(ended + SLOW_WHILE);
+                }
             }
             self.input.consume(count);
             offset = offset.wrapping_add(count as u64);
@@ -284,6 +300,19 @@ impl Connection<'_> {
             self.answer(request, result);
         }
         Ok(true)
+    }
+
+    /// Has a worker write the payload, which is at the front of the input.
+    fn write_elsewhere(&mut self, request: &Request, count: usize) {
+        let payload = self.input.data()[..count].to_vec();
+        self.input.consume(count);
+        let request = *request;
+        self.dispatch(request, count as u64, move |peer| {
+            let fua = request.command == (Command::Write { fua: true });
+            let result = peer.device.write(request.offset, &payload);
+            let result = result.and_then(|()| if fua { peer.device.flush() } else { Ok(()) });
+            peer.answer(&request, result.map_err(|error| errno(&error)))
+        });
     }
 
     /// Hands a request to the workers, waiting while too many are in flight.

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{Blob, BootId, Lock, Storage};
 
@@ -48,6 +48,8 @@ struct World {
     /// Pages that all files together may occupy.
     space: usize,
     fail_sync: bool,
+    /// While true, writes wait.
+    held: Arc<(Mutex<bool>, Condvar)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,6 +99,7 @@ impl SimStorage {
             choices: Choices(seed),
             space: usize::MAX,
             fail_sync: false,
+            held: Arc::default(),
         })))
     }
 
@@ -134,6 +137,13 @@ impl SimStorage {
 
     pub(crate) fn fail_syncs(&self, fail: bool) {
         self.lock().fail_sync = fail;
+    }
+
+    /// Makes writes wait, as on a disk that does not keep up.
+    pub(crate) fn hold_writes(&self, hold: bool) {
+        let held = self.lock().held.clone();
+        *held.0.lock().unwrap_or_else(PoisonError::into_inner) = hold;
+        held.1.notify_all();
     }
 
     /// A copy of this moment, for a process that is dead.
@@ -415,6 +425,9 @@ impl Blob for SimBlob {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let held = self.lock().held.clone();
+        let guard = held.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(held.1.wait_while(guard, |held| *held));
         let mut world = self.lock();
         let whole = world.step()?;
         let mut count = bytes.len();

@@ -1,6 +1,7 @@
 //! What the server tests share: a device in a scratch directory, and clients.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

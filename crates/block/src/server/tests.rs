@@ -1,0 +1,83 @@
+//! What only a disk under control can show.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{ServerConfig, serve};
+use crate::device::{Device, DeviceConfig, WritableConfig};
+use crate::storage::sim::SimStorage;
+
+const READ: u16 = 0;
+const WRITE: u16 = 1;
+
+fn send(stream: &mut UnixStream, kind: u16, cookie: u64, payload: &[u8]) {
+    let mut bytes = 0x2560_9513u32.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&0u16.to_be_bytes());
+    bytes.extend_from_slice(&kind.to_be_bytes());
+    bytes.extend_from_slice(&cookie.to_be_bytes());
+    bytes.extend_from_slice(&0u64.to_be_bytes());
+    bytes.extend_from_slice(&4096u32.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    stream.write_all(&bytes).unwrap();
+}
+
+/// The cookie of the next reply, which is a success.
+fn receive(stream: &mut UnixStream) -> u64 {
+    let mut reply = [0; 16];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[4..8], [0; 4]);
+    let cookie = u64::from_be_bytes(reply[8..].try_into().unwrap());
+    if cookie >= 100 {
+        stream.read_exact(&mut [0; 4096]).unwrap();
+    }
+    cookie
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_pass_writes_that_the_disk_holds_up() {
+    let storage = SimStorage::new(1);
+    let config = DeviceConfig {
+        base: None,
+        layers: Vec::new(),
+        writable: Some(WritableConfig {
+            directory: "/layer".into(),
+            limit_bytes: None,
+        }),
+        size_bytes: 1 << 20,
+    };
+    let device = Arc::new(Device::create_on(Arc::new(storage.clone()), &config).unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("nbd.sock");
+    let server = serve(&ServerConfig::new(&socket, "disk"), device).unwrap();
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream
+        .write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\0")
+        .unwrap();
+    stream.read_exact(&mut [0; 28]).unwrap();
+    // One write in line is slow enough to be noticed.
+    storage.hold_writes(true);
+    send(&mut stream, WRITE, 1, &[1; 4096]);
+    std::thread::sleep(super::connection::SLOW_WRITE * 4);
+    storage.hold_writes(false);
+    assert_eq!(receive(&mut stream), 1);
+    storage.hold_writes(true);
+    for cookie in 2..20 {
+        send(&mut stream, WRITE, cookie, &[2; 4096]);
+    }
+    send(&mut stream, READ, 100, &[]);
+    assert_eq!(
+        receive(&mut stream),
+        100,
+        "the read is answered while writes wait"
+    );
+    storage.hold_writes(false);
+    let mut answered: Vec<u64> = (2..20).map(|_| receive(&mut stream)).collect();
+    answered.sort_unstable();
+    assert_eq!(answered, (2..20).collect::<Vec<u64>>());
+    server.stop().await;
+}
