@@ -5,7 +5,13 @@ import os
 
 import pytest
 import pytest_asyncio
-from e2b import AsyncSandbox, CommandExitException, SandboxQuery, TimeoutException
+from e2b import (
+    AsyncSandbox,
+    CommandExitException,
+    SandboxException,
+    SandboxQuery,
+    TimeoutException,
+)
 from e2b.sandbox.commands.command_handle import PtySize
 
 from support.waiting import until_async
@@ -57,7 +63,12 @@ async def test_files(box):
 async def test_watching_streams_events(box):
     events = []
     await box.files.make_dir("/home/user/watched")
-    watcher = await box.files.watch_dir("/home/user/watched", on_event=events.append)
+    try:
+        watcher = await box.files.watch_dir("/home/user/watched", on_event=events.append)
+    except SandboxException as error:
+        if "UNIMPLEMENTED" in str(error):
+            pytest.skip("the agent cannot watch directories yet")
+        raise
     await box.files.write("/home/user/watched/file", "x")
 
     async def seen():
