@@ -1,0 +1,266 @@
+//! A real child in a real jail, asked what it sees. Needs root.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use hearth_confine::{Cgroups, Confinement, Error, FileAccess, Program, Spawned};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{WaitId, WaitIdOptions};
+
+const UID: u32 = 64_322;
+const GID: u32 = 64_323;
+
+/// `false` when tests that need root are switched off; fails when neither is the case.
+fn enabled() -> bool {
+    if std::env::var_os("HEARTH_SKIP_VM_TESTS").is_some_and(|value| value == "1") {
+        return false;
+    }
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "run as root, or set HEARTH_SKIP_VM_TESTS=1"
+    );
+    true
+}
+
+fn confinement() -> Confinement {
+    Confinement {
+        uid: UID,
+        gid: GID,
+        ..Confinement::default()
+    }
+}
+
+/// Runs a shell script and returns its exit code and what it wrote to standard error.
+fn run(script: &str, passed: Vec<OwnedFd>, confinement: &Confinement) -> (i32, String) {
+    let mut output = tempfile::tempfile().unwrap();
+    let spawned = Program::new("/bin/sh")
+        .arguments(["-c", script])
+        .environment("PATH", "/usr/bin:/bin")
+        .inherit(passed)
+        .stderr(output.try_clone().unwrap())
+        .spawn(Some(confinement))
+        .unwrap();
+    let code = wait(&spawned);
+    let mut text = String::new();
+    output.rewind().unwrap();
+    output.read_to_string(&mut text).unwrap();
+    (code, text)
+}
+
+fn wait(spawned: &Spawned) -> i32 {
+    let limit = Timespec {
+        tv_sec: 30,
+        tv_nsec: 0,
+    };
+    let mut poll = [PollFd::new(&spawned.pidfd, PollFlags::IN)];
+    assert_eq!(
+        rustix::event::poll(&mut poll, Some(&limit)),
+        Ok(1),
+        "the child ends"
+    );
+    let status = rustix::process::waitid(
+        WaitId::PidFd(rustix::fd::AsFd::as_fd(&spawned.pidfd)),
+        WaitIdOptions::EXITED,
+    );
+    status.unwrap().unwrap().exit_status().unwrap_or(-1)
+}
+
+#[test]
+fn identity_privileges_and_session_are_dropped() {
+    if !enabled() {
+        return;
+    }
+    let script =
+        "cat /proc/self/status >&2; cut -d' ' -f6 /proc/$$/stat >&2; echo $$ >&2; umask >&2";
+    let (code, text) = run(script, vec![], &confinement());
+    assert_eq!(code, 0, "{text}");
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line[name.len()..]
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(field("Uid:"), [UID; 4].map(|id| id.to_string()).join(" "));
+    assert_eq!(field("Gid:"), [GID; 4].map(|id| id.to_string()).join(" "));
+    assert_eq!(field("Groups:"), "");
+    assert_eq!(field("NoNewPrivs:"), "1");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    let tail: Vec<&str> = text.lines().rev().take(3).collect();
+    assert_eq!(tail[0], "0077");
+    assert_eq!(tail[1], tail[2], "the child leads a session of its own");
+}
+
+#[test]
+fn only_passed_descriptors_are_inherited() {
+    if !enabled() {
+        return;
+    }
+    // One that could leak: without the close-on-exec flag.
+    let leak = File::open("/etc/hostname").unwrap();
+    rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
+    let mut passed = tempfile::tempfile().unwrap();
+    passed.write_all(b"content").unwrap();
+    passed.rewind().unwrap();
+    let number = passed.as_raw_fd();
+    // `exec`, because for any other redirection the shell keeps a copy of its own.
+    let script = format!("exec >&2; cat /proc/self/fd/{number}; echo; ls /proc/$$/fd");
+    let (_, text) = run(&script, vec![passed.into()], &confinement());
+    let mut open: Vec<&str> = text.lines().collect();
+    open.retain(|line| line.parse::<i32>().is_ok_and(|fd| fd > 2));
+    assert_eq!(
+        open,
+        [number.to_string()],
+        "{text} (leak is {})",
+        leak.as_raw_fd()
+    );
+}
+
+#[test]
+fn limits_are_in_force_and_the_group_goes_away() {
+    if !enabled() {
+        return;
+    }
+    let name = format!("jail-test-{}", std::process::id());
+    let limited = Confinement {
+        cgroup_name: Some(name.clone()),
+        memory_limit_bytes: Some(64 << 20),
+        cpu_quota_milli: Some(500),
+        pids_max: Some(3),
+        oom_score_adj: Some(321),
+        ..confinement()
+    };
+    let script = "cat /proc/self/cgroup /proc/self/oom_score_adj >&2; ulimit -n >&2; ulimit -c >&2";
+    let (_, text) = run(script, vec![], &limited);
+    assert!(text.contains(&format!("/hearth/{name}")), "{text}");
+    assert!(text.ends_with("321\n1024\n0\n"), "{text}");
+    // Four processes at once are one too many.
+    let (_, text) = run("sleep 0.3 & sleep 0.3 & sleep 0.3 & wait", vec![], &limited);
+    assert!(text.to_lowercase().contains("fork"), "{text}");
+    // More memory than there may be: the kernel ends it.
+    let (code, text) = run(
+        "head -c 200000000 /dev/zero | tail -c 200000000 | wc -c >&2",
+        vec![],
+        &limited,
+    );
+    assert!(code != 0 || !text.contains("200000000"), "{code} {text}");
+
+    let groups = Cgroups::detect();
+    assert!(groups.list().contains(&name));
+    groups.remove(&name).unwrap();
+    groups.remove(&name).unwrap();
+    assert!(!groups.list().contains(&name));
+}
+
+#[test]
+fn files_outside_the_list_are_out_of_reach() {
+    if !enabled() {
+        return;
+    }
+    if landlock_version() < 1 {
+        eprintln!("this kernel has no Landlock; nothing to see");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("open-to-all");
+    fs::write(&secret, "x").unwrap();
+    fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let script = format!("cat {} && echo reached >&2", secret.display());
+    let (_, text) = run(&script, vec![], &confinement());
+    assert!(text.contains("reached"), "{text}");
+
+    let read = ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache"]
+        .map(PathBuf::from)
+        .into();
+    let files = Some(FileAccess {
+        read,
+        write: vec!["/dev/null".into()],
+    });
+    let (_, text) = run(
+        &script,
+        vec![],
+        &Confinement {
+            files,
+            ..confinement()
+        },
+    );
+    assert!(
+        text.contains("ermission denied") && !text.contains("reached"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_failed_start_leaves_nothing_and_names_the_step() {
+    if !enabled() {
+        return;
+    }
+    let name = format!("jail-fail-{}", std::process::id());
+    let limited = Confinement {
+        cgroup_name: Some(name.clone()),
+        pids_max: Some(9),
+        ..confinement()
+    };
+    let missing = Program::new("/nonexistent/program").spawn(Some(&limited));
+    assert!(matches!(missing, Err(Error::Spawn { .. })), "{missing:?}");
+    assert!(!Cgroups::detect().list().contains(&name));
+
+    // A file is no network namespace: the step fails in the child.
+    let mut output = tempfile::tempfile().unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let wrong = Confinement {
+        netns: Some(file.path().into()),
+        ..limited
+    };
+    let failed = Program::new("/bin/true")
+        .stderr(output.try_clone().unwrap())
+        .spawn(Some(&wrong));
+    assert!(matches!(failed, Err(Error::Spawn { .. })), "{failed:?}");
+    assert!(!Cgroups::detect().list().contains(&name));
+    let mut text = String::new();
+    output.rewind().unwrap();
+    output.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hearth-confine: cannot join the network namespace\n");
+}
+
+#[test]
+fn root_is_no_confinement() {
+    for root in [
+        Confinement {
+            uid: 0,
+            ..confinement()
+        },
+        Confinement {
+            gid: 0,
+            ..confinement()
+        },
+    ] {
+        let refused = Program::new("/bin/true").spawn(Some(&root));
+        assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    }
+    let unnamed = Confinement {
+        pids_max: Some(1),
+        ..confinement()
+    };
+    assert!(matches!(
+        Program::new("/bin/true").spawn(Some(&unnamed)),
+        Err(Error::Invalid(_))
+    ));
+}
+
+fn landlock_version() -> i32 {
+    // The rule set's creation is best-effort; the kernel's list says whether it has any.
+    fs::read_to_string("/proc/kallsyms")
+        .map(|symbols| i32::from(symbols.contains("landlock_create_ruleset")))
+        .unwrap_or(0)
+}
