@@ -1,14 +1,17 @@
 //! Two remedies for one fact of TCP: who closes a socket while the other side still
 //! sends destroys the answer that the other side has not read yet.
 //!
-//! Towards clients: an upload that is refused is read on and thrown away for a
-//! while after the answer has gone out ([`drain`]).
+//! Towards clients: an upload that nobody wants any more (refused, or its guest hung
+//! up) is read on and thrown away for a while, so that the answer arrives
+//! ([`Upload`]).
 //!
 //! Towards guests: a guest may answer and close while it is still being sent a
 //! body. What is written after that goes nowhere, without an error ([`Deaf`]), so
 //! that its answer is read and passed on instead of lost in a failed write.
 
 use bytes::Bytes;
+use http::{Request, Version, header};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use std::io;
@@ -16,14 +19,89 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-/// What is read of a refused upload, at most.
+/// What is read of an unwanted upload, at most.
 const MAX_BYTES: u64 = 256 << 20;
 const MAX_TIME: Duration = Duration::from_secs(10);
 
-/// Reads the rest of a refused request until the client has sent all or has had its
-/// share. The answer passes meanwhile; when this ends early, the connection does.
-pub(crate) async fn drain(mut body: Incoming) {
+/// Owns the tasks that read unwanted uploads.
+#[derive(Clone)]
+pub(crate) struct Drains {
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+/// A request's body. Dropped before its end, it is read on in a task of its own.
+pub(crate) struct Upload {
+    incoming: Option<Incoming>,
+    /// Absent where closing does no harm: HTTP/2 ends streams apart from the
+    /// connection, and who waits to be told to continue sends nothing.
+    drains: Option<Drains>,
+}
+
+impl Upload {
+    /// Takes over the body of a request.
+    pub(crate) fn of(request: Request<Incoming>, drains: &Drains) -> Request<Self> {
+        let sends_on =
+            request.version() < Version::HTTP_2 && !request.headers().contains_key(header::EXPECT);
+        request.map(|incoming| Self {
+            incoming: (!incoming.is_end_stream()).then_some(incoming),
+            drains: sends_on.then(|| drains.clone()),
+        })
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(&mut *incoming).poll_frame(context);
+        let over = match &polled {
+            Poll::Ready(Some(Ok(_))) => incoming.is_end_stream(),
+            Poll::Ready(None | Some(Err(_))) => true,
+            Poll::Pending => false,
+        };
+        if over {
+            self.incoming = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let (Some(incoming), Some(drains)) = (self.incoming.take(), self.drains.take())
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let task = drain(incoming, drains.stop);
+            drains.tasks.spawn_on(task, &runtime);
+        }
+    }
+}
+
+/// Reads a body until the client has sent all or has had its share. The answer
+/// passes meanwhile; when this ends early, the connection does.
+async fn drain(mut body: Incoming, stop: CancellationToken) {
     let reading = async {
         let mut left = MAX_BYTES;
         while let Some(Ok(frame)) = body.frame().await {
@@ -34,8 +112,11 @@ pub(crate) async fn drain(mut body: Incoming) {
             }
         }
     };
-    // Out of time or not: what counts is that it is over.
-    let _ = tokio::time::timeout(MAX_TIME, reading).await;
+    tokio::select! {
+        // Out of time or not: what counts is that it is over.
+        _ = tokio::time::timeout(MAX_TIME, reading) => {}
+        () = stop.cancelled() => {}
+    }
 }
 
 /// A socket that takes all that is written to it once the far side has closed.

@@ -8,6 +8,7 @@
 use crate::AGENT_PORT;
 use crate::body::{Carrier, EdgeBody};
 use crate::config::EdgeConfig;
+use crate::drain::Upload;
 use crate::headers;
 use crate::lane::{GuestConnection, Lane, OutgoingBody};
 use crate::refusal::Refusal;
@@ -34,49 +35,14 @@ pub(crate) struct Visit {
     pub(crate) open: OwnedSemaphorePermit,
 }
 
-/// A request that got no answer from a guest.
-pub(crate) struct Failed {
-    pub(crate) refusal: Refusal,
-    /// The request's body, when nothing of it was sent.
-    pub(crate) unsent: Option<Incoming>,
-}
-
-impl Failed {
-    pub(crate) fn unsent(refusal: Refusal, body: Incoming) -> Self {
-        Self {
-            refusal,
-            unsent: Some(body),
-        }
-    }
-
-    fn kept_back(refusal: Refusal, request: Request<OutgoingBody>) -> Self {
-        Self {
-            refusal,
-            unsent: match request.into_body() {
-                Either::Left(body) => Some(body),
-                Either::Right(_) => None,
-            },
-        }
-    }
-}
-
-impl From<Refusal> for Failed {
-    fn from(refusal: Refusal) -> Self {
-        Self {
-            refusal,
-            unsent: None,
-        }
-    }
-}
-
 impl Visit {
     pub(crate) async fn forward(
         self,
         config: &EdgeConfig,
-        mut request: Request<Incoming>,
-    ) -> Result<Response<EdgeBody>, Failed> {
+        mut request: Request<Upload>,
+    ) -> Result<Response<EdgeBody>, Refusal> {
         if request.method() == Method::CONNECT {
-            return Err(Refusal::UnsupportedMethod(Method::CONNECT).into());
+            return Err(Refusal::UnsupportedMethod(Method::CONNECT));
         }
         // The agent switches no protocols: nothing could be checked after that.
         let protocol = (request.version() == Version::HTTP_11 && self.port != AGENT_PORT)
@@ -92,7 +58,7 @@ impl Visit {
         tokio::select! {
             biased;
             response = self.send(request, grpc, client) => response,
-            () = lane.ended.cancelled() => Err(lane.gone().into()),
+            () = lane.ended.cancelled() => Err(lane.gone()),
         }
     }
 
@@ -101,7 +67,7 @@ impl Visit {
         request: Request<OutgoingBody>,
         grpc: bool,
         client: Option<OnUpgrade>,
-    ) -> Result<Response<EdgeBody>, Failed> {
+    ) -> Result<Response<EdgeBody>, Refusal> {
         if grpc {
             return self.send_multiplexed(request).await;
         }
@@ -118,7 +84,7 @@ impl Visit {
     fn outgoing(
         &self,
         config: &EdgeConfig,
-        request: Request<Incoming>,
+        request: Request<Upload>,
     ) -> Result<Request<OutgoingBody>, Refusal> {
         let (mut head, body) = request.into_parts();
         let host = target::authority(&head.uri, &head.headers)?;
@@ -158,7 +124,7 @@ impl Visit {
     async fn send_multiplexed(
         self,
         mut request: Request<OutgoingBody>,
-    ) -> Result<Response<EdgeBody>, Failed> {
+    ) -> Result<Response<EdgeBody>, Refusal> {
         let request_headers = request.headers_mut();
         request_headers.remove(TRANSFER_ENCODING);
         let host = request_headers.remove(http::header::HOST);
@@ -178,10 +144,7 @@ impl Visit {
             .path_and_query(path)
             .build()
             .map_err(|_| Refusal::InvalidHost)?;
-        let mut multiplex = match self.lane.multiplex(self.port).await {
-            Ok(multiplex) => multiplex,
-            Err(refusal) => return Err(Failed::kept_back(refusal, request)),
-        };
+        let mut multiplex = self.lane.multiplex(self.port).await?;
         let response = match multiplex.sender.try_send_request(request).await {
             Ok(response) => response,
             Err(mut error) => {
@@ -230,7 +193,7 @@ impl Visit {
     }
 }
 
-fn is_grpc(request: &Request<Incoming>) -> bool {
+fn is_grpc(request: &Request<Upload>) -> bool {
     request.version() == Version::HTTP_2
         && request
             .headers()
@@ -247,7 +210,7 @@ async fn send_single(
     lane: &Lane,
     port: u16,
     mut request: Request<OutgoingBody>,
-) -> Result<(Response<Incoming>, GuestConnection), Failed> {
+) -> Result<(Response<Incoming>, GuestConnection), Refusal> {
     let replay = Replay::of(&request);
     if port == AGENT_PORT || replay.is_some() {
         while let Some(mut connection) = lane.kept_connection(port).await {
@@ -262,15 +225,12 @@ async fn send_single(
             }
         }
     }
-    let mut connection = match lane.open(port).await {
-        Ok(connection) => connection,
-        Err(refusal) => return Err(Failed::kept_back(refusal, request)),
-    };
+    let mut connection = lane.open(port).await?;
     match connection.sender.send_request(request).await {
         Ok(response) => Ok((response, connection)),
         Err(error) => {
             tracing::debug!(sandbox = %lane.id, port, %error, "guest did not answer");
-            Err(lane.broken(port).into())
+            Err(lane.broken(port))
         }
     }
 }

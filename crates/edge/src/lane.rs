@@ -11,13 +11,12 @@
 //! requests see that through `ended`; the edge's sweep drops the lane later.
 
 use crate::config::EdgeConfig;
-use crate::drain::Deaf;
+use crate::drain::{Deaf, Upload};
 use crate::refusal::Refusal;
 use crate::routes::Route;
 use bytes::Bytes;
 use hearth_ids::SandboxId;
 use http_body_util::{Either, Empty};
-use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::collections::HashMap;
@@ -33,7 +32,7 @@ use tokio_util::task::TaskTracker;
 const SETTLE: Duration = Duration::from_millis(5);
 
 /// A request's body on its way to a guest.
-pub(crate) type OutgoingBody = Either<Incoming, Empty<Bytes>>;
+pub(crate) type OutgoingBody = Either<Upload, Empty<Bytes>>;
 
 /// An HTTP/1.1 connection to a guest. Dropping it closes the socket.
 pub(crate) struct GuestConnection {

@@ -7,7 +7,7 @@ use crate::page;
 use bytes::Bytes;
 use hearth_ids::SandboxId;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Response, StatusCode, Version, request};
+use http::{Method, Response, StatusCode, request};
 
 use serde::Serialize;
 
@@ -161,9 +161,6 @@ pub(crate) struct Client {
     page: bool,
     /// The headers that a preflight asks about.
     asked_headers: Option<HeaderValue>,
-    /// Sends its body before it looks at the answer, as HTTP/1.1 clients do that do
-    /// not wait to be told to continue.
-    pub(crate) sends_on: bool,
 }
 
 impl Client {
@@ -175,7 +172,6 @@ impl Client {
                 && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD),
             page: wants_page(headers),
             asked_headers: headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned(),
-            sends_on: head.version < Version::HTTP_2 && !headers.contains_key(header::EXPECT),
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use crate::body::EdgeBody;
 use crate::config::EdgeConfig;
-use crate::drain;
-use crate::forward::{Failed, Visit};
+use crate::drain::{Drains, Upload};
+use crate::forward::Visit;
 use crate::headers::{ACCESS_TOKEN, TRAFFIC_TOKEN};
 use crate::internal;
 use crate::lane::Lane;
@@ -47,8 +47,7 @@ struct Shared {
     routes: Arc<dyn Routes>,
     config: Arc<EdgeConfig>,
     lanes: Mutex<HashMap<SandboxId, Arc<Lane>>>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    drains: Drains,
     requests: AtomicU64,
     refused: AtomicU64,
 }
@@ -75,13 +74,16 @@ impl Edge {
             routes,
             config: Arc::new(config),
             lanes: Mutex::default(),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            drains: Drains {
+                tasks: TaskTracker::new(),
+                stop: CancellationToken::new(),
+            },
             requests: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
-        let stop = shared.stop.clone();
+        let stop = shared.drains.stop.clone();
         shared
+            .drains
             .tasks
             .spawn(sweep_regularly(Arc::downgrade(&shared), stop));
         Self { shared }
@@ -116,19 +118,19 @@ impl Edge {
     /// Breaks off everything that is still open and waits for it to end. Call it
     /// after the servers have drained; requests that come later find no sandbox.
     pub async fn shutdown(&self) {
-        self.shared.stop.cancel();
+        self.shared.drains.stop.cancel();
         let lanes: Vec<_> = self.shared.lanes().drain().collect();
         for (_, lane) in lanes {
             lane.ended.cancel();
         }
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        self.shared.drains.tasks.close();
+        self.shared.drains.tasks.wait().await;
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.drains.stop.cancel();
         for lane in self.lanes().values() {
             lane.ended.cancel();
         }
@@ -232,7 +234,7 @@ impl Shared {
     }
 
     fn lane(&self, id: SandboxId, route: &Arc<Route>) -> Result<Arc<Lane>, Refusal> {
-        if self.stop.is_cancelled() {
+        if self.drains.stop.is_cancelled() {
             return Err(Refusal::NotFound(id));
         }
         let mut lanes = self.lanes();
@@ -246,7 +248,7 @@ impl Shared {
             id.clone(),
             Arc::clone(route),
             Arc::clone(&self.config),
-            self.tasks.clone(),
+            self.drains.tasks.clone(),
         );
         lanes.insert(id, Arc::clone(&lane));
         Ok(lane)
@@ -308,33 +310,23 @@ where
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let (head, body) = request.into_parts();
         let target = target::classify(&head);
+        let request = Request::from_parts(head, body);
         if matches!(target, Ok(Target::Fallback)) {
-            let request = Request::from_parts(head, body);
             let answer = self.fallback.clone().oneshot(request);
             return Box::pin(async move { Ok(answer.await?.map(Either::Right)) });
         }
         let shared = Arc::clone(&self.edge.shared);
-        Box::pin(async move { Ok(shared.answer(target, head, body).await.map(Either::Left)) })
+        Box::pin(async move { Ok(shared.answer(target, request).await.map(Either::Left)) })
     }
 }
 
 impl Shared {
-    fn drain(&self, body: Incoming) {
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = drain::drain(body) => {}
-                () = stop.cancelled() => {}
-            }
-        });
-    }
-
     async fn answer(
         &self,
         target: Result<Target, Refusal>,
-        head: request::Parts,
-        body: Incoming,
+        request: Request<Incoming>,
     ) -> Response<EdgeBody> {
+        let (head, body) = Upload::of(request, &self.drains).into_parts();
         let started = Instant::now();
         self.requests.fetch_add(1, Ordering::Relaxed);
         let (method, uri) = (head.method.clone(), head.uri.clone());
@@ -344,18 +336,12 @@ impl Shared {
                 let request = Request::from_parts(head, body);
                 visit.forward(&self.config, request).await
             }
-            Err(refusal) => Err(Failed::unsent(refusal, body)),
+            Err(refusal) => Err(refusal),
         };
-        let response = answer.unwrap_or_else(|failed| {
+        let response = answer.unwrap_or_else(|refusal| {
             self.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(sandbox = ?failed.refusal.sandbox(), refusal = %failed.refusal, "refused");
-            if let Some(body) = failed.unsent
-                && client.sends_on
-                && !body.is_end_stream()
-            {
-                self.drain(body);
-            }
-            failed.refusal.into_response(&client)
+            tracing::debug!(sandbox = ?refusal.sandbox(), %refusal, "refused");
+            refusal.into_response(&client)
         });
         tracing::debug!(
             target: "hearth_edge::access",
