@@ -7,7 +7,8 @@
 //!    56  flags: u32, 1=sealed  60  zero: u32             64  records if sealed: u64
 //!    72  zeros                124  crc32 of bytes 0..124
 //! record  16 bytes each, from offset 128
-//!     0  crc32 of bytes 4..16, seeded with the crc of the record (or header) before
+//!     0  crc32 of bytes 4..16, seeded with the checksum of the record (or header)
+//!        before, xor 0x9e3779b9
 //!     4  kind: u32 >> 30 (1 zero, 2 data, 3 commit), count: low 30 bits
 //!     8  first block, or for a commit the number of marks it covers: u64
 //! ```
