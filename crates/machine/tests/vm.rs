@@ -245,12 +245,17 @@ async fn a_cancelled_start_leaves_nothing() {
     let Some(kernel) = kernel() else { return };
     let bench = Bench::new(kernel);
     let engine = bench.engine();
-    let boot = engine.boot(bench.boot_spec("vm"));
-    assert!(
-        tokio::time::timeout(Duration::from_millis(5), boot)
-            .await
-            .is_err()
-    );
+    let started = async {
+        while hearth_machine::processes::naming(&bench.marker()).is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = started => {}
+        _ = engine.boot(bench.boot_spec("vm")) => panic!("over before it could be cancelled"),
+    }
+    assert!(!bench.leftovers("vm").is_empty());
     wait_for("the unwanted VM to be gone", || {
         bench.leftovers("vm").is_empty()
     });

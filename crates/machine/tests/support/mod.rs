@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use hearth_confine::Confinement;
 use hearth_machine::accelerator::Accelerator;
 use hearth_machine::qemu::{QemuConfig, QemuEngine};
-use hearth_machine::{BootSpec, Console, DiskAttachment, Engine, RestoreSpec, SaveTarget, VmShape};
+use hearth_machine::{
+    BootSpec, Console, DiskAttachment, Engine, NetworkAttachment, RestoreSpec, SaveTarget, VmShape,
+};
 
 /// User and group that the VMs run as.
 pub(crate) const UID: u32 = 64_321;
@@ -56,6 +58,13 @@ impl Drop for Bench {
             .filter(|name| name.starts_with(&self.prefix()))
         {
             let _ = groups.remove(group);
+        }
+        for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+            if let Ok(name) = entry.file_name().into_string()
+                && name.starts_with(&self.prefix())
+            {
+                let _ = Command::new("ip").args(["netns", "del", &name]).status();
+            }
         }
         let _ = self.disk_server.kill();
         let _ = self.disk_server.wait();
@@ -133,6 +142,7 @@ impl Bench {
     fn confinement(&self, id: &str) -> Option<Confinement> {
         Some(Confinement {
             cgroup_name: Some(format!("{}{id}", self.prefix())),
+            netns: Some(self.network(id).netns),
             memory_limit_bytes: Some(MEMORY_BYTES + (256 << 20)),
             pids_max: Some(64),
             uid: UID,
@@ -140,6 +150,21 @@ impl Bench {
             oom_score_adj: Some(500),
             ..Confinement::default()
         })
+    }
+
+    /// A network namespace of the VM's own, with a TAP device in it.
+    fn network(&self, id: &str) -> NetworkAttachment {
+        let name = format!("{}{id}", self.prefix());
+        let netns = Path::new("/run/netns").join(&name);
+        if !netns.exists() {
+            ip(&["netns", "add", &name]);
+            ip(&["-n", &name, "tuntap", "add", "dev", "tap0", "mode", "tap"]);
+        }
+        NetworkAttachment {
+            netns,
+            tap: "tap0".to_owned(),
+            mac: [2, 0xfc, 0, 0, 0, 5],
+        }
     }
 
     pub(crate) fn boot_spec(&self, id: &str) -> BootSpec {
@@ -155,7 +180,7 @@ impl Bench {
             cmdline_extra: "quiet".to_owned(),
             memory_file: self.path(&format!("{id}.memory")),
             disk: self.disk(),
-            network: None,
+            network: Some(self.network(id)),
             confinement: self.confinement(id),
         }
     }
@@ -171,7 +196,7 @@ impl Bench {
             memory_file: memory.to_owned(),
             device_state: state.to_owned(),
             disk: self.disk(),
-            network: None,
+            network: Some(self.network(id)),
             confinement: self.confinement(id),
             resume: true,
         }
@@ -227,6 +252,14 @@ impl Bench {
         }
         left
     }
+}
+
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip").args(arguments).status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "ip {arguments:?}"
+    );
 }
 
 /// Every complete count on a console.
