@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::files::watch::pollers::Pollers;
 use crate::http::metrics::Meter;
 use crate::http::route::Routes;
 use crate::process::launch::Launcher;
@@ -47,6 +48,7 @@ pub struct Agent {
     pub users: UserDatabase,
     pub launcher: Launcher,
     pub meter: Meter,
+    pub pollers: Pollers,
 }
 
 /// A bound agent that does not serve yet.
@@ -86,6 +88,7 @@ impl Server {
             users,
             launcher,
             meter: Meter::default(),
+            pollers: Pollers::new(tasks.clone(), stop.clone()),
         };
         Ok(Self {
             agent: Arc::new(agent),

@@ -1,5 +1,5 @@
 //! Files of the sandbox: describing and changing them ([`service`]), reading and
-//! writing their contents ([`download`], [`upload`], [`compose`]).
+//! writing their contents ([`download`], [`upload`], [`compose`]), watching directories ([`watch`]).
 //!
 //! Every operation is done **as the user**: on a blocking thread that has taken
 //! on the user's file-system identity ([`Actor::run`]). What the user may not
@@ -17,6 +17,7 @@ pub mod multipart;
 pub mod service;
 pub mod tree;
 pub mod upload;
+pub mod watch;
 
 pub use error::FileError;
 

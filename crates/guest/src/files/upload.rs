@@ -108,12 +108,12 @@ fn decoder(
         "multipart/form-data" => {
             let parser = Parser::for_content_type(content_type)
                 .map_err(|error| HttpError::bad_request(error.to_string()))?;
-            Sink::Form(Form {
+            Sink::Form(Box::new(Form {
                 parser,
                 files,
                 path: query.path.clone().filter(|path| !path.is_empty()),
                 seen: BTreeSet::new(),
-            })
+            }))
         }
         "application/octet-stream" => {
             let path = query
@@ -235,7 +235,7 @@ fn gzip_error(error: io::Error) -> FileError {
 
 enum Sink {
     Raw(Files),
-    Form(Form),
+    Form(Box<Form>),
 }
 
 impl Sink {

@@ -12,7 +12,7 @@ use hearth_guest_proto::process::__buffa::oneof::process_event::Event;
 use hearth_guest_proto::process::__buffa::oneof::process_event::data_event::Output as Data;
 use hearth_guest_proto::process::__buffa::oneof::process_input::Input as InputKind;
 use hearth_guest_proto::process::__buffa::oneof::stream_input_request::Event as InputEvent;
-use hearth_guest_proto::process::process_event::{DataEvent, KeepAlive, StartEvent};
+use hearth_guest_proto::process::process_event::{DataEvent, StartEvent};
 use hearth_guest_proto::process::{
     self as proto, CloseStdinRequest, CloseStdinResponse, ConnectRequest, ConnectResponse,
     ListRequest, ListResponse, ProcessEvent, ProcessInfo, ProcessInput, ProcessSelector,
@@ -255,7 +255,7 @@ fn events(
                     },
                     () = until(deadline) => (Err(timed_out()), Step::Done),
                     () = tokio::time::sleep(keepalive) => {
-                        (Ok(event(Event::Keepalive(Box::new(KeepAlive::default())))), Step::Output)
+                        (Ok(event(Event::Keepalive(Box::default()))), Step::Output)
                     }
                 },
             };
