@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod stream;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use hearth_edge::{
