@@ -1,1 +1,88 @@
-//! Not written yet.
+//! Makes what a sandbox starts from: the guest kernel, the initramfs, the `base`
+//! root file system, and out of them the `base` template's snapshot.
+//!
+//! ```text
+//! kernel package ─▶ vmlinux, modules ─┐
+//! agent binary ───▶ initramfs ────────┼─▶ boot once ─▶ agent ready ─▶ save ─▶ build
+//! host's archive ─▶ rootfs.ext4 ──────┘
+//! ```
+//!
+//! Every stage is keyed by a digest of its inputs (package versions, the agent's
+//! bytes, the recipe) and done again only when one changes. A stage that fails or
+//! is dropped half-way leaves nothing behind: results are assembled aside and
+//! renamed into place.
+
+#![forbid(unsafe_code)]
+
+mod apt;
+mod artefact;
+pub mod cpio;
+mod error;
+mod initramfs;
+pub mod kernel;
+mod progress;
+mod rootfs;
+mod template;
+mod tool;
+mod warmup;
+
+pub use error::Error;
+pub use initramfs::Initramfs;
+pub use kernel::Kernel;
+pub use progress::{Event, Outcome, Progress, Silent, Stage, Unit};
+pub use rootfs::{PACKAGES as BASE_PACKAGES, Rootfs, RootfsConfig};
+pub use template::{TemplateSpec, Workshop, copy, find, snapshot};
+
+use artefact::Shelf;
+use progress::StageProgress;
+use std::path::PathBuf;
+
+/// Where artefacts are kept and what they are made from.
+#[derive(Debug, Clone)]
+pub struct ArtefactConfig {
+    /// The directory of artefacts in use, such as `/var/lib/hearth/artefacts`.
+    pub directory: PathBuf,
+    /// A directory of copies that outlives `directory`, for machines that start
+    /// from nothing often.
+    pub cache: Option<PathBuf>,
+    /// The static guest agent.
+    pub agent: PathBuf,
+    pub rootfs: RootfsConfig,
+}
+
+/// Everything that a machine of the `base` template boots from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artefacts {
+    pub kernel: Kernel,
+    pub initramfs: Initramfs,
+    pub rootfs: Rootfs,
+}
+
+/// Finds or makes the artefacts. Waits for another builder that works on the same
+/// directory. Dropping the future stops the work; nothing half-made stays.
+pub async fn artefacts(
+    config: &ArtefactConfig,
+    progress: &dyn Progress,
+) -> Result<Artefacts, Error> {
+    let (directory, cache) = (config.directory.clone(), config.cache.clone());
+    let shelf = error::blocking(move || Shelf::open(&directory, cache.as_deref())).await?;
+    let kernel = kernel::prepare(&shelf, StageProgress::new(progress, Stage::Kernel)).await?;
+    let initramfs = initramfs::build(
+        &shelf,
+        &kernel,
+        &config.agent,
+        StageProgress::new(progress, Stage::Initramfs),
+    )
+    .await?;
+    let rootfs = rootfs::build_base(
+        &shelf,
+        &config.rootfs,
+        StageProgress::new(progress, Stage::Rootfs),
+    )
+    .await?;
+    Ok(Artefacts {
+        kernel,
+        initramfs,
+        rootfs,
+    })
+}

@@ -236,3 +236,31 @@ async fn a_manifest_of_another_build_or_none_is_refused() {
     let (_, why) = corruption(store.open(build.manifest.build_id).await);
     assert!(matches!(why, Corruption::Manifest(text) if text.contains("longer")));
 }
+
+#[tokio::test]
+async fn a_build_is_taken_over_whole_or_not_at_all() {
+    let (_first_directory, first) = store();
+    let (_second_directory, second) = store();
+    let build = published(&first).await;
+    let id = build.manifest.build_id;
+    let taken = second.import(&build).await.unwrap();
+    assert_eq!(taken.manifest.files, build.manifest.files);
+    assert_eq!(taken.manifest.inputs, build.manifest.inputs);
+    second.verify(id).await.unwrap();
+    assert!(taken.directory().starts_with(second.root()));
+    second.import(&build).await.unwrap();
+
+    second.remove(id).await.unwrap();
+    File::options()
+        .write(true)
+        .open(build.memory_path())
+        .unwrap()
+        .write_all_at(b"M", 2 * MIB)
+        .unwrap();
+    assert_eq!(
+        corruption(second.import(&build).await),
+        (MEMORY_FILE.to_owned(), Corruption::Digest)
+    );
+    assert!(matches!(second.open(id).await, Err(Error::NotFound(_))));
+    assert_eq!(staging_entries(&second), 0);
+}

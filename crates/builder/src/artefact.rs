@@ -1,0 +1,448 @@
+//! Artefacts: the kernel, the initramfs and root file systems, each a directory
+//! named by a digest of everything it was made from.
+//!
+//! ```text
+//! <state>/artefacts/<kind>-<key>/{info.json, files...}    used from here
+//! <cache>/<kind>-<key>/{info.json, files...}              a copy that outlives the state
+//! ```
+//!
+//! An artefact is assembled in `.tmp` beside its place and renamed, so it is
+//! whole or absent. One [`Shelf`] per directory at a time: it holds a lock, which
+//! is also why whatever lies in `.tmp` when it opens is a leftover. What comes
+//! out of the cache is compared with its digests, since others can write there.
+
+use crate::{Error, progress::Outcome};
+use hearth_snapshot::{Digest, sparse};
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+const INFO_FILE: &str = "info.json";
+const TEMPORARY: &str = ".tmp";
+const LOCK: &str = ".lock";
+const FORMAT: u32 = 1;
+const MAX_INFO_BYTES: u64 = 1 << 20;
+/// How many artefacts of one kind are kept in the state directory and in the
+/// cache.
+const KEPT: usize = 3;
+/// How long to wait for another builder to let go of the directory.
+const LOCK_WAIT: Duration = Duration::from_secs(3600);
+const LOCK_RETRY: Duration = Duration::from_millis(200);
+
+/// What an artefact is made from. `key` names it; `recipe` is the part that does
+/// not depend on package versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) kind: &'static str,
+    pub(crate) key: Digest,
+    pub(crate) recipe: Digest,
+}
+
+impl Key {
+    /// `recipe` and `versions` are lists of parts; each part is delimited, so
+    /// that no two lists have the same digest.
+    pub(crate) fn new(kind: &'static str, recipe: &[&[u8]], versions: &[&[u8]]) -> Self {
+        let recipe = digest_of_parts(kind, recipe);
+        let mut parts: Vec<&[u8]> = vec![recipe.as_bytes()];
+        parts.extend(versions);
+        Self {
+            kind,
+            key: digest_of_parts(kind, &parts),
+            recipe,
+        }
+    }
+
+    fn directory_name(&self) -> String {
+        format!("{}-{}", self.kind, &self.key.to_string()[..16])
+    }
+}
+
+pub(crate) fn digest_of_parts(label: &str, parts: &[&[u8]]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for part in std::iter::once(&label.as_bytes()).chain(parts) {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Info<D> {
+    format: u32,
+    kind: String,
+    key: Digest,
+    recipe: Digest,
+    details: D,
+    files: Vec<InfoFile>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InfoFile {
+    name: String,
+    size_bytes: u64,
+    /// [`sparse::digest`] of the content.
+    digest: Digest,
+}
+
+/// An artefact that stands ready.
+#[derive(Debug)]
+pub(crate) struct Ready<D> {
+    pub(crate) directory: PathBuf,
+    pub(crate) key: Digest,
+    pub(crate) details: D,
+    pub(crate) outcome: Outcome,
+    files: Vec<InfoFile>,
+}
+
+impl<D> Ready<D> {
+    /// The digest of one of its files.
+    pub(crate) fn digest(&self, name: &str) -> Result<Digest, Error> {
+        self.files
+            .iter()
+            .find(|file| file.name == name)
+            .map(|file| file.digest)
+            .ok_or_else(|| damaged(&self.directory, format!("it has no {name}")))
+    }
+}
+
+/// The two places where artefacts lie.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    state: Room,
+    cache: Option<PathBuf>,
+}
+
+/// One locked directory of artefacts.
+#[derive(Debug)]
+struct Room {
+    root: PathBuf,
+    /// Held for the shelf's life.
+    _lock: File,
+}
+
+impl Shelf {
+    /// Opens the shelf and waits, within reason, for another builder to finish.
+    pub(crate) fn open(state: &Path, cache: Option<&Path>) -> Result<Self, Error> {
+        Ok(Self {
+            state: Room::open(state)?,
+            cache: cache.map(Path::to_owned),
+        })
+    }
+
+    /// An empty directory that disappears unless it is given to [`Self::store`].
+    pub(crate) fn temporary(&self) -> Result<tempfile::TempDir, Error> {
+        self.state.temporary()
+    }
+
+    /// The artefact of this key, from the state directory or the cache.
+    pub(crate) fn find<D: DeserializeOwned>(&self, key: &Key) -> Result<Option<Ready<D>>, Error> {
+        if let Some(ready) = load(&self.state.root, key)? {
+            return Ok(Some(ready));
+        }
+        let Some(cache) = &self.cache else {
+            return Ok(None);
+        };
+        // A damaged cache is as good as none: it is made anew.
+        match self.import(cache, key) {
+            Ok(imported) => Ok(imported),
+            Err(error) => {
+                tracing::warn!(%error, cache = %cache.display(), "ignore a cached artefact");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The newest artefact of the same recipe, whatever its package versions:
+    /// what to use where the versions cannot be known.
+    pub(crate) fn find_by_recipe<D: DeserializeOwned>(
+        &self,
+        key: &Key,
+    ) -> Result<Option<Ready<D>>, Error> {
+        for directory in by_age(&self.state.root, key.kind)? {
+            if let Ok(ready) = read::<D>(&directory, |info| info.recipe == key.recipe) {
+                return Ok(Some(ready));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes the artefact out of an assembled directory, and copies it to the
+    /// cache.
+    pub(crate) fn store<D: Serialize + DeserializeOwned>(
+        &self,
+        key: &Key,
+        assembled: tempfile::TempDir,
+        details: &D,
+    ) -> Result<Ready<D>, Error> {
+        describe(assembled.path(), key, details)?;
+        let directory = self.state.place(key, assembled)?;
+        if let Some(cache) = &self.cache
+            && let Err(error) = self.export(cache, key, &directory)
+        {
+            tracing::warn!(%error, cache = %cache.display(), "leave the cache as it is");
+        }
+        let mut ready = load(&self.state.root, key)?
+            .ok_or_else(|| damaged(&directory, "it vanished".to_owned()))?;
+        ready.outcome = Outcome::Built;
+        Ok(ready)
+    }
+
+    fn import<D: DeserializeOwned>(
+        &self,
+        cache: &Path,
+        key: &Key,
+    ) -> Result<Option<Ready<D>>, Error> {
+        let Some(cached) = load::<D>(cache, key)? else {
+            return Ok(None);
+        };
+        let temporary = self.temporary()?;
+        copy_files(&cached.directory, temporary.path(), &cached.files)?;
+        for file in &cached.files {
+            let path = temporary.path().join(&file.name);
+            let content = File::open(&path).map_err(Error::io("open", &path))?;
+            if sparse::digest(&content).map_err(Error::io("read", &path))? != file.digest {
+                return Err(damaged(
+                    &cached.directory,
+                    format!("{} does not match its digest", file.name),
+                ));
+            }
+        }
+        self.state.place(key, temporary)?;
+        let ready = load(&self.state.root, key)?;
+        Ok(ready.map(|ready| Ready {
+            outcome: Outcome::FromCache,
+            ..ready
+        }))
+    }
+
+    fn export(&self, cache: &Path, key: &Key, directory: &Path) -> Result<(), Error> {
+        let room = Room::open(cache)?;
+        let files = read::<serde_json::Value>(directory, |_| true)?.files;
+        let temporary = room.temporary()?;
+        copy_files(directory, temporary.path(), &files)?;
+        room.place(key, temporary)?;
+        Ok(())
+    }
+}
+
+impl Room {
+    fn open(root: &Path) -> Result<Self, Error> {
+        let temporary = root.join(TEMPORARY);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&temporary)
+            .map_err(Error::io("create", &temporary))?;
+        let lock = lock(&root.join(LOCK))?;
+        for entry in fs::read_dir(&temporary).map_err(Error::io("list", &temporary))? {
+            let path = entry.map_err(Error::io("list", &temporary))?.path();
+            fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    fn temporary(&self) -> Result<tempfile::TempDir, Error> {
+        let base = self.root.join(TEMPORARY);
+        tempfile::Builder::new()
+            .prefix("build-")
+            .tempdir_in(&base)
+            .map_err(Error::io("create a directory in", base))
+    }
+
+    /// Moves an assembled directory to its name. An artefact of the same key is
+    /// the same artefact, unless it is damaged: it is replaced.
+    fn place(&self, key: &Key, assembled: tempfile::TempDir) -> Result<PathBuf, Error> {
+        let directory = self.root.join(key.directory_name());
+        rustix::fs::chmod(assembled.path(), rustix::fs::Mode::from_raw_mode(0o755))
+            .map_err(|error| Error::io("open up", assembled.path())(error.into()))?;
+        sync_tree(assembled.path())?;
+        let old = self.temporary()?;
+        match fs::rename(&directory, old.path().join("old")) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("replace", directory)(error)),
+        }
+        fs::rename(assembled.path(), &directory).map_err(Error::io("publish", &directory))?;
+        // Renamed away: nothing is left to clean.
+        let _ = assembled.keep();
+        File::open(&self.root)
+            .and_then(|root| root.sync_all())
+            .map_err(Error::io("flush", &self.root))?;
+        for outdated in by_age(&self.root, key.kind)?.into_iter().skip(KEPT) {
+            let _ = fs::remove_dir_all(outdated);
+        }
+        Ok(directory)
+    }
+}
+
+fn lock(path: &Path) -> Result<File, Error> {
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::io("open", path))?;
+    let started = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if started.elapsed() < LOCK_WAIT => {
+                // The kernel has no lock with a deadline.
+                std::thread::sleep(LOCK_RETRY);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Error::Host(format!(
+                    "another builder has held {} for more than {} s",
+                    path.display(),
+                    LOCK_WAIT.as_secs()
+                )));
+            }
+            Err(error) => return Err(Error::io("lock", path)(error.into())),
+        }
+    }
+}
+
+/// Writes `info.json` for the files that lie in `directory`.
+fn describe<D: Serialize>(directory: &Path, key: &Key, details: &D) -> Result<(), Error> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
+        let path = entry.map_err(Error::io("list", directory))?.path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .ok_or_else(|| damaged(directory, "a file name is not text".to_owned()))?;
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        files.push(InfoFile {
+            name: name.to_owned(),
+            size_bytes: file.metadata().map_err(Error::io("inspect", &path))?.len(),
+            digest: sparse::digest(&file).map_err(Error::io("read", &path))?,
+        });
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    let info = Info {
+        format: FORMAT,
+        kind: key.kind.to_owned(),
+        key: key.key,
+        recipe: key.recipe,
+        details,
+        files,
+    };
+    let path = directory.join(INFO_FILE);
+    let text = serde_json::to_vec_pretty(&info)
+        .map_err(|error| damaged(directory, format!("write {INFO_FILE}: {error}")))?;
+    fs::write(&path, text).map_err(Error::io("write", path))
+}
+
+fn load<D: DeserializeOwned>(root: &Path, key: &Key) -> Result<Option<Ready<D>>, Error> {
+    let directory = root.join(key.directory_name());
+    if !directory.exists() {
+        return Ok(None);
+    }
+    match read(&directory, |info| info.key == key.key) {
+        Ok(ready) => Ok(Some(ready)),
+        Err(error) => {
+            tracing::warn!(%error, "make a damaged artefact anew");
+            Ok(None)
+        }
+    }
+}
+
+fn read<D: DeserializeOwned>(
+    directory: &Path,
+    wanted: impl FnOnce(&Info<D>) -> bool,
+) -> Result<Ready<D>, Error> {
+    let path = directory.join(INFO_FILE);
+    let mut text = Vec::new();
+    File::open(&path)
+        .and_then(|file| file.take(MAX_INFO_BYTES).read_to_end(&mut text))
+        .map_err(Error::io("read", &path))?;
+    let info: Info<D> = serde_json::from_slice(&text)
+        .map_err(|error| damaged(directory, format!("{INFO_FILE}: {error}")))?;
+    if info.format != FORMAT || !wanted(&info) {
+        return Err(damaged(directory, "it is another artefact".to_owned()));
+    }
+    for file in &info.files {
+        if file.name.contains('/') || file.name.starts_with('.') {
+            return Err(damaged(directory, format!("file name {:?}", file.name)));
+        }
+        let path = directory.join(&file.name);
+        let found = fs::symlink_metadata(&path).map_err(Error::io("inspect", &path))?;
+        if !found.is_file() || found.len() != file.size_bytes {
+            return Err(damaged(
+                directory,
+                format!("{} is not what was stored", file.name),
+            ));
+        }
+    }
+    Ok(Ready {
+        directory: directory.to_owned(),
+        key: info.key,
+        details: info.details,
+        outcome: Outcome::Present,
+        files: info.files,
+    })
+}
+
+fn copy_files(from: &Path, to: &Path, files: &[InfoFile]) -> Result<(), Error> {
+    for name in files
+        .iter()
+        .map(|file| file.name.as_str())
+        .chain([INFO_FILE])
+    {
+        let source = from.join(name);
+        sparse::copy(&source, &to.join(name)).map_err(Error::io("copy", source))?;
+    }
+    Ok(())
+}
+
+fn sync_tree(directory: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
+        let path = entry.map_err(Error::io("list", directory))?.path();
+        File::open(&path)
+            .and_then(|file| file.sync_all())
+            .map_err(Error::io("flush", path))?;
+    }
+    File::open(directory)
+        .and_then(|file| file.sync_all())
+        .map_err(Error::io("flush", directory))
+}
+
+/// The artefacts of one kind, newest first.
+fn by_age(root: &Path, kind: &str) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).map_err(Error::io("list", root))? {
+        let entry = entry.map_err(Error::io("list", root))?;
+        let ours = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.rsplit_once('-'))
+            .is_some_and(|(found, _)| found == kind);
+        if ours && let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) {
+            found.push((modified, entry.path()));
+        }
+    }
+    found.sort_by(|a, b| b.cmp(a));
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+fn damaged(path: &Path, why: String) -> Error {
+    Error::Artefact {
+        path: path.to_owned(),
+        why,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,470 @@
+//! The root file system of the `base` template: the host's own distribution
+//! release, installed by mmdebstrap through the host's apt sources, made into
+//! one ext4 image.
+//!
+//! Everything dangerous is fenced: mmdebstrap runs in its own mount and process
+//! namespaces, so that a build that is killed leaves neither mounts nor running
+//! maintainer scripts, and the tree lies in a temporary directory of the shelf.
+//! The image is checked by e2fsck before it is used.
+
+use crate::{
+    Error, apt,
+    apt::{FetchSettings, SourceList},
+    artefact::{Key, Ready, Shelf, digest_of_parts},
+    error::blocking,
+    progress::{StageProgress, Unit},
+    tool::Tool,
+};
+use hearth_snapshot::{Digest, sparse};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+use uuid::Uuid;
+
+/// Raised when the way from packages to image changes; the script below counts
+/// by itself.
+const RECIPE: &[u8] = b"rootfs 1";
+const SCRIPT: &str = include_str!("recipe/base.sh");
+const KIND: &str = "rootfs";
+const IMAGE: &str = "rootfs.ext4";
+const APT_DIRECTORY: &str = "/etc/apt";
+/// What the template promises, beside what the distribution deems essential.
+pub const PACKAGES: &[&str] = &[
+    "bash",
+    "ca-certificates",
+    "curl",
+    "git",
+    "iproute2",
+    "jq",
+    "less",
+    "libnss-myhostname",
+    "ncurses-base",
+    "netbase",
+    "nodejs",
+    "openssh-client",
+    "procps",
+    "python-is-python3",
+    "python3",
+    "python3-pip",
+    "python3-venv",
+    "sudo",
+    "tzdata",
+    "unzip",
+    "wget",
+    "xz-utils",
+];
+/// Documentation and translations stay out, now and in later installations, as
+/// in the usual container images; copyright notices stay in.
+const DPKG_OPTIONS: &[&str] = &[
+    // A sandbox is thrown away, not recovered: no waiting for the disk.
+    "force-unsafe-io",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/man/*",
+];
+
+const MMDEBSTRAP: Tool = Tool::new("unshare", "util-linux", 1800);
+const MKE2FS: Tool = Tool::new("mke2fs", "e2fsprogs", 600);
+const E2FSCK: Tool = Tool::new("e2fsck", "e2fsprogs", 600);
+const DPKG_QUERY: Tool = Tool::new("dpkg-query", "dpkg", 60);
+
+/// What decides the image beside the packages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootfsConfig {
+    /// The size of the disk that a sandbox sees. The image is sparse.
+    pub disk_mib: u64,
+    /// The servers in the guest's `/etc/resolv.conf`.
+    pub nameservers: Vec<IpAddr>,
+}
+
+/// The image, ready to be booted from. Used read-only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rootfs {
+    pub image: PathBuf,
+    /// The distribution release, such as `bookworm`.
+    pub release: String,
+    /// [`sparse::digest`] of the image.
+    pub digest: Digest,
+    pub disk_mib: u64,
+    /// The installed packages and their versions.
+    pub packages: BTreeMap<String, String>,
+    pub(crate) key: Digest,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Details {
+    release: String,
+    disk_mib: u64,
+    packages: BTreeMap<String, String>,
+}
+
+/// Finds or makes the root file system of `base`.
+pub(crate) async fn build_base(
+    shelf: &Shelf,
+    config: &RootfsConfig,
+    progress: StageProgress<'_>,
+) -> Result<Rootfs, Error> {
+    progress.step("look up package versions");
+    let host = Host::inspect().await?;
+    let key = host.key(config);
+    let found = if host.versions_known() {
+        shelf.find::<Details>(&key)?
+    } else {
+        shelf.find_by_recipe::<Details>(&key)?
+    };
+    if let Some(ready) = found {
+        progress.finished(ready.outcome);
+        return finish(ready);
+    }
+    host.check()?;
+    let temporary = shelf.temporary()?;
+    let tree = temporary.path().join("root");
+    install(&host, temporary.path(), &tree, progress).await?;
+    progress.step("read the installed versions");
+    let packages = installed(&tree).await?;
+    let details = Details {
+        release: host.codename.clone(),
+        disk_mib: config.disk_mib,
+        packages,
+    };
+    let nameservers = config.nameservers.clone();
+    let tree_copy = tree.clone();
+    blocking(move || configure(&host, &tree_copy, &nameservers)).await?;
+    progress.step("make the ext4 image");
+    let assembled = shelf.temporary()?;
+    make_image(
+        &tree,
+        &assembled.path().join(IMAGE),
+        config.disk_mib,
+        key.key,
+    )
+    .await?;
+    progress.step("store the image");
+    let ready = shelf.store(&key, assembled, &details)?;
+    progress.finished(ready.outcome);
+    finish(ready)
+}
+
+fn finish(ready: Ready<Details>) -> Result<Rootfs, Error> {
+    Ok(Rootfs {
+        image: ready.directory.join(IMAGE),
+        digest: ready.digest(IMAGE)?,
+        release: ready.details.release,
+        disk_mib: ready.details.disk_mib,
+        packages: ready.details.packages,
+        key: ready.key,
+    })
+}
+
+/// What the host brings to the build.
+struct Host {
+    codename: String,
+    sources: SourceList,
+    settings: FetchSettings,
+    versions: BTreeMap<String, Option<String>>,
+}
+
+impl Host {
+    async fn inspect() -> Result<Self, Error> {
+        let release =
+            fs::read_to_string("/etc/os-release").map_err(Error::io("read", "/etc/os-release"))?;
+        let codename = codename(&release).ok_or_else(|| {
+            Error::Host(
+                "the guest's root file system is built from a Debian or Ubuntu host's own \
+                 archive, and /etc/os-release names no VERSION_CODENAME"
+                    .to_owned(),
+            )
+        })?;
+        Ok(Self {
+            sources: SourceList::read(Path::new(APT_DIRECTORY))?.of_release(&codename),
+            settings: apt::fetch_settings().await?,
+            versions: apt::candidates(PACKAGES).await?,
+            codename,
+        })
+    }
+
+    fn versions_known(&self) -> bool {
+        PACKAGES
+            .iter()
+            .all(|name| matches!(self.versions.get(*name), Some(Some(_))))
+    }
+
+    /// Refuses early, with the remedy.
+    fn check(&self) -> Result<(), Error> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(Error::Host(
+                "only root can build a root file system".to_owned(),
+            ));
+        }
+        if !self.sources.has_suite(&self.codename) {
+            return Err(Error::Host(format!(
+                "apt has no source for the suite {} under {APT_DIRECTORY}",
+                self.codename
+            )));
+        }
+        let missing: Vec<&str> = PACKAGES
+            .iter()
+            .filter(|name| !matches!(self.versions.get(**name), Some(Some(_))))
+            .copied()
+            .collect();
+        if !missing.is_empty() {
+            return Err(Error::Host(format!(
+                "apt knows no version of {}; run `apt-get update`, and make sure that the \
+                 distribution's archive is among its sources",
+                missing.join(", ")
+            )));
+        }
+        for key in self.sources.key_files() {
+            if !key.exists() {
+                return Err(Error::Host(format!(
+                    "the archive's key file {} is missing: install the package \
+                     debian-archive-keyring or ubuntu-keyring",
+                    key.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn key(&self, config: &RootfsConfig) -> Key {
+        let nameservers = format!("{:?}", config.nameservers);
+        let packages = PACKAGES.join(" ");
+        let options = DPKG_OPTIONS.join(" ");
+        let sources = self.sources.without_credentials().to_deb822();
+        let guest = self.settings.guest.join("\n");
+        let versions = format!("{:?}", self.versions);
+        Key::new(
+            KIND,
+            &[
+                RECIPE,
+                SCRIPT.as_bytes(),
+                packages.as_bytes(),
+                options.as_bytes(),
+                self.codename.as_bytes(),
+                &config.disk_mib.to_le_bytes(),
+                nameservers.as_bytes(),
+            ],
+            &[sources.as_bytes(), guest.as_bytes(), versions.as_bytes()],
+        )
+    }
+}
+
+fn codename(os_release: &str) -> Option<String> {
+    os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .map(|value| value.trim_matches('"').to_owned())
+        .filter(|name| {
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        })
+}
+
+/// Installs the packages into the new directory `tree`.
+async fn install(
+    host: &Host,
+    temporary: &Path,
+    tree: &Path,
+    progress: StageProgress<'_>,
+) -> Result<(), Error> {
+    let script = temporary.join("base.sh");
+    write_private(&script, SCRIPT, 0o700)?;
+    // The name tells mmdebstrap the form. It may hold credentials.
+    let sources = temporary.join("host.sources");
+    write_private(&sources, &host.sources.to_deb822(), 0o600)?;
+    let settings = temporary.join("apt.conf");
+    write_private(&settings, &host.settings.all.join("\n"), 0o600)?;
+
+    let mut command = MMDEBSTRAP.command();
+    command
+        // Mounts and processes of the build end with it.
+        .args(["--mount", "--propagation=private", "--pid", "--fork"])
+        .args(["--kill-child", "--", "mmdebstrap", "--verbose"])
+        .args(["--mode=root", "--format=directory", "--variant=minbase"])
+        .arg(format!("--include={}", PACKAGES.join(",")))
+        .arg(format!("--aptopt={}", settings.display()))
+        .arg("--aptopt=Acquire::Languages \"none\"");
+    for option in DPKG_OPTIONS {
+        command.arg(format!("--dpkgopt={option}"));
+    }
+    command
+        .arg(format!("--customize-hook={} \"$1\"", shell_word(&script)))
+        .arg(&host.codename)
+        .arg(tree)
+        .arg(&sources);
+    progress.step("install packages");
+    let mut count = Counter::default();
+    MMDEBSTRAP
+        .lines(command, |line| {
+            if let Some((done, total)) = count.line(line) {
+                progress.advanced(done, total, Unit::Items);
+            } else if let Some(text) = line.strip_prefix("I: ") {
+                progress.step(text.trim_end_matches("..."));
+            }
+        })
+        .await
+        .map_err(|error| match error {
+            // unshare(1) says it in words; the package is what helps.
+            Error::Tool { output, .. } if output.contains("failed to execute mmdebstrap") => {
+                Error::ToolMissing {
+                    tool: "mmdebstrap",
+                    package: "mmdebstrap",
+                }
+            }
+            other => other,
+        })
+}
+
+/// Counts packages out of apt's and dpkg's messages: each is unpacked and set up.
+#[derive(Debug, Default)]
+struct Counter {
+    done: u64,
+    announced: u64,
+}
+
+impl Counter {
+    fn line(&mut self, line: &str) -> Option<(u64, Option<u64>)> {
+        if line.starts_with("Unpacking ") || line.starts_with("Setting up ") {
+            self.done += 1;
+        } else if let Some((_, rest)) = line.split_once(" upgraded, ")
+            && let Some(count) = rest.split_once(" newly installed")
+            && let Ok(count) = count.0.trim().parse::<u64>()
+        {
+            self.announced += 2 * count;
+        } else {
+            return None;
+        }
+        // What apt announced may be less than what comes, never by much.
+        let total = (self.announced >= self.done).then_some(self.announced);
+        Some((self.done, total))
+    }
+}
+
+/// The versions that ended up in the tree.
+async fn installed(tree: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let mut command = DPKG_QUERY.command();
+    command
+        .arg(format!(
+            "--admindir={}",
+            tree.join("var/lib/dpkg").display()
+        ))
+        .args(["--show", "--showformat=${Package} ${Version}\n"]);
+    let text = DPKG_QUERY.text(command).await?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, version)| (name.to_owned(), version.to_owned()))
+        .collect())
+}
+
+/// What depends on the host: apt's sources and name servers in the guest.
+fn configure(host: &Host, tree: &Path, nameservers: &[IpAddr]) -> Result<(), Error> {
+    let apt = tree.join("etc/apt");
+    let lists = apt.join("sources.list.d");
+    let _ = fs::remove_file(apt.join("sources.list"));
+    for entry in fs::read_dir(&lists).map_err(Error::io("list", &lists))? {
+        let path = entry.map_err(Error::io("list", &lists))?.path();
+        fs::remove_file(&path).map_err(Error::io("remove", path))?;
+    }
+    let guest = host.sources.without_credentials();
+    write(&lists.join("distribution.sources"), &guest.to_deb822())?;
+    for key in guest.key_files() {
+        let inside = tree.join(key.strip_prefix("/").unwrap_or(&key));
+        if !inside.exists() {
+            let parent = inside.parent().unwrap_or(tree);
+            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+            fs::copy(&key, &inside).map_err(Error::io("copy", &key))?;
+        }
+    }
+    let mut settings = host.settings.guest.join("\n");
+    settings.push_str("\nAcquire::Languages \"none\";\n");
+    write(&apt.join("apt.conf.d/99hearth"), &settings)?;
+    // mmdebstrap's own note of its options; it may name a proxy.
+    let _ = fs::remove_file(apt.join("apt.conf.d/99mmdebstrap"));
+    let resolver: String = nameservers
+        .iter()
+        .map(|address| format!("nameserver {address}\n"))
+        .collect();
+    let resolv_conf = tree.join("etc/resolv.conf");
+    let _ = fs::remove_file(&resolv_conf);
+    write(&resolv_conf, &resolver)
+}
+
+/// Makes the ext4 image of a tree. Its identifiers follow from the key, so that
+/// the same inputs give the same file system again.
+async fn make_image(tree: &Path, image: &Path, disk_mib: u64, key: Digest) -> Result<(), Error> {
+    let uuid = |label: &str| {
+        let digest = digest_of_parts(label, &[key.as_bytes()]);
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest.as_bytes()[..16]);
+        uuid::Builder::from_random_bytes(bytes).into_uuid()
+    };
+    let (identity, hash_seed): (Uuid, Uuid) = (uuid("file system"), uuid("directory hash"));
+    let file = File::create_new(image).map_err(Error::io("create", image))?;
+    file.set_len(disk_mib << 20)
+        .map_err(Error::io("resize", image))?;
+    drop(file);
+    let mut command = MKE2FS.command();
+    command
+        .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256"])
+        // Root keeps a little room when a user fills the disk; the journal is
+        // small since its whole content is in every snapshot.
+        .args(["-m", "1", "-J", "size=16", "-L", "hearth"])
+        .args(["-U", &identity.to_string()])
+        .arg("-E")
+        // All tables are written now (as holes): no kernel thread does it later
+        // in every sandbox.
+        .arg(format!(
+            "hash_seed={hash_seed},lazy_itable_init=0,lazy_journal_init=0,nodiscard"
+        ))
+        .arg("-d")
+        .arg(tree)
+        .arg(image);
+    MKE2FS.run(command).await?;
+    let mut command = E2FSCK.command();
+    command.args(["-f", "-n"]).arg(image);
+    E2FSCK.run(command).await?;
+    let path = image.to_owned();
+    blocking(move || {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        sparse::punch_zeros(&file).map_err(Error::io("thin out", path))?;
+        Ok(())
+    })
+    .await
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    fs::write(path, text).map_err(Error::io("write", path))
+}
+
+fn write_private(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(Error::io("write", path))
+}
+
+/// A path as one word for the shell.
+fn shell_word(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests;

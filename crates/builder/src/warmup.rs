@@ -1,0 +1,173 @@
+//! Talking to the agent of a guest that is being made into a template.
+
+use crate::Error;
+use hearth_client::{Command, SandboxClient};
+use hearth_ids::SandboxId;
+use rustix::fs::inotify;
+use std::{io, net::SocketAddr, path::Path, time::Duration};
+use tokio::net::unix::pipe::Receiver;
+
+pub(crate) const AGENT_PORT: u16 = 49983;
+/// What the agent writes to the console once it listens.
+const READY_LINE: &str = "envd: ready";
+/// A console that says more than this before the agent is up is not a console.
+const MAX_CONSOLE_BYTES: u64 = 4 << 20;
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// How long one warm-up line may take.
+const LINE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Waits until the agent says on the guest's console that it listens, and then
+/// asks it once over the network.
+pub(crate) async fn wait_for_agent(
+    console: &Path,
+    address: SocketAddr,
+    limit: Duration,
+) -> Result<SandboxClient, Error> {
+    tokio::time::timeout(limit, wait_for_line(console, READY_LINE))
+        .await
+        .map_err(|_| {
+            guest(&format!(
+                "the agent was not ready within {} s of the boot",
+                limit.as_secs()
+            ))
+        })??;
+    let client = SandboxClient::direct(
+        &format!("http://{address}"),
+        SandboxId::random(),
+        "",
+        CALL_LIMIT,
+    )
+    .map_err(|error| guest(&chain(&error)))?;
+    match client.health().await {
+        Ok(true) => Ok(client),
+        Ok(false) => Err(guest(&"the agent says that it is not well")),
+        Err(error) => Err(guest(&format!(
+            "the agent listens, but is not reached at {address}: {}",
+            chain(&error)
+        ))),
+    }
+}
+
+/// Completes when the file has a line that ends in `line`. The file is watched,
+/// not polled.
+async fn wait_for_line(path: &Path, line: &str) -> Result<(), Error> {
+    let watch = watch(path).map_err(Error::io("watch the console", path))?;
+    loop {
+        // Looked at after the watch stands: nothing written since is missed.
+        let size = std::fs::metadata(path)
+            .map_err(Error::io("inspect the console", path))?
+            .len();
+        if size > MAX_CONSOLE_BYTES {
+            return Err(guest(&"the guest floods its console"));
+        }
+        let text = std::fs::read(path).map_err(Error::io("read the console", path))?;
+        let text = String::from_utf8_lossy(&text);
+        if text.lines().any(|found| found.trim_end().ends_with(line)) {
+            return Ok(());
+        }
+        changed(&watch)
+            .await
+            .map_err(Error::io("watch the console", path))?;
+    }
+}
+
+/// An inotify descriptor is read like a pipe, and tokio's reader of pipes waits
+/// for any such descriptor.
+fn watch(path: &Path) -> io::Result<Receiver> {
+    let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+    let descriptor = inotify::init(flags)?;
+    inotify::add_watch(&descriptor, path, inotify::WatchFlags::MODIFY)?;
+    Receiver::from_owned_fd_unchecked(descriptor)
+}
+
+/// Waits for the next change and swallows what is queued about it.
+async fn changed(watch: &Receiver) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        watch.readable().await?;
+        match watch.try_read(&mut buffer) {
+            Ok(_) => return Ok(()),
+            // Not readable after all.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Runs the lines one after another and then empties the guest's caches to disk.
+pub(crate) async fn run(agent: &SandboxClient, lines: &[String]) -> Result<(), Error> {
+    for line in lines.iter().map(String::as_str).chain(["sync"]) {
+        let command = Command::shell(line).user("user").timeout(LINE_LIMIT);
+        let output = agent
+            .run(command)
+            .await
+            .map_err(|error| guest(&format!("warm-up {line:?}: {}", chain(&error))))?;
+        if output.exit.code != 0 {
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(guest(&format!(
+                "warm-up {line:?}: {}: {stderr}",
+                output.exit.status
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn guest(what: &dyn std::fmt::Display) -> Error {
+    Error::Guest {
+        what: what.to_string(),
+        console: String::new(),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[tokio::test]
+    async fn the_line_is_seen_when_it_comes() {
+        let mut console = tempfile::NamedTempFile::new().unwrap();
+        writeln!(console, "[    0.0] Linux\r").unwrap();
+        let path = console.path().to_owned();
+        let waiting = tokio::spawn(async move { wait_for_line(&path, READY_LINE).await });
+        tokio::task::yield_now().await;
+        for part in ["[    1.0] more\r\n", "envd: re", "ady\r\n"] {
+            assert!(!waiting.is_finished());
+            console.write_all(part.as_bytes()).unwrap();
+            console.flush().unwrap();
+            tokio::task::yield_now().await;
+        }
+        tokio::time::timeout(Duration::from_secs(30), waiting)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_silent_guest_is_given_up_and_a_flood_refused() {
+        let console = tempfile::NamedTempFile::new().unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        let error = wait_for_agent(console.path(), address, Duration::from_millis(20))
+            .await
+            .err()
+            .expect("nothing comes");
+        assert!(error.to_string().contains("not ready"), "{error}");
+        console.as_file().set_len(MAX_CONSOLE_BYTES + 1).unwrap();
+        let error = wait_for_line(console.path(), READY_LINE)
+            .await
+            .expect_err("too much");
+        assert!(error.to_string().contains("floods"), "{error}");
+    }
+}
