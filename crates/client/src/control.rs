@@ -10,6 +10,7 @@ use hearth_wire::{
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -232,9 +233,15 @@ impl ListQuery {
             query.append_pair("state", &names.join(","));
         }
         if !self.metadata.is_empty() {
-            // The API decodes the query, then parses it as a query of its own.
+            // The API decodes the query, parses the value as a query of its own, and
+            // decodes each name and value of that once more.
+            let encode = |text: &String| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+            let pairs = self
+                .metadata
+                .iter()
+                .map(|(name, value)| (encode(name), encode(value)));
             let inner = form_urlencoded::Serializer::new(String::new())
-                .extend_pairs(&self.metadata)
+                .extend_pairs(pairs)
                 .finish();
             query.append_pair("metadata", &inner);
         }
@@ -308,7 +315,7 @@ mod tests {
         };
         assert_eq!(
             query.encode(),
-            "?state=running%2Cpaused&metadata=a%2Bb%3Dc%2526d&limit=5"
+            "?state=running%2Cpaused&metadata=a%252520b%3Dc%252526d&limit=5"
         );
     }
 }
