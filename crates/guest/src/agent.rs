@@ -9,7 +9,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cgroups::Cgroups;
 use crate::files::watch::pollers::Pollers;
+use crate::http::internal::FrozenParts;
 use crate::http::metrics::Meter;
 use crate::http::route::Routes;
 use crate::process::launch::Launcher;
@@ -49,6 +51,11 @@ pub struct Agent {
     pub launcher: Launcher,
     pub meter: Meter,
     pub pollers: Pollers,
+    /// Whether what was frozen for a snapshot still is.
+    pub frozen: FrozenParts,
+    /// Owns every task that outlives a request.
+    pub tasks: TaskTracker,
+    pub stop: CancellationToken,
 }
 
 /// A bound agent that does not serve yet.
@@ -79,6 +86,7 @@ impl Server {
         let launcher = Launcher::new(
             Arc::clone(&reaper),
             users.clone(),
+            cgroups(&config),
             tasks.clone(),
             stop.clone(),
         );
@@ -89,6 +97,9 @@ impl Server {
             launcher,
             meter: Meter::default(),
             pollers: Pollers::new(tasks.clone(), stop.clone()),
+            frozen: FrozenParts::default(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
         };
         Ok(Self {
             agent: Arc::new(agent),
@@ -127,4 +138,14 @@ impl Server {
         tasks.wait().await;
         reaped
     }
+}
+
+/// Without groups programs still run, only unguarded.
+fn cgroups(config: &Config) -> Option<Cgroups> {
+    if !config.manage_system {
+        return None;
+    }
+    Cgroups::create()
+        .inspect_err(|error| tracing::error!(%error, "cannot make control groups"))
+        .ok()
 }

@@ -18,6 +18,7 @@
 
 pub mod agent;
 pub mod boot;
+pub mod cgroups;
 pub mod files;
 pub mod http;
 pub mod logging;

@@ -7,6 +7,7 @@
 //!            stage two (root disk): mounts, network ─▶ the agent, reaping
 //! ```
 
+pub mod certificates;
 pub mod identity;
 pub mod initramfs;
 pub mod modules;

@@ -53,7 +53,15 @@ pub fn bring_up() {
             strict,
             Some(c"mode=1777,size=5m"),
         ),
-        ("cgroup2", "/sys/fs/cgroup", "cgroup2", strict, None),
+        // Every command enters a group as it starts; without the option that
+        // waits for a grace period of the kernel.
+        (
+            "cgroup2",
+            "/sys/fs/cgroup",
+            "cgroup2",
+            strict,
+            Some(c"favordynmods"),
+        ),
     ];
     let mounted = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     for (source, target, kind, flags, data) in mounts {
@@ -65,6 +73,8 @@ pub fn bring_up() {
     report("loopback", loopback());
     report("network", network());
     report("limits", limits());
+    report("watch limits", watch_limits());
+    report("name servers", name_servers());
     report(
         "oom score",
         std::fs::write("/proc/self/oom_score_adj", "-1000"),
@@ -134,6 +144,21 @@ fn network() -> io::Result<()> {
     interfaces.set_address("eth0", GUEST_ADDRESS, PREFIX)?;
     interfaces.set_up("eth0")?;
     interfaces.add_default_route(GATEWAY)
+}
+
+/// The kernel's defaults are for desktops of one user.
+fn watch_limits() -> io::Result<()> {
+    std::fs::write("/proc/sys/fs/inotify/max_user_instances", "1024")?;
+    std::fs::write("/proc/sys/fs/inotify/max_user_watches", "524288")
+}
+
+/// A template that names no server gets one.
+fn name_servers() -> io::Result<()> {
+    const FILE: &str = "/etc/resolv.conf";
+    match std::fs::metadata(FILE) {
+        Ok(metadata) if metadata.len() > 0 => Ok(()),
+        _ => std::fs::write(FILE, "nameserver 8.8.8.8\n"),
+    }
 }
 
 fn limits() -> io::Result<()> {

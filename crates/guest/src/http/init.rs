@@ -10,6 +10,7 @@
 //! gets a token of its own.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use base64::Engine as _;
@@ -43,6 +44,16 @@ pub struct InitRequest {
     pub template_id: Option<String>,
     /// 32 hexadecimal digits.
     pub machine_id: Option<String>,
+    /// Where events go: the address of `events.e2b.local`.
+    #[serde(rename = "hyperloopIP")]
+    pub hyperloop_ip: Option<IpAddr>,
+    /// Certificates, in PEM, that programs shall trust beside the usual ones.
+    pub ca_bundle: Option<String>,
+    /// Names one life of the sandbox. Nothing depends on it here.
+    #[serde(rename = "lifecycleID")]
+    pub lifecycle_id: Option<String>,
+    /// Network file systems to mount. Refused when there are any.
+    pub volume_mounts: Option<Vec<serde_json::Value>>,
 }
 
 /// Applies a request. The result has no body.
@@ -74,6 +85,16 @@ pub fn handle(agent: &Agent, headers: &HeaderMap, body: &[u8]) -> Result<Respons
         })
         .transpose()?;
 
+    if request
+        .volume_mounts
+        .as_ref()
+        .is_some_and(|mounts| !mounts.is_empty())
+    {
+        return Err(HttpError::new(
+            http::StatusCode::NOT_IMPLEMENTED,
+            "this agent cannot mount volumes",
+        ));
+    }
     if agent.config.manage_system {
         set_system(&request, time, entropy.as_deref());
     }
@@ -87,8 +108,9 @@ pub fn handle(agent: &Agent, headers: &HeaderMap, body: &[u8]) -> Result<Respons
         apply(settings, request);
         Ok(())
     })?;
-    let mut response = Response::new(super::empty());
-    *response.status_mut() = http::StatusCode::NO_CONTENT;
+    // Last: whatever was frozen goes on only under the new settings.
+    super::internal::thaw(agent);
+    let mut response = super::no_content();
     response.headers_mut().insert(
         "x-envd-version",
         http::HeaderValue::from_static(crate::ENVD_VERSION),
@@ -113,6 +135,9 @@ fn apply(settings: &mut Settings, request: InitRequest) {
     }
     if let Some(workdir) = request.default_workdir {
         settings.default_workdir = Some(workdir).filter(|workdir| !workdir.is_empty());
+    }
+    if let Some(address) = request.hyperloop_ip {
+        settings.set_system_env("E2B_EVENTS_ADDRESS", format!("http://{address}"));
     }
     if let Some(id) = request.sandbox_id {
         settings.set_system_env("E2B_SANDBOX_ID", id);
@@ -141,6 +166,19 @@ fn set_system(request: &InitRequest, time: Option<SystemTime>, entropy: Option<&
     }
     if let Some(id) = &request.machine_id {
         report("machine id", crate::boot::identity::set_machine_id(id));
+    }
+    if let Some(address) = request.hyperloop_ip {
+        report(
+            "events host",
+            crate::boot::identity::set_events_host(address),
+        );
+    }
+    if let Some(bundle) = request
+        .ca_bundle
+        .as_deref()
+        .filter(|bundle| !bundle.is_empty())
+    {
+        report("certificates", crate::boot::certificates::install(bundle));
     }
     let markers = [
         (".E2B_SANDBOX", Some("true")),

@@ -4,10 +4,12 @@
 pub mod caller;
 pub mod error;
 pub mod init;
+pub mod internal;
 pub mod metrics;
 pub mod route;
 pub mod server;
 pub mod timeout;
+pub mod tunnel;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
@@ -30,6 +32,13 @@ pub fn empty() -> Body {
     http_body_util::Empty::new()
         .map_err(|never| match never {})
         .boxed_unsync()
+}
+
+/// Success with nothing to say.
+pub fn no_content() -> Response {
+    let mut response = Response::new(empty());
+    *response.status_mut() = http::StatusCode::NO_CONTENT;
+    response
 }
 
 /// A response with a JSON body.

@@ -7,9 +7,11 @@ use bytes::Bytes;
 use connectrpc::{CompressionPolicy, ConnectRpcService, DeadlinePolicy, Limits};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
 use tower::Service as _;
 
-use super::{HttpError, Response, caller, init, timeout};
+use super::internal;
+use super::{HttpError, Response, caller, init, timeout, tunnel};
 use crate::Agent;
 use crate::files::access::{self, FileQuery, Operation};
 use crate::files::compose::{self, ComposeRequest};
@@ -56,6 +58,22 @@ impl Routes {
         }
     }
 
+    /// Answers a request of a connection, which may also become a tunnel.
+    pub async fn serve(&self, request: Request<Incoming>) -> Response {
+        if request.method() != Method::CONNECT {
+            return self.answer(request).await;
+        }
+        let settings = self.agent.settings.snapshot();
+        if !settings.token_accepts(caller::presented_token(request.headers())) {
+            return unauthorized().into_response();
+        }
+        let (tasks, stop) = (&self.agent.tasks, &self.agent.stop);
+        match tunnel::open(request, tasks, stop).await {
+            Ok(response) => response,
+            Err(error) => error.into_response(),
+        }
+    }
+
     async fn dispatch<B>(&self, request: Request<B>) -> Result<Response, HttpError>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -63,17 +81,14 @@ impl Routes {
     {
         let path = request.uri().path();
         match (request.method(), path) {
-            (&Method::GET | &Method::HEAD, "/health") => return Ok(no_content()),
+            (&Method::GET | &Method::HEAD, "/health") => return Ok(super::no_content()),
             (&Method::POST, "/init") => return self.init(request).await,
             (_, "/files") => return self.files(request).await,
             _ => {}
         }
         let settings = self.agent.settings.snapshot();
         if !settings.token_accepts(caller::presented_token(request.headers())) {
-            return Err(HttpError::unauthorized(
-                "unauthorized access, please provide a valid access token or method signing if \
-                 supported",
-            ));
+            return Err(unauthorized());
         }
         match (request.method(), path) {
             (&Method::GET, "/envs") => {
@@ -87,6 +102,13 @@ impl Routes {
             (&Method::POST, "/files/compose") => self.compose(request).await,
             (_, "/health" | "/init" | "/envs" | "/metrics" | "/files/compose") => {
                 Err(method_not_allowed())
+            }
+            (&Method::POST, path) if internal::Operation::of_path(path).is_some() => {
+                internal::admit(&self.agent, request.extensions().get())?;
+                match internal::Operation::of_path(path) {
+                    Some(operation) => internal::handle(&self.agent, operation).await,
+                    None => Err(HttpError::not_found(format!("no route {path}"))),
+                }
             }
             (_, path) if is_rpc(path) => Ok(self.call(request).await),
             _ => Err(HttpError::not_found(format!("no route {path}"))),
@@ -165,6 +187,7 @@ impl Routes {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
+        internal::admit(&self.agent, request.extensions().get())?;
         let (parts, body) = request.into_parts();
         let body = read_body(body).await?;
         init::handle(&self.agent, &parts.headers, &body)
@@ -183,16 +206,16 @@ where
     Ok(body.to_bytes())
 }
 
+fn unauthorized() -> HttpError {
+    HttpError::unauthorized(
+        "unauthorized access, please provide a valid access token or method signing if supported",
+    )
+}
+
 fn method_not_allowed() -> HttpError {
     HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
 }
 
 fn is_rpc(path: &str) -> bool {
     path.starts_with("/process.Process/") || path.starts_with("/filesystem.Filesystem/")
-}
-
-fn no_content() -> Response {
-    let mut response = Response::new(super::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    response
 }

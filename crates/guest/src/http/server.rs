@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::internal::Peer;
 use super::route::Routes;
 
 /// Connections that are served at once.
@@ -51,8 +52,8 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, Peer(peer)),
             Err(error) => {
                 log_accept_error(&error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -63,11 +64,12 @@ pub async fn serve(
         let (builder, routes, stop) = (builder.clone(), routes.clone(), stop.clone());
         tasks.spawn(async move {
             let _place = place;
-            let service = service_fn(move |request: http::Request<Incoming>| {
+            let service = service_fn(move |mut request: http::Request<Incoming>| {
+                request.extensions_mut().insert(peer);
                 let routes = routes.clone();
-                async move { Ok::<_, std::convert::Infallible>(routes.answer(request).await) }
+                async move { Ok::<_, std::convert::Infallible>(routes.serve(request).await) }
             });
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
             tokio::select! {
                 // Errors here are clients that went away.
                 _ = connection => {}

@@ -31,6 +31,7 @@ use super::output::{Output, Reader, Source};
 use super::reaper::Reaper;
 use super::table::Table;
 use super::{Exit, Process, Signal, State};
+use crate::cgroups::{Cgroups, Class};
 use crate::settings::Settings;
 use crate::sys::spawn::{Identity, Program, SpawnError, Stdio};
 use crate::sys::{pipes, readiness, terminal};
@@ -62,6 +63,8 @@ pub enum LaunchError {
 #[derive(Debug)]
 pub struct Launcher {
     pub table: Arc<Table>,
+    /// Where programs are put; `None` outside a guest.
+    pub cgroups: Option<Cgroups>,
     reaper: Arc<Reaper>,
     users: UserDatabase,
     tasks: TaskTracker,
@@ -78,11 +81,13 @@ impl Launcher {
     pub fn new(
         reaper: Arc<Reaper>,
         users: UserDatabase,
+        cgroups: Option<Cgroups>,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
         Self {
             table: Arc::default(),
+            cgroups,
             reaper,
             users,
             tasks,
@@ -111,6 +116,11 @@ impl Launcher {
             Some(size) => self.terminal_streams(size, identity.as_ref())?,
             None => pipe_streams(request.stdin.unwrap_or(true))?,
         };
+        let class = if size.is_some() {
+            Class::Terminal
+        } else {
+            Class::Command
+        };
         let program = Program {
             candidates: command.candidates,
             argv: command.argv,
@@ -119,7 +129,10 @@ impl Launcher {
             identity,
             stdio,
             terminal: size.is_some(),
-            cgroup: None,
+            cgroup: self
+                .cgroups
+                .as_ref()
+                .and_then(|cgroups| cgroups.procs(class)),
             oom_score_adjust: OOM_SCORE_ADJUST,
             niceness: 0,
         };

@@ -3,8 +3,10 @@
 
 pub mod clock;
 pub mod credentials;
+pub mod disk;
 pub mod entropy;
 pub mod exec;
+pub mod heap;
 pub mod interfaces;
 pub mod pipes;
 pub mod readiness;
