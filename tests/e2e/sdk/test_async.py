@@ -8,7 +8,6 @@ import pytest_asyncio
 from e2b import (
     AsyncSandbox,
     CommandExitException,
-    SandboxException,
     SandboxQuery,
     TimeoutException,
 )
@@ -63,12 +62,7 @@ async def test_files(box):
 async def test_watching_streams_events(box):
     events = []
     await box.files.make_dir("/home/user/watched")
-    try:
-        watcher = await box.files.watch_dir("/home/user/watched", on_event=events.append)
-    except SandboxException as error:
-        if "UNIMPLEMENTED" in str(error):
-            pytest.skip("the agent cannot watch directories yet")
-        raise
+    watcher = await box.files.watch_dir("/home/user/watched", on_event=events.append)
     await box.files.write("/home/user/watched/file", "x")
 
     async def seen():

@@ -5,7 +5,7 @@ import io
 import os
 
 import pytest
-from e2b import FileType, InvalidArgumentException, NotFoundException, SandboxException
+from e2b import FileType, InvalidArgumentException, NotFoundException
 from e2b.sandbox.filesystem.watch_handle import FilesystemEventType
 
 from support.waiting import until
@@ -175,23 +175,8 @@ def test_files_and_commands_see_the_same_disk(sandbox, scratch):
     assert sandbox.files.read(f"{scratch}/out") == "FROM OUTSIDE"
 
 
-@pytest.fixture
-def watch(sandbox):
-    """Watches a directory, where the agent can do that already."""
-
-    def start(path, **options):
-        try:
-            return sandbox.files.watch_dir(path, **options)
-        except SandboxException as error:
-            if "UNIMPLEMENTED" in str(error):
-                pytest.skip("the agent cannot watch directories yet")
-            raise
-
-    return start
-
-
-def test_watching_a_directory(sandbox, scratch, watch):
-    watcher = watch(scratch)
+def test_watching_a_directory(sandbox, scratch):
+    watcher = sandbox.files.watch_dir(scratch)
     events = []
 
     def seen(name, kind):
@@ -210,9 +195,9 @@ def test_watching_a_directory(sandbox, scratch, watch):
     watcher.stop()
 
 
-def test_watching_a_tree(sandbox, scratch, watch):
+def test_watching_a_tree(sandbox, scratch):
     sandbox.files.make_dir(f"{scratch}/sub")
-    watcher = watch(scratch, recursive=True)
+    watcher = sandbox.files.watch_dir(scratch, recursive=True)
     sandbox.files.write(f"{scratch}/sub/deep", "1")
     events = []
 
@@ -224,6 +209,6 @@ def test_watching_a_tree(sandbox, scratch, watch):
     watcher.stop()
 
 
-def test_watching_what_is_not_there(scratch, watch):
+def test_watching_what_is_not_there(sandbox, scratch):
     with pytest.raises(NotFoundException):
-        watch(f"{scratch}/missing")
+        sandbox.files.watch_dir(f"{scratch}/missing")

@@ -63,7 +63,8 @@ def test_exit_status(sandbox, terminal):
 def test_end_of_input_ends_the_shell(sandbox, terminal):
     handle, screen, ending = terminal
     type_line(sandbox, handle, "true; echo here-$((2+2))")
-    screen.wait_for("here-4")
+    # The key means the end only to a shell that shows its prompt again.
+    until(lambda: "$ " in screen.text.partition("here-4")[2], "the next prompt")
     sandbox.pty.send_stdin(handle.pid, b"\x04")
     assert ending.result().exit_code == 0
 
