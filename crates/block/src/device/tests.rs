@@ -445,6 +445,54 @@ fn check_versions(storage: SimStorage, layers: &[PathBuf], least: &[u32], most: 
     }
 }
 
+/// A write between a flush's two syncs is not part of that flush.
+#[test]
+fn a_write_during_a_flush_is_not_committed_without_its_data() {
+    for seed in 0..32 {
+        let mut harness = Harness::new(seed);
+        harness.run(&Step::Write {
+            start: 0,
+            sectors: 8,
+        });
+        let (device, tag) = (harness.device(), harness.tag + 1);
+        let late = 80..96;
+        let content = render_range(tag, late.clone());
+        let offset = (late.start * SECTOR) as u64;
+        harness
+            .storage
+            .after_sync(move || device.write(offset, &content).unwrap());
+        harness.run(&Step::Flush);
+        harness.change(late, tag, true);
+        harness.run(&Step::CutPower(seed));
+    }
+}
+
+/// Blocks that were discarded have their data mark already: what a failed
+/// write leaves in them shows before a restart as it does after.
+#[test]
+fn a_failed_write_over_discarded_blocks_shows_the_same_after_a_restart() {
+    let mut harness = Harness::new(11);
+    harness.run(&Step::Write {
+        start: 0,
+        sectors: 64,
+    });
+    harness.run(&Step::Discard {
+        start: 0,
+        sectors: 64,
+    });
+    harness.run(&Step::FreePages(Some(3)));
+    let content = render_range(99, 0..64);
+    assert!(matches!(
+        harness.device().write(0, &content),
+        Err(IoError::NoSpace)
+    ));
+    harness.change(0..64, 99, false);
+    harness.run(&Step::Kill);
+    harness.run(&Step::FreePages(None));
+    harness.run(&Step::Flush);
+    harness.run(&Step::CutPower(1));
+}
+
 #[test]
 fn a_failed_sync_is_never_forgotten() {
     let harness = Harness::new(3);

@@ -50,7 +50,10 @@ struct World {
     fail_sync: bool,
     /// While true, writes wait.
     held: Arc<(Mutex<bool>, Condvar)>,
+    after_sync: Arc<Mutex<Option<Hook>>>,
 }
+
+type Hook = Box<dyn FnOnce() + Send>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Entry {
@@ -100,6 +103,7 @@ impl SimStorage {
             space: usize::MAX,
             fail_sync: false,
             held: Arc::default(),
+            after_sync: Arc::default(),
         })))
     }
 
@@ -144,6 +148,12 @@ impl SimStorage {
         let held = self.lock().held.clone();
         *held.0.lock().unwrap_or_else(PoisonError::into_inner) = hold;
         held.1.notify_all();
+    }
+
+    /// Runs something in the instant after the next sync of a file.
+    pub(crate) fn after_sync(&self, hook: impl FnOnce() + Send + 'static) {
+        let slot = self.lock().after_sync.clone();
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(hook));
     }
 
     /// A copy of this moment, for a process that is dead.
@@ -484,6 +494,12 @@ impl Blob for SimBlob {
         let file = &mut world.files[self.file];
         file.stable = file.now.clone();
         file.pending.clear();
+        let hook = world.after_sync.clone();
+        drop(world);
+        let hook = hook.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(hook) = hook {
+            hook();
+        }
         Ok(())
     }
 
