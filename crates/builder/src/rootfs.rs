@@ -290,6 +290,8 @@ async fn install(
         .args(["--mount", "--propagation=private", "--pid", "--fork"])
         .args(["--kill-child", "--", "mmdebstrap", "--verbose"])
         .args(["--mode=root", "--format=directory", "--variant=minbase"])
+        // The script cleans up; apt is not run once more for that.
+        .arg("--skip=cleanup/apt")
         .arg(format!("--include={}", PACKAGES.join(",")))
         .arg(format!("--aptopt={}", settings.display()))
         .arg("--aptopt=Acquire::Languages \"none\"");

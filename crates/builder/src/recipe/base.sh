@@ -4,6 +4,14 @@
 # everything it calls inside the tree goes through chroot.
 set -eu
 root=$1
+# What follows deletes by path: never the host's own.
+case $root in
+/?*) [ -x "$root/usr/bin/dpkg" ] && [ ! "$root" -ef / ] ;;
+*) false ;;
+esac || {
+    echo "not a distribution tree: $root" >&2
+    exit 1
+}
 
 # The user that sandboxes run as: uid 1000, a home from skel, sudo without a
 # password.
@@ -41,8 +49,9 @@ chroot "$root" python3 -m compileall -q -j 0 /usr/lib/python3 /usr/lib/python3.[
 : >"$root/etc/machine-id"
 rm -f "$root/var/lib/dbus/machine-id" "$root"/etc/ssh/ssh_host_*
 
-# Nothing here is worth its space; apt fetches its lists again.
+# Nothing here is worth its space; apt fetches its lists again. The tree's /tmp
+# stays: mmdebstrap keeps the settings there that bind apt to the tree.
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/var/log/* \
-    "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old "$root"/tmp/* "$root"/run/*
+    "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
 mkdir -p "$root/var/lib/apt/lists/partial" "$root/var/cache/apt/archives/partial" \
     "$root/var/log/apt"

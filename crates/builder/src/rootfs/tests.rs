@@ -82,3 +82,22 @@ async fn an_image_is_clean_and_sparse() {
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&shown.stdout), "hearth\n");
 }
+
+/// The script deletes by path; it must know a tree from the host.
+#[test]
+fn the_script_refuses_what_is_no_tree() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("base.sh");
+    fs::write(&script, SCRIPT).unwrap();
+    let plain = directory.path().display().to_string();
+    for root in ["/", "//", "/./", "", ".", "/etc", plain.as_str()] {
+        let output = std::process::Command::new("sh")
+            .arg(&script)
+            .arg(root)
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{root:?}: {message}");
+        assert!(message.contains("not a distribution tree"), "{message}");
+    }
+}
