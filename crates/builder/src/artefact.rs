@@ -11,7 +11,7 @@
 //! is also why whatever lies in `.tmp` when it opens is a leftover. What comes
 //! out of the cache is compared with its digests, since others can write there.
 
-use crate::{Error, progress::Outcome};
+use crate::{Error, error::blocking, progress::Outcome};
 use hearth_snapshot::{Digest, sparse};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -20,6 +20,7 @@ use std::{
     io::{self, Read},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -31,8 +32,10 @@ const MAX_INFO_BYTES: u64 = 1 << 20;
 /// How many artefacts of one kind are kept in the state directory and in the
 /// cache.
 const KEPT: usize = 3;
-/// How long to wait for another builder to let go of the directory.
+/// How long to wait for another builder to let go of the directory, and of the
+/// cache, which is not worth as much.
 const LOCK_WAIT: Duration = Duration::from_secs(3600);
+const CACHE_LOCK_WAIT: Duration = Duration::from_secs(60);
 const LOCK_RETRY: Duration = Duration::from_millis(200);
 
 /// What an artefact is made from. `key` names it; `recipe` is the part that does
@@ -113,9 +116,14 @@ impl<D> Ready<D> {
     }
 }
 
-/// The two places where artefacts lie.
-#[derive(Debug)]
+/// The two places where artefacts lie. Cheap to clone.
+#[derive(Debug, Clone)]
 pub(crate) struct Shelf {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     state: Room,
     cache: Option<PathBuf>,
 }
@@ -130,20 +138,82 @@ struct Room {
 
 impl Shelf {
     /// Opens the shelf and waits, within reason, for another builder to finish.
-    pub(crate) fn open(state: &Path, cache: Option<&Path>) -> Result<Self, Error> {
+    pub(crate) async fn open(state: &Path, cache: Option<&Path>) -> Result<Self, Error> {
+        let lock = async {
+            loop {
+                if let Some(lock) = Room::try_lock(state)? {
+                    return Ok(lock);
+                }
+                // The kernel has no lock that can be waited for with a deadline.
+                tokio::time::sleep(LOCK_RETRY).await;
+            }
+        };
+        let lock = tokio::time::timeout(LOCK_WAIT, lock)
+            .await
+            .unwrap_or_else(|_| Err(occupied(state, LOCK_WAIT)))?;
+        let (state, cache) = (state.to_owned(), cache.map(Path::to_owned));
+        let inner = blocking(move || {
+            Ok(Inner {
+                state: Room::open(&state, lock)?,
+                cache,
+            })
+        })
+        .await?;
         Ok(Self {
-            state: Room::open(state)?,
-            cache: cache.map(Path::to_owned),
+            inner: Arc::new(inner),
         })
     }
 
     /// An empty directory that disappears unless it is given to [`Self::store`].
     pub(crate) fn temporary(&self) -> Result<tempfile::TempDir, Error> {
-        self.state.temporary()
+        self.inner.state.temporary()
     }
 
     /// The artefact of this key, from the state directory or the cache.
-    pub(crate) fn find<D: DeserializeOwned>(&self, key: &Key) -> Result<Option<Ready<D>>, Error> {
+    pub(crate) async fn find<D>(&self, key: &Key) -> Result<Option<Ready<D>>, Error>
+    where
+        D: DeserializeOwned + Send + 'static,
+    {
+        let (inner, key) = (Arc::clone(&self.inner), *key);
+        blocking(move || inner.find(&key)).await
+    }
+
+    /// The newest artefact of the same recipe, whatever its package versions:
+    /// what to use where the versions cannot be known.
+    pub(crate) async fn find_by_recipe<D>(&self, key: &Key) -> Result<Option<Ready<D>>, Error>
+    where
+        D: DeserializeOwned + Send + 'static,
+    {
+        let (inner, key) = (Arc::clone(&self.inner), *key);
+        blocking(move || {
+            for directory in by_age(&inner.state.root, key.kind)? {
+                if let Ok(ready) = read::<D>(&directory, |info| info.recipe == key.recipe) {
+                    return Ok(Some(ready));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+
+    /// Makes the artefact out of an assembled directory, and copies it to the
+    /// cache.
+    pub(crate) async fn store<D>(
+        &self,
+        key: &Key,
+        assembled: tempfile::TempDir,
+        details: D,
+    ) -> Result<Ready<D>, Error>
+    where
+        D: Serialize + DeserializeOwned + Send + 'static,
+    {
+        let (inner, key) = (Arc::clone(&self.inner), *key);
+        blocking(move || inner.store(&key, assembled, &details)).await
+    }
+}
+
+impl Inner {
+    fn find<D: DeserializeOwned>(&self, key: &Key) -> Result<Option<Ready<D>>, Error> {
         if let Some(ready) = load(&self.state.root, key)? {
             return Ok(Some(ready));
         }
@@ -160,23 +230,7 @@ impl Shelf {
         }
     }
 
-    /// The newest artefact of the same recipe, whatever its package versions:
-    /// what to use where the versions cannot be known.
-    pub(crate) fn find_by_recipe<D: DeserializeOwned>(
-        &self,
-        key: &Key,
-    ) -> Result<Option<Ready<D>>, Error> {
-        for directory in by_age(&self.state.root, key.kind)? {
-            if let Ok(ready) = read::<D>(&directory, |info| info.recipe == key.recipe) {
-                return Ok(Some(ready));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Makes the artefact out of an assembled directory, and copies it to the
-    /// cache.
-    pub(crate) fn store<D: Serialize + DeserializeOwned>(
+    fn store<D: Serialize + DeserializeOwned>(
         &self,
         key: &Key,
         assembled: tempfile::TempDir,
@@ -185,7 +239,7 @@ impl Shelf {
         describe(assembled.path(), key, details)?;
         let directory = self.state.place(key, assembled)?;
         if let Some(cache) = &self.cache
-            && let Err(error) = self.export(cache, key, &directory)
+            && let Err(error) = export(cache, key, &directory)
         {
             tracing::warn!(%error, cache = %cache.display(), "leave the cache as it is");
         }
@@ -203,7 +257,7 @@ impl Shelf {
         let Some(cached) = load::<D>(cache, key)? else {
             return Ok(None);
         };
-        let temporary = self.temporary()?;
+        let temporary = self.state.temporary()?;
         copy_files(&cached.directory, temporary.path(), &cached.files)?;
         for file in &cached.files {
             let path = temporary.path().join(&file.name);
@@ -222,26 +276,52 @@ impl Shelf {
             ..ready
         }))
     }
+}
 
-    fn export(&self, cache: &Path, key: &Key, directory: &Path) -> Result<(), Error> {
-        let room = Room::open(cache)?;
-        let files = read::<serde_json::Value>(directory, |_| true)?.files;
-        let temporary = room.temporary()?;
-        copy_files(directory, temporary.path(), &files)?;
-        room.place(key, temporary)?;
-        Ok(())
-    }
+/// Copies an artefact into the cache directory.
+fn export(cache: &Path, key: &Key, directory: &Path) -> Result<(), Error> {
+    let started = Instant::now();
+    let lock = loop {
+        match Room::try_lock(cache)? {
+            Some(lock) => break lock,
+            None if started.elapsed() < CACHE_LOCK_WAIT => std::thread::sleep(LOCK_RETRY),
+            None => return Err(occupied(cache, CACHE_LOCK_WAIT)),
+        }
+    };
+    let room = Room::open(cache, lock)?;
+    let files = read::<serde_json::Value>(directory, |_| true)?.files;
+    let temporary = room.temporary()?;
+    copy_files(directory, temporary.path(), &files)?;
+    room.place(key, temporary)?;
+    Ok(())
 }
 
 impl Room {
-    fn open(root: &Path) -> Result<Self, Error> {
-        let temporary = root.join(TEMPORARY);
+    /// Takes the directory's lock, or `None` when another builder has it.
+    fn try_lock(root: &Path) -> Result<Option<File>, Error> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o755)
-            .create(&temporary)
-            .map_err(Error::io("create", &temporary))?;
-        let lock = lock(&root.join(LOCK))?;
+            .create(root)
+            .map_err(Error::io("create", root))?;
+        let path = root.join(LOCK);
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(Error::io("lock", path)(error.into())),
+        }
+    }
+
+    fn open(root: &Path, lock: File) -> Result<Self, Error> {
+        let temporary = root.join(TEMPORARY);
+        fs::create_dir_all(&temporary).map_err(Error::io("create", &temporary))?;
         for entry in fs::read_dir(&temporary).map_err(Error::io("list", &temporary))? {
             let path = entry.map_err(Error::io("list", &temporary))?.path();
             fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
@@ -286,32 +366,12 @@ impl Room {
     }
 }
 
-fn lock(path: &Path) -> Result<File, Error> {
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(Error::io("open", path))?;
-    let started = Instant::now();
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) if started.elapsed() < LOCK_WAIT => {
-                // The kernel has no lock with a deadline.
-                std::thread::sleep(LOCK_RETRY);
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(Error::Host(format!(
-                    "another builder has held {} for more than {} s",
-                    path.display(),
-                    LOCK_WAIT.as_secs()
-                )));
-            }
-            Err(error) => return Err(Error::io("lock", path)(error.into())),
-        }
-    }
+fn occupied(root: &Path, waited: Duration) -> Error {
+    Error::Host(format!(
+        "another builder has held {} for more than {} s",
+        root.display(),
+        waited.as_secs()
+    ))
 }
 
 /// Writes `info.json` for the files that lie in `directory`.

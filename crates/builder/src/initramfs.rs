@@ -61,7 +61,7 @@ pub(crate) async fn build(
         &[RECIPE],
         &[kernel.key.as_bytes(), agent_digest.as_bytes()],
     );
-    if let Some(ready) = shelf.find(&key)? {
+    if let Some(ready) = shelf.find(&key).await? {
         progress.finished(ready.outcome);
         return Ok(finish(ready));
     }
@@ -87,7 +87,7 @@ pub(crate) async fn build(
         agent: agent_digest,
         kernel: kernel.release.clone(),
     };
-    let ready = shelf.store(&key, assembled, &details)?;
+    let ready = shelf.store(&key, assembled, details).await?;
     progress.finished(ready.outcome);
     Ok(finish(ready))
 }

@@ -64,8 +64,7 @@ pub async fn artefacts(
     config: &ArtefactConfig,
     progress: &dyn Progress,
 ) -> Result<Artefacts, Error> {
-    let (directory, cache) = (config.directory.clone(), config.cache.clone());
-    let shelf = error::blocking(move || Shelf::open(&directory, cache.as_deref())).await?;
+    let shelf = Shelf::open(&config.directory, config.cache.as_deref()).await?;
     let kernel = kernel::prepare(&shelf, StageProgress::new(progress, Stage::Kernel)).await?;
     let initramfs = initramfs::build(
         &shelf,

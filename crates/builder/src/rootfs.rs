@@ -115,9 +115,9 @@ pub(crate) async fn build_base(
     let host = Host::inspect().await?;
     let key = host.key(config);
     let found = if host.versions_known() {
-        shelf.find::<Details>(&key)?
+        shelf.find::<Details>(&key).await?
     } else {
-        shelf.find_by_recipe::<Details>(&key)?
+        shelf.find_by_recipe::<Details>(&key).await?
     };
     if let Some(ready) = found {
         progress.finished(ready.outcome);
@@ -147,7 +147,12 @@ pub(crate) async fn build_base(
     )
     .await?;
     progress.step("store the image");
-    let ready = shelf.store(&key, assembled, &details)?;
+    blocking(move || {
+        let path = temporary.path().to_owned();
+        temporary.close().map_err(Error::io("remove", path))
+    })
+    .await?;
+    let ready = shelf.store(&key, assembled, details).await?;
     progress.finished(ready.outcome);
     finish(ready)
 }

@@ -173,14 +173,15 @@ pub async fn snapshot(
     progress: &dyn Progress,
 ) -> Result<Build, Error> {
     let progress = StageProgress::new(progress, Stage::Snapshot);
+    let run_dir = RunDir(workshop.run_dir);
+    run_dir.end_leftovers();
     let staging = workshop.store.stage(BuildId::random()).await?;
     let slot = workshop.slots.acquire().await?;
     let result = in_slot(spec, workshop, &slot, staging.directory(), progress).await;
     let released = workshop.slots.release(slot).await;
-    let removed = std::fs::remove_dir_all(workshop.run_dir);
+    drop(run_dir);
     result?;
     released?;
-    removed.map_err(Error::io("remove", workshop.run_dir))?;
 
     progress.step("storing the build");
     let capabilities = workshop.engine.capabilities();
@@ -209,6 +210,41 @@ pub async fn snapshot(
     let build = workshop.store.publish(staging, draft).await?;
     progress.finished(Outcome::Built);
     Ok(build)
+}
+
+/// The directory of sockets and console, removed however the work ends.
+struct RunDir<'a>(&'a Path);
+
+impl RunDir<'_> {
+    /// Ends the VM that a killed builder left. Its network slot and its staged
+    /// files are cleaned by the pool's and the store's own start.
+    fn end_leftovers(&self) {
+        let marker = format!("{}/", self.0.display());
+        for pid in hearth_machine::processes::naming(&marker) {
+            tracing::info!(pid, "end the VM of an interrupted template build");
+            if let Err(error) = hearth_machine::processes::end(pid) {
+                tracing::warn!(pid, %error, "cannot end it");
+            }
+        }
+    }
+}
+
+impl Drop for RunDir<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.0);
+    }
+}
+
+/// VM processes outlive their daemon by design; this one must not outlive a build
+/// that is given up. After an orderly stop there is nothing left to end.
+struct EndOnDrop(u32);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        if let Err(error) = hearth_machine::processes::end(self.0) {
+            tracing::warn!(pid = self.0, %error, "cannot end a template's VM");
+        }
+    }
 }
 
 async fn in_slot(
@@ -241,6 +277,7 @@ async fn in_slot(
     let boot = boot_spec(spec, slot, run_dir, staging);
     let result = match workshop.engine.boot(boot).await {
         Ok(machine) => {
+            let _guard = EndOnDrop(machine.pid());
             let saved =
                 bring_up_and_save(spec, machine.as_ref(), slot, run_dir, staging, progress).await;
             let stopped = machine.stop().await;

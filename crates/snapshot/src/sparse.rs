@@ -69,10 +69,12 @@ pub fn copy(from: &Path, to: &Path) -> io::Result<Copied> {
     })
 }
 
-/// Turns written zeros into holes, a page (4096 bytes) at a time. Returns how
-/// many bytes were given back.
+/// Turns written zeros into holes, a page (4096 bytes) at a time, and also what
+/// is allocated but was never written. Returns how many bytes of written zeros
+/// were given back.
 pub fn punch_zeros(file: &File) -> io::Result<u64> {
     let mut punched = 0;
+    release_unwritten(file)?;
     let mut run: Option<(u64, u64)> = None;
     let mut punch = |start: u64, end: u64| -> io::Result<()> {
         rustix::fs::fallocate(
@@ -105,6 +107,37 @@ pub fn punch_zeros(file: &File) -> io::Result<u64> {
         punch(begin, stop)?;
     }
     Ok(punched)
+}
+
+/// Gives back the space of stretches that read as zeros without having been
+/// written (preallocated ones; for holes this does nothing).
+fn release_unwritten(file: &File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut offset = 0;
+    while offset < length {
+        let data = next_data(file, offset)?.unwrap_or(length);
+        // Only whole pages: a page that the file system rounds in stays.
+        let (start, end) = (
+            offset.next_multiple_of(PAGE as u64),
+            data - data % PAGE as u64,
+        );
+        if end > start {
+            rustix::fs::fallocate(
+                file,
+                FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+                start,
+                end - start,
+            )?;
+        }
+        if data == length {
+            break;
+        }
+        offset = match rustix::fs::seek(file, SeekFrom::Hole(data)) {
+            Ok(hole) if hole > data => hole,
+            _ => break,
+        };
+    }
+    Ok(())
 }
 
 /// The bytes that the file occupies on its disk.
@@ -233,6 +266,21 @@ mod tests {
             changed.write_all(&other).unwrap();
             prop_assert_ne!(digest(&changed).unwrap(), before);
         }
+    }
+
+    #[test]
+    fn unwritten_space_is_given_back() {
+        let file = tempfile::tempfile().unwrap();
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 1 << 20).unwrap();
+        file.write_all_at(b"content", 300_000).unwrap();
+        file.sync_all().unwrap();
+        assert!(allocated_bytes(&file).unwrap() >= 1 << 20);
+        punch_zeros(&file).unwrap();
+        assert!(allocated_bytes(&file).unwrap() < 1 << 19);
+        let mut found = [0; 7];
+        file.read_exact_at(&mut found, 300_000).unwrap();
+        assert_eq!(&found, b"content");
+        assert_eq!(file.metadata().unwrap().len(), 1 << 20);
     }
 
     #[test]

@@ -6,10 +6,13 @@ fn key(version: &str) -> Key {
     Key::new(KIND, &[b"recipe 1"], &[version.as_bytes()])
 }
 
-fn store(shelf: &Shelf, key: &Key, content: &[u8]) -> Ready<String> {
+async fn store(shelf: &Shelf, key: &Key, content: &[u8]) -> Ready<String> {
     let temporary = shelf.temporary().unwrap();
     fs::write(temporary.path().join("file"), content).unwrap();
-    shelf.store(key, temporary, &"details".to_owned()).unwrap()
+    shelf
+        .store(key, temporary, "details".to_owned())
+        .await
+        .unwrap()
 }
 
 fn content(ready: &Ready<String>) -> Vec<u8> {
@@ -27,13 +30,16 @@ fn keys_tell_lists_apart() {
     assert_ne!(key("1").key, key("2").key);
 }
 
-#[test]
-fn an_artefact_is_found_again_and_by_recipe() {
+#[tokio::test]
+async fn an_artefact_is_found_again_and_by_recipe() {
     let directory = tempfile::tempdir().unwrap();
-    let shelf = Shelf::open(directory.path(), None).unwrap();
-    assert!(shelf.find::<String>(&key("1")).unwrap().is_none());
-    assert_eq!(store(&shelf, &key("1"), b"one").outcome, Outcome::Built);
-    let found = shelf.find::<String>(&key("1")).unwrap().unwrap();
+    let shelf = Shelf::open(directory.path(), None).await.unwrap();
+    assert!(shelf.find::<String>(&key("1")).await.unwrap().is_none());
+    assert_eq!(
+        store(&shelf, &key("1"), b"one").await.outcome,
+        Outcome::Built
+    );
+    let found = shelf.find::<String>(&key("1")).await.unwrap().unwrap();
     assert_eq!(
         (found.outcome, content(&found)),
         (Outcome::Present, b"one".to_vec())
@@ -42,72 +48,87 @@ fn an_artefact_is_found_again_and_by_recipe() {
         let file = File::open(found.directory.join("file")).unwrap();
         sparse::digest(&file).unwrap()
     });
-    assert!(shelf.find::<String>(&key("2")).unwrap().is_none());
+    assert!(shelf.find::<String>(&key("2")).await.unwrap().is_none());
     let by_recipe = shelf
         .find_by_recipe::<String>(&key("unknown"))
+        .await
         .unwrap()
         .unwrap();
     assert_eq!(by_recipe.key, key("1").key);
 }
 
-#[test]
-fn the_cache_outlives_the_state() {
+#[tokio::test]
+async fn the_cache_outlives_the_state() {
     let directory = tempfile::tempdir().unwrap();
     let cache = directory.path().join("cache");
-    let shelf = Shelf::open(&directory.path().join("one"), Some(&cache)).unwrap();
-    store(&shelf, &key("1"), b"one");
+    let shelf = Shelf::open(&directory.path().join("one"), Some(&cache))
+        .await
+        .unwrap();
+    store(&shelf, &key("1"), b"one").await;
     drop(shelf);
-    let shelf = Shelf::open(&directory.path().join("two"), Some(&cache)).unwrap();
-    let found = shelf.find::<String>(&key("1")).unwrap().unwrap();
+    let shelf = Shelf::open(&directory.path().join("two"), Some(&cache))
+        .await
+        .unwrap();
+    let found = shelf.find::<String>(&key("1")).await.unwrap().unwrap();
     assert_eq!(
         (found.outcome, content(&found)),
         (Outcome::FromCache, b"one".to_vec())
     );
-    let again = shelf.find::<String>(&key("1")).unwrap().unwrap();
+    let again = shelf.find::<String>(&key("1")).await.unwrap().unwrap();
     assert_eq!(again.outcome, Outcome::Present);
 }
 
-#[test]
-fn a_manipulated_cache_is_not_used() {
+#[tokio::test]
+async fn a_manipulated_cache_is_not_used() {
     let directory = tempfile::tempdir().unwrap();
     let cache = directory.path().join("cache");
-    let shelf = Shelf::open(&directory.path().join("one"), Some(&cache)).unwrap();
-    store(&shelf, &key("1"), b"one");
+    let shelf = Shelf::open(&directory.path().join("one"), Some(&cache))
+        .await
+        .unwrap();
+    store(&shelf, &key("1"), b"one").await;
     let cached = cache.join(key("1").directory_name()).join("file");
     fs::write(&cached, b"two").unwrap();
     drop(shelf);
-    let shelf = Shelf::open(&directory.path().join("two"), Some(&cache)).unwrap();
-    assert!(shelf.find::<String>(&key("1")).unwrap().is_none());
+    let shelf = Shelf::open(&directory.path().join("two"), Some(&cache))
+        .await
+        .unwrap();
+    assert!(shelf.find::<String>(&key("1")).await.unwrap().is_none());
     // It is made anew, and the cache mended.
-    store(&shelf, &key("1"), b"one");
+    store(&shelf, &key("1"), b"one").await;
     assert_eq!(fs::read(&cached).unwrap(), b"one");
 }
 
-#[test]
-fn damage_in_the_state_is_noticed() {
+#[tokio::test]
+async fn damage_in_the_state_is_noticed() {
     let directory = tempfile::tempdir().unwrap();
-    let shelf = Shelf::open(directory.path(), None).unwrap();
-    let ready = store(&shelf, &key("1"), b"one");
+    let shelf = Shelf::open(directory.path(), None).await.unwrap();
+    let ready = store(&shelf, &key("1"), b"one").await;
     fs::write(ready.directory.join("file"), b"longer").unwrap();
-    assert!(shelf.find::<String>(&key("1")).unwrap().is_none());
+    assert!(shelf.find::<String>(&key("1")).await.unwrap().is_none());
     let info = ready.directory.join(INFO_FILE);
     let text = fs::read_to_string(&info).unwrap();
     fs::write(&info, text.replace("\"file\"", "\"../file\"")).unwrap();
-    assert!(shelf.find::<String>(&key("1")).unwrap().is_none());
+    assert!(shelf.find::<String>(&key("1")).await.unwrap().is_none());
     fs::write(&info, b"{").unwrap();
-    assert!(shelf.find::<String>(&key("1")).unwrap().is_none());
-    assert!(shelf.find_by_recipe::<String>(&key("1")).unwrap().is_none());
+    assert!(shelf.find::<String>(&key("1")).await.unwrap().is_none());
+    assert!(
+        shelf
+            .find_by_recipe::<String>(&key("1"))
+            .await
+            .unwrap()
+            .is_none()
+    );
 }
 
-#[test]
-fn leftovers_are_swept_and_old_artefacts_dropped() {
+#[tokio::test]
+async fn leftovers_are_swept_and_old_artefacts_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let left = directory.path().join(TEMPORARY).join("build-x");
     fs::create_dir_all(left.join("root")).unwrap();
-    let shelf = Shelf::open(directory.path(), None).unwrap();
+    let shelf = Shelf::open(directory.path(), None).await.unwrap();
     assert!(!left.exists());
     for version in 0..KEPT + 2 {
-        store(&shelf, &key(&version.to_string()), b"x");
+        store(&shelf, &key(&version.to_string()), b"x").await;
     }
     assert_eq!(by_age(directory.path(), KIND).unwrap().len(), KEPT);
     let temporary = directory.path().join(TEMPORARY);

@@ -99,9 +99,9 @@ pub(crate) async fn prepare(shelf: &Shelf, progress: StageProgress<'_>) -> Resul
     let key = key(&packages);
     let found = if packages.is_empty() {
         // apt knows nothing just now: what stands ready still does.
-        shelf.find_by_recipe::<Details>(&key)?
+        shelf.find_by_recipe::<Details>(&key).await?
     } else {
-        shelf.find::<Details>(&key)?
+        shelf.find::<Details>(&key).await?
     };
     if let Some(ready) = found {
         progress.finished(ready.outcome);
@@ -129,7 +129,7 @@ pub(crate) async fn prepare(shelf: &Shelf, progress: StageProgress<'_>) -> Resul
         blake3,
         modules,
     };
-    let ready = shelf.store(&key, assembled, &details)?;
+    let ready = shelf.store(&key, assembled, details).await?;
     progress.finished(ready.outcome);
     finish(ready)
 }
