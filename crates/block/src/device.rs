@@ -10,8 +10,10 @@
 //! completed from below or is discarded; other writes go in parallel. Sealing
 //! waits for running writes, never for a disk.
 
+mod config;
+
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
@@ -20,6 +22,7 @@ use crate::layer::index::{BLOCK_SIZE, State};
 use crate::layer::{self, Limit, WritableLayer};
 use crate::map::ByteMap;
 use crate::storage::{Blob, Lock, OsStorage, Storage};
+pub use config::{DeviceConfig, DeviceStats, Extent, WritableConfig};
 
 /// The most layers of a device, the writable one included.
 pub const MAX_LAYERS: usize = 250;
@@ -30,53 +33,6 @@ const ZERO: u8 = 255;
 /// Blocks whose writers share a lock: 1 MiB.
 const REGION_BLOCKS: u64 = 256;
 const REGION_LOCKS: u64 = 64;
-
-/// What a device is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceConfig {
-    /// A raw image that nobody writes to while it is in use. Beyond its end,
-    /// and everywhere if there is none, the device begins as zeros.
-    pub base: Option<PathBuf>,
-    /// Directories of immutable layers, the lowest first.
-    pub layers: Vec<PathBuf>,
-    /// The layer that takes the writes; without one the device is read-only.
-    pub writable: Option<WritableConfig>,
-    /// Bytes of the device, a multiple of 4096; every layer was made for it.
-    pub size_bytes: u64,
-}
-
-/// The writable layer of a device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WritableConfig {
-    /// The layer's directory. Its parent exists.
-    pub directory: PathBuf,
-    /// The most bytes of data the layer may hold; a write beyond fails with
-    /// [`IoError::NoSpace`]. Discarded blocks do not count.
-    pub limit_bytes: Option<u64>,
-}
-
-/// Counters since the device was opened, and its size on disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DeviceStats {
-    pub read_bytes: u64,
-    pub written_bytes: u64,
-    pub flushes: u64,
-    /// Bytes of data in the writable layer.
-    pub used_bytes: u64,
-    /// Bytes that the writable layer's data file occupies on its file system.
-    pub allocated_bytes: u64,
-    /// Layers, the writable one included.
-    pub layers: usize,
-}
-
-/// What reads of a range find.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Extent {
-    /// Bytes of the device.
-    pub range: Range<u64>,
-    /// Known to read as zeros.
-    pub is_zero: bool,
-}
 
 /// See the module's documentation. All methods may be called from any thread
 /// and block it while the host's file system works.
@@ -157,7 +113,7 @@ impl Device {
         config: &DeviceConfig,
         opening: &Opening,
     ) -> Result<Self, Error> {
-        check(config)?;
+        config.check()?;
         let base = config
             .base
             .as_deref()
@@ -549,24 +505,6 @@ fn shown_by(number: usize, state: State) -> u8 {
         State::Data => layer_code(number),
         State::Zero => ZERO,
     }
-}
-
-fn check(config: &DeviceConfig) -> Result<(), Error> {
-    let invalid = |reason: String| Err(Error::InvalidConfig(reason));
-    let size = config.size_bytes;
-    if size == 0 || !size.is_multiple_of(BLOCK_SIZE) || size > crate::MAX_SIZE_BYTES {
-        return invalid(format!(
-            "{size} bytes are no multiple of {BLOCK_SIZE} in range"
-        ));
-    }
-    if config.layers.len() + usize::from(config.writable.is_some()) > MAX_LAYERS {
-        return Err(Error::TooManyLayers { limit: MAX_LAYERS });
-    }
-    let writable = config.writable.as_ref();
-    if writable.is_some_and(|writable| config.layers.contains(&writable.directory)) {
-        return invalid("the writable layer is among the immutable ones".into());
-    }
-    Ok(())
 }
 
 impl Base {
