@@ -58,12 +58,7 @@ pub struct InitRequest {
 
 /// Applies a request. The result has no body.
 pub fn handle(agent: &Agent, headers: &HeaderMap, body: &[u8]) -> Result<Response, HttpError> {
-    let request: InitRequest = if body.is_empty() {
-        InitRequest::default()
-    } else {
-        serde_json::from_slice(body)
-            .map_err(|error| HttpError::bad_request(format!("invalid body: {error}")))?
-    };
+    let request = parse(body)?;
     let current = agent.settings.snapshot();
     if !admitted(&current, headers, &request) {
         return Err(HttpError::unauthorized(
@@ -116,6 +111,18 @@ pub fn handle(agent: &Agent, headers: &HeaderMap, body: &[u8]) -> Result<Respons
         http::HeaderValue::from_static(crate::ENVD_VERSION),
     );
     Ok(response)
+}
+
+/// An absent body says nothing. Other JSON than an object is refused, although
+/// the fields could be read from an array.
+fn parse(body: &[u8]) -> Result<InitRequest, HttpError> {
+    let body = body.trim_ascii();
+    match body.first() {
+        None => Ok(InitRequest::default()),
+        Some(b'{') => serde_json::from_slice(body)
+            .map_err(|error| HttpError::bad_request(format!("invalid body: {error}"))),
+        Some(_) => Err(HttpError::bad_request("invalid body: not a JSON object")),
+    }
 }
 
 fn admitted(settings: &Settings, headers: &HeaderMap, request: &InitRequest) -> bool {
