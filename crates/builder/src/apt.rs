@@ -31,12 +31,53 @@ pub(crate) struct Package {
     pub(crate) size_bytes: Option<u64>,
 }
 
-/// The version that apt would install of each package; `None` where it knows
-/// the package not at all.
-pub(crate) async fn candidates(names: &[&str]) -> Result<BTreeMap<String, Option<String>>, Error> {
-    let mut command = APT_CACHE.command();
-    command.arg("policy").args(names);
-    Ok(parse_policy(&APT_CACHE.text(command).await?))
+/// apt's view of the archive. It keeps its index ready in a file of ours: where
+/// the host keeps none, every question would cost a second.
+#[derive(Debug, Clone)]
+pub(crate) struct Archive {
+    index: PathBuf,
+}
+
+impl Archive {
+    /// `directory` holds the index; apt renews it when its lists change.
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self {
+            index: directory.join("pkgcache.bin"),
+        }
+    }
+
+    fn command(&self) -> tokio::process::Command {
+        let mut command = APT_CACHE.command();
+        command
+            .arg("-o")
+            .arg(format!("Dir::Cache::pkgcache={}", self.index.display()))
+            .args(["-o", "Dir::Cache::srcpkgcache="]);
+        command
+    }
+
+    /// The version that apt would install of each package; `None` where it knows
+    /// the package not at all.
+    pub(crate) async fn candidates(
+        &self,
+        names: &[&str],
+    ) -> Result<BTreeMap<String, Option<String>>, Error> {
+        let mut command = self.command();
+        command.arg("policy").args(names);
+        Ok(parse_policy(&APT_CACHE.text(command).await?))
+    }
+
+    /// The record of a package's candidate version, or of the version that
+    /// `name=version` asks for; `None` where apt does not know it.
+    pub(crate) async fn show(&self, reference: &str) -> Result<Option<Package>, Error> {
+        let mut command = self.command();
+        command.args(["show", "--no-all-versions", reference]);
+        match APT_CACHE.text(command).await {
+            Ok(text) => Ok(parse_show(&text)),
+            // What apt answers for a name it does not know.
+            Err(Error::Tool { output, .. }) if output.contains("No packages found") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 fn parse_policy(text: &str) -> BTreeMap<String, Option<String>> {
@@ -52,19 +93,6 @@ fn parse_policy(text: &str) -> BTreeMap<String, Option<String>> {
         }
     }
     found
-}
-
-/// The record of a package's candidate version, or of the version that
-/// `name=version` asks for; `None` where apt does not know it.
-pub(crate) async fn show(reference: &str) -> Result<Option<Package>, Error> {
-    let mut command = APT_CACHE.command();
-    command.args(["show", "--no-all-versions", reference]);
-    match APT_CACHE.text(command).await {
-        Ok(text) => Ok(parse_show(&text)),
-        // What apt answers for a name it does not know.
-        Err(Error::Tool { output, .. }) if output.contains("No packages found") => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 fn parse_show(text: &str) -> Option<Package> {

@@ -26,6 +26,7 @@ use std::{
 
 const INFO_FILE: &str = "info.json";
 const TEMPORARY: &str = ".tmp";
+const SCRATCH: &str = ".scratch";
 const LOCK: &str = ".lock";
 const FORMAT: u32 = 1;
 const MAX_INFO_BYTES: u64 = 1 << 20;
@@ -162,6 +163,13 @@ impl Shelf {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// A directory for what may be thrown away at any time.
+    pub(crate) fn scratch(&self) -> Result<PathBuf, Error> {
+        let scratch = self.inner.state.root.join(SCRATCH);
+        std::fs::create_dir_all(&scratch).map_err(Error::io("create", &scratch))?;
+        Ok(scratch)
     }
 
     /// An empty directory that disappears unless it is given to [`Self::store`].

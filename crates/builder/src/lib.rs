@@ -65,7 +65,13 @@ pub async fn artefacts(
     progress: &dyn Progress,
 ) -> Result<Artefacts, Error> {
     let shelf = Shelf::open(&config.directory, config.cache.as_deref()).await?;
-    let kernel = kernel::prepare(&shelf, StageProgress::new(progress, Stage::Kernel)).await?;
+    let archive = apt::Archive::new(&shelf.scratch()?);
+    let kernel = kernel::prepare(
+        &shelf,
+        &archive,
+        StageProgress::new(progress, Stage::Kernel),
+    )
+    .await?;
     let initramfs = initramfs::build(
         &shelf,
         &kernel,
@@ -75,6 +81,7 @@ pub async fn artefacts(
     .await?;
     let rootfs = rootfs::build_base(
         &shelf,
+        &archive,
         &config.rootfs,
         StageProgress::new(progress, Stage::Rootfs),
     )

@@ -69,7 +69,7 @@ const DPKG_OPTIONS: &[&str] = &[
     "path-exclude=/usr/share/man/*",
 ];
 
-const MMDEBSTRAP: Tool = Tool::new("unshare", "util-linux", 1800);
+const MMDEBSTRAP: Tool = Tool::new("setpriv", "util-linux", 1800);
 const MKE2FS: Tool = Tool::new("mke2fs", "e2fsprogs", 600);
 const E2FSCK: Tool = Tool::new("e2fsck", "e2fsprogs", 600);
 const DPKG_QUERY: Tool = Tool::new("dpkg-query", "dpkg", 60);
@@ -108,11 +108,12 @@ struct Details {
 /// Finds or makes the root file system of `base`.
 pub(crate) async fn build_base(
     shelf: &Shelf,
+    archive: &apt::Archive,
     config: &RootfsConfig,
     progress: StageProgress<'_>,
 ) -> Result<Rootfs, Error> {
     progress.step("look up package versions");
-    let host = Host::inspect().await?;
+    let host = Host::inspect(archive).await?;
     let key = host.key(config);
     let found = if host.versions_known() {
         shelf.find::<Details>(&key).await?
@@ -177,7 +178,7 @@ struct Host {
 }
 
 impl Host {
-    async fn inspect() -> Result<Self, Error> {
+    async fn inspect(archive: &apt::Archive) -> Result<Self, Error> {
         let release =
             fs::read_to_string("/etc/os-release").map_err(Error::io("read", "/etc/os-release"))?;
         let codename = codename(&release).ok_or_else(|| {
@@ -190,7 +191,7 @@ impl Host {
         Ok(Self {
             sources: SourceList::read(Path::new(APT_DIRECTORY))?.of_release(&codename),
             settings: apt::fetch_settings().await?,
-            versions: apt::candidates(PACKAGES).await?,
+            versions: archive.candidates(PACKAGES).await?,
             codename,
         })
     }
@@ -291,7 +292,9 @@ async fn install(
 
     let mut command = MMDEBSTRAP.command();
     command
-        // Mounts and processes of the build end with it.
+        // Mounts and processes of the build end with it, and it ends with us, even
+        // when we are killed.
+        .args(["--pdeathsig", "KILL", "--", "unshare"])
         .args(["--mount", "--propagation=private", "--pid", "--fork"])
         .args(["--kill-child", "--", "mmdebstrap", "--verbose"])
         .args(["--mode=root", "--format=directory", "--variant=minbase"])

@@ -318,8 +318,7 @@ async fn bring_up_and_save(
         why = machine.exited() => Err(Error::Guest { what: format!("the VM ended: {why}"), console: String::new() }),
     }
     .map_err(|error| with_console(error, &console))?;
-    progress.step("warming up");
-    warmup::run(&agent, &spec.warm_up)
+    warmup::run(&agent, &spec.warm_up, progress)
         .await
         .map_err(|error| with_console(error, &console))?;
     drop(agent);

@@ -1,6 +1,6 @@
 //! Talking to the agent of a guest that is being made into a template.
 
-use crate::Error;
+use crate::{Error, progress::StageProgress};
 use hearth_client::{Command, SandboxClient};
 use hearth_ids::SandboxId;
 use rustix::fs::inotify;
@@ -95,8 +95,13 @@ async fn changed(watch: &Receiver) -> io::Result<()> {
 }
 
 /// Runs the lines one after another and then empties the guest's caches to disk.
-pub(crate) async fn run(agent: &SandboxClient, lines: &[String]) -> Result<(), Error> {
+pub(crate) async fn run(
+    agent: &SandboxClient,
+    lines: &[String],
+    progress: StageProgress<'_>,
+) -> Result<(), Error> {
     for line in lines.iter().map(String::as_str).chain(["sync"]) {
+        progress.step(&format!("warm up: {line}"));
         let command = Command::shell(line).user("user").timeout(LINE_LIMIT);
         let output = agent
             .run(command)

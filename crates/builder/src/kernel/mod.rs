@@ -93,9 +93,13 @@ struct Details {
 }
 
 /// Finds or makes the kernel artefact.
-pub(crate) async fn prepare(shelf: &Shelf, progress: StageProgress<'_>) -> Result<Kernel, Error> {
+pub(crate) async fn prepare(
+    shelf: &Shelf,
+    archive: &apt::Archive,
+    progress: StageProgress<'_>,
+) -> Result<Kernel, Error> {
     progress.step("look up the kernel package");
-    let packages = resolve().await?;
+    let packages = resolve(archive).await?;
     let key = key(&packages);
     let found = if packages.is_empty() {
         // apt knows nothing just now: what stands ready still does.
@@ -173,9 +177,9 @@ fn key(packages: &[apt::Package]) -> Key {
 
 /// The packages that hold the kernel and its modules, the image first; none when
 /// apt knows no kernel.
-async fn resolve() -> Result<Vec<apt::Package>, Error> {
+async fn resolve(archive: &apt::Archive) -> Result<Vec<apt::Package>, Error> {
     for meta in META_PACKAGES {
-        let Some(meta) = apt::show(meta).await? else {
+        let Some(meta) = archive.show(meta).await? else {
             continue;
         };
         let Some(image) = meta
@@ -184,14 +188,14 @@ async fn resolve() -> Result<Vec<apt::Package>, Error> {
         else {
             continue;
         };
-        let Some(image) = apt::show(image).await? else {
+        let Some(image) = archive.show(image).await? else {
             continue;
         };
         // Where the modules are a package of their own, the image depends on it.
         let mut packages = vec![image.clone()];
         for name in image.dependency_names() {
             if name.starts_with("linux-modules-") {
-                packages.extend(apt::show(name).await?);
+                packages.extend(archive.show(name).await?);
             }
         }
         return Ok(packages);
