@@ -124,5 +124,6 @@ def sandbox_files(state_dir: Path, run_dir: Path) -> set[str]:
         if directory.is_dir():
             found |= {str(path) for path in directory.rglob("*") if not path.is_dir()}
             found |= {str(path) for path in (directory / "sb").glob("*")}
-    # A log may stay to be read; it is no resource.
-    return {path for path in found if not path.endswith(".log") or "/sb/" in path}
+    # A log may stay to be read, and a lock's file has to: removing it would race
+    # with the next holder. Neither is a resource.
+    return {path for path in found if "/sb/" in path or not path.endswith((".log", ".pid"))}
