@@ -9,7 +9,7 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 CACHE="${HEARTH_DEV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hearth}"
 TARGET="${CARGO_TARGET_DIR:-$ROOT/target}"
 GUEST_TRIPLE="x86_64-unknown-linux-gnu"
-HEARTH_BIN="$TARGET/fast/hearth"
+HEARTH_BIN="${HEARTH_BIN:-$TARGET/fast/hearth}"
 ENVD_BIN="$TARGET/$GUEST_TRIPLE/guest/envd"
 MIN_RUST="1.94"
 
