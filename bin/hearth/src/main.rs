@@ -1,1 +1,24 @@
-fn main() {}
+//! `hearth`: every host role and the command line, in one binary. It is the only
+//! place that names concrete stores and engines and that reads the environment.
+
+#![forbid(unsafe_code)]
+
+mod commands;
+mod daemon;
+mod doctor;
+mod progress;
+mod settings;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = commands::Cli::parse();
+    match commands::run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("hearth: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

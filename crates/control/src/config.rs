@@ -26,7 +26,8 @@ pub struct Features {
     /// Pausing: `autoPause`, `autoResume` and the calls that keep a sandbox's
     /// state.
     pub pause: bool,
-    /// `allow_internet_access: false`, `network.allowOut`, `network.denyOut`.
+    /// `network.allowOut`, `network.denyOut`. Switching the internet off as a whole
+    /// needs no feature.
     pub egress_rules: bool,
     /// `network.egressProxy`.
     pub egress_proxy: bool,

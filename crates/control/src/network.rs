@@ -120,11 +120,11 @@ impl NetworkSettings {
         features: Features,
         internet_denied: bool,
     ) -> Result<Self, Error> {
-        let restricts = internet_denied || self.allow_out.is_some() || self.deny_out.is_some();
+        let restricts = self.allow_out.is_some() || self.deny_out.is_some();
         if restricts && !features.egress_rules {
             return Err(Error::new(
                 Kind::Forbidden,
-                "restricting a sandbox's access to the internet is not enabled",
+                "restricting a sandbox's access to parts of the internet is not enabled",
             ));
         }
         let denies_all = internet_denied || denies_all(self.deny_out.as_deref());

@@ -273,17 +273,40 @@ async fn restore_times() {
     let bench = Bench::new(kernel);
     let engine = bench.engine();
     let (memory, state, _) = bench.saved(&engine).await;
-    let mut times = Vec::new();
+    let (mut times, mut saves, mut searches, mut stops) = (vec![], vec![], vec![], vec![]);
     for _ in 0..20 {
         let spec = bench.restore_spec("r", &memory, &state);
         let start = std::time::Instant::now();
         let machine = engine.restore(spec).await.unwrap();
         times.push(start.elapsed());
+        let start = std::time::Instant::now();
+        machine.pause().await.unwrap();
+        let device_state = bench.path("r.state");
+        machine
+            .save(SaveTarget {
+                device_state: device_state.clone(),
+            })
+            .await
+            .unwrap();
+        saves.push(start.elapsed());
+        let start = std::time::Instant::now();
+        machine.dirty_memory().await.unwrap();
+        searches.push(start.elapsed());
+        let start = std::time::Instant::now();
         machine.stop().await.unwrap();
+        stops.push(start.elapsed());
+        fs::remove_file(device_state).unwrap();
     }
-    times.sort();
-    println!(
-        "restore: p50 {:?}, min {:?}, max {:?}",
-        times[10], times[0], times[19]
-    );
+    for (what, mut times) in [
+        ("restore", times),
+        ("pause and save", saves),
+        ("find dirty pages", searches),
+        ("stop", stops),
+    ] {
+        times.sort();
+        println!(
+            "{what}: p50 {:?}, min {:?}, max {:?}",
+            times[10], times[0], times[19]
+        );
+    }
 }

@@ -43,6 +43,7 @@ pub mod pool;
 mod resolver;
 mod rtnl;
 mod ruleset;
+pub mod scratch;
 mod slot;
 mod state;
 mod sysctl;

@@ -27,8 +27,6 @@ pub struct NodeConfig {
     pub disk_reserve_bytes: u64,
     pub agent_timeout: Duration,
     pub uid_base: u32,
-    /// Keeps guests' consoles in `<run_dir>/sb/<id>/console.log`.
-    pub keep_consoles: bool,
     pub grpc: GrpcConfig,
 }
 

@@ -55,6 +55,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub trait Store: Send + Sync + 'static {
     /// Errors: [`Error::Conflict`] when the id or slug is taken.
     async fn team_create(&self, team: NewTeam) -> Result<Team>;
+    /// All teams, by their slugs.
+    async fn team_list(&self) -> Result<Vec<Team>>;
     async fn team_by_slug(&self, slug: &str) -> Result<Option<Team>>;
     async fn team(&self, id: TeamId) -> Result<Option<Team>>;
     /// Answers whether the team exists.

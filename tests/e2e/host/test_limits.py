@@ -63,12 +63,12 @@ def create_or_none():
 
 @pytest.fixture
 def small_disk():
-    """A file system of its own for the state, of three gigabytes."""
+    """A file system of its own for the state, of six gigabytes."""
     home = Path(tempfile.mkdtemp(prefix="hearth-e2e-disk-", dir="/tmp"))
     image, mount = home / "disk.img", home / "mount"
     mount.mkdir()
     with open(image, "wb") as file:
-        file.truncate(3 * 1024 * MIB)
+        file.truncate(6 * 1024 * MIB)
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", str(image)], check=True)
     subprocess.run(["mount", "-o", "loop", str(image), str(mount)], check=True)
     yield mount

@@ -139,6 +139,9 @@ impl Store for SqliteStore {
     async fn team_create(&self, team: NewTeam) -> Result<Team> {
         team::create(self, team).await
     }
+    async fn team_list(&self) -> Result<Vec<Team>> {
+        team::list(self).await
+    }
     async fn team_by_slug(&self, slug: &str) -> Result<Option<Team>> {
         team::by_slug(self, slug).await
     }

@@ -26,6 +26,13 @@ pub(super) async fn create(store: &SqliteStore, team: NewTeam) -> Result<Team> {
     row.try_into()
 }
 
+pub(super) async fn list(store: &SqliteStore) -> Result<Vec<Team>> {
+    let rows: Vec<TeamRow> = sqlx::query_as("SELECT * FROM teams ORDER BY slug")
+        .fetch_all(&store.pool)
+        .await?;
+    rows.into_iter().map(Team::try_from).collect()
+}
+
 pub(super) async fn by_slug(store: &SqliteStore, slug: &str) -> Result<Option<Team>> {
     let row: Option<TeamRow> = sqlx::query_as("SELECT * FROM teams WHERE slug = ?")
         .bind(slug)

@@ -1,0 +1,74 @@
+//! The command line: one file per command.
+
+mod bench;
+mod doctor;
+mod down;
+mod env;
+mod key;
+mod sandbox;
+mod serve;
+mod up;
+
+use crate::settings::Settings;
+use clap::{Parser, Subcommand};
+use std::{path::PathBuf, process::ExitCode};
+
+/// A sandbox cloud for code that you do not trust, on any Linux machine.
+#[derive(Debug, Parser)]
+#[command(name = "hearth", version, max_term_width = 100)]
+pub struct Cli {
+    /// Settings file [default: /etc/hearth/hearth.toml, when there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prepare what is missing, start Hearth, prove that it works, and stay up
+    Up(up::Args),
+    /// Stop Hearth, and every sandbox with it
+    Down(down::Args),
+    /// Run the daemon alone, with what `hearth up` has prepared
+    Serve(serve::Args),
+    /// Print what a shell exports to use Hearth: eval "$(hearth env)"
+    Env,
+    /// Check whether this machine can run Hearth, and how to mend what is amiss
+    Doctor(doctor::Args),
+    /// Manage API keys
+    Key(key::Args),
+    /// List and end sandboxes
+    Sandbox(sandbox::Args),
+    /// Measure Hearth on this machine
+    Bench(bench::Args),
+}
+
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let settings = Settings::load(cli.config.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let config = cli.config;
+    runtime.block_on(async move {
+        match cli.command {
+            Command::Up(args) => up::run(&settings, config.as_deref(), args).await,
+            Command::Down(args) => down::run(&settings, args).await,
+            Command::Serve(args) => serve::run(&settings, &args).await,
+            Command::Env => env::run(&settings),
+            Command::Doctor(args) => doctor::run(&settings, &args).await,
+            Command::Key(args) => key::run(&settings, args).await,
+            Command::Sandbox(args) => sandbox::run(&settings, args).await,
+            Command::Bench(args) => bench::run(&settings, args).await,
+        }
+    })
+}
+
+/// A client of the daemon on this machine, with the first team's key.
+fn client(settings: &Settings) -> anyhow::Result<hearth_client::ControlClient> {
+    let key = env::api_key(settings)?;
+    Ok(hearth_client::ControlClient::new(
+        &settings.api_url(),
+        &key,
+    )?)
+}

@@ -1,0 +1,25 @@
+//! `hearth serve`: the daemon alone, as a service manager runs it.
+
+use crate::{daemon, settings::Settings};
+use std::process::ExitCode;
+
+/// Printed on standard output once the daemon listens, when asked for.
+pub const ANNOUNCEMENT: &str = "ready";
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print "ready" on standard output, and close it, once the daemon listens
+    #[arg(long)]
+    announce: bool,
+}
+
+pub async fn run(settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
+    daemon::log::to_stderr();
+    let daemon = daemon::Daemon::start(settings).await?;
+    if args.announce {
+        println!("{ANNOUNCEMENT}");
+    }
+    daemon::signals::stop().await?;
+    daemon.stop().await;
+    Ok(ExitCode::SUCCESS)
+}

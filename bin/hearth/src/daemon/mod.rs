@@ -1,0 +1,355 @@
+//! The daemon: one process with every role, put together here and nowhere else.
+//!
+//! ```text
+//!  listener ─▶ edge ─┬─▶ guests          (sandbox traffic)
+//!                    └─▶ api ─▶ control ─▶ store
+//!                                   └────▶ node-client ─▶ node.sock ─▶ node
+//! ```
+
+pub mod lock;
+pub mod log;
+pub mod prepare;
+mod routes;
+pub mod secrets;
+pub mod signals;
+
+use crate::settings::Settings;
+use anyhow::Context;
+use hearth_api::AppState;
+use hearth_control::{Control, TeamConfig, TeamLimits};
+use hearth_edge::{Edge, EdgeConfig, ServerConfig};
+use hearth_ids::TeamId;
+use hearth_machine::{
+    accelerator,
+    qemu::{QemuConfig, QemuEngine},
+};
+use hearth_network::{NetworkConfig, TapOwner};
+use hearth_node::{
+    Node, NodeConfig,
+    config::{
+        DEFAULT_AGENT_TIMEOUT, DEFAULT_UID_BASE, GrpcConfig, TcpConfig, secrecy_token::Token,
+    },
+};
+use hearth_node_client::{AgentClient, NodeClient};
+use hearth_snapshot::LocalStore;
+use hearth_store::{NewTeam, Store, Team, sqlite::SqliteStore};
+use lock::Lock;
+use secrecy::ExposeSecret;
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Slug of the first team.
+pub const DEFAULT_TEAM: &str = "default";
+/// How long each part may take to wind down.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+pub struct Daemon {
+    node: Arc<Node>,
+    server: hearth_node::Server,
+    control: Arc<Control>,
+    api: AppState,
+    listeners: TaskTracker,
+    stop: CancellationToken,
+    _lock: Lock,
+}
+
+impl Daemon {
+    /// Starts every role. When this returns, requests are served.
+    pub async fn start(settings: &Settings) -> anyhow::Result<Self> {
+        let lock = Lock::take(&settings.pid_file())?;
+        let stop = CancellationToken::new();
+        // Bound before anything is changed: a port in use changes nothing.
+        let listeners = bind(settings).await?;
+        let (node, server) = start_node(settings).await?;
+        let started = start_control(settings).await;
+        let control = match started {
+            Ok(control) => control,
+            Err(error) => {
+                server.stop(STOP_LIMIT).await;
+                node.shutdown(STOP_LIMIT).await;
+                return Err(error);
+            }
+        };
+        let api = AppState::new(Arc::clone(&control));
+        let routes = Arc::new(routes::NodeRoutes::new(Arc::clone(&node)));
+        let edge =
+            Edge::new(routes, EdgeConfig::default()).or_else(hearth_api::router(api.clone()));
+        let tasks = TaskTracker::new();
+        for listener in listeners {
+            let (edge, stop) = (edge.clone(), stop.clone());
+            tasks.spawn(async move {
+                let ended = hearth_edge::serve(listener, edge, ServerConfig::default(), stop).await;
+                if !ended.drained {
+                    tracing::warn!("connections were still open at the stop");
+                }
+            });
+        }
+        tasks.close();
+        tracing::info!(url = settings.api_url(), "Hearth listens");
+        Ok(Self {
+            node,
+            server,
+            control,
+            api,
+            listeners: tasks,
+            stop,
+            _lock: lock,
+        })
+    }
+
+    /// Stops serving and lets go of the sandboxes, which run on. Returns how many.
+    pub async fn stop(self) -> usize {
+        self.api.drain();
+        self.stop.cancel();
+        if tokio::time::timeout(STOP_LIMIT, self.listeners.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("listeners did not end in time");
+        }
+        self.control.shutdown(STOP_LIMIT).await;
+        self.server.stop(STOP_LIMIT).await;
+        let left = self.node.list().len();
+        self.node.shutdown(STOP_LIMIT).await;
+        tracing::info!(sandboxes = left, "Hearth has stopped");
+        left
+    }
+}
+
+/// The API's port, on IPv6 loopback too where it is on IPv4's, and the edge's.
+async fn bind(settings: &Settings) -> anyhow::Result<Vec<TcpListener>> {
+    let api = &settings.api;
+    let mut listeners = Vec::new();
+    for port in [api.port, api.edge_port]
+        .into_iter()
+        .filter(|port| *port != 0)
+    {
+        let address = SocketAddr::new(api.address, port);
+        listeners.push(
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("listen on {address}"))?,
+        );
+        if api.address == IpAddr::from([127, 0, 0, 1]) {
+            // A host may have no IPv6; names like `localhost` then mean IPv4.
+            if let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
+                listeners.push(listener);
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+async fn start_node(settings: &Settings) -> anyhow::Result<(Arc<Node>, hearth_node::Server)> {
+    let config = node_config(settings)?;
+    let grpc = config.grpc.clone();
+    let engine = Arc::new(engine(settings).await?);
+    let builds = Arc::new(LocalStore::open(settings.builds_dir())?);
+    let node = Node::start(config, engine, builds, network_config(settings)?)
+        .await
+        .context("start the node")?;
+    match hearth_node::Server::start(Arc::clone(&node), &grpc).await {
+        Ok(server) => Ok((node, server)),
+        Err(error) => {
+            node.shutdown(STOP_LIMIT).await;
+            Err(error).context("serve the node's gRPC service")
+        }
+    }
+}
+
+fn node_config(settings: &Settings) -> anyhow::Result<NodeConfig> {
+    let tcp = match (settings.node.grpc_address, &settings.node.grpc_token_file) {
+        (Some(address), Some(file)) => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("read {}", file.display()))?;
+            let token = Token::new(text.trim().to_owned())
+                .with_context(|| format!("{} holds fewer than 32 characters", file.display()))?;
+            Some(TcpConfig { address, token })
+        }
+        _ => None,
+    };
+    Ok(NodeConfig {
+        node_id: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        state_dir: settings.state_dir.clone(),
+        run_dir: settings.run_dir.clone(),
+        max_sandboxes: settings.node.max_sandboxes,
+        memory_reserve_bytes: settings.node.memory_reserve_mib << 20,
+        disk_reserve_bytes: settings.node.disk_reserve_mib << 20,
+        agent_timeout: DEFAULT_AGENT_TIMEOUT,
+        uid_base: DEFAULT_UID_BASE,
+        grpc: GrpcConfig {
+            socket: settings.node_socket(),
+            tcp,
+        },
+    })
+}
+
+/// The engine, after finding out what guests can run on here.
+pub async fn engine(settings: &Settings) -> anyhow::Result<QemuEngine> {
+    let keep_consoles = settings.node.keep_consoles;
+    tokio::task::spawn_blocking(move || {
+        let mut config = QemuConfig::new(accelerator::probe());
+        if keep_consoles {
+            config.restored_console = hearth_machine::Console::File;
+        }
+        QemuEngine::new(config).context("start QEMU")
+    })
+    .await?
+}
+
+pub fn network_config(settings: &Settings) -> anyhow::Result<NetworkConfig> {
+    let given = &settings.network;
+    let mut config = NetworkConfig {
+        state_dir: settings.state_dir.clone(),
+        pool_size: given.pool_size.min(given.max_slots),
+        max_slots: given.max_slots,
+        tap_owner: TapOwner::PerSlot {
+            base: DEFAULT_UID_BASE,
+        },
+        ..NetworkConfig::default()
+    };
+    for (name, text, range) in [
+        (
+            "network.slot_range",
+            &given.slot_range,
+            &mut config.slot_range,
+        ),
+        (
+            "network.link_range",
+            &given.link_range,
+            &mut config.link_range,
+        ),
+    ] {
+        if let Some(text) = text {
+            *range = text
+                .parse()
+                .with_context(|| format!("{name} = {text:?} is no network"))?;
+        }
+    }
+    Ok(config)
+}
+
+async fn start_control(settings: &Settings) -> anyhow::Result<Arc<Control>> {
+    let (control, config) = open_control(settings).await?;
+    let bootstrapped = hearth_control::bootstrap(control.store().as_ref(), &config)
+        .await
+        .context("set up the first team")?;
+    if let Some(key) = bootstrapped.api_key {
+        secrets::write(&settings.api_key_file(), key.expose_secret())?;
+    }
+    prepare::publish(settings, &control, bootstrapped.team.id).await?;
+    Ok(control)
+}
+
+async fn open_control(
+    settings: &Settings,
+) -> anyhow::Result<(Arc<Control>, hearth_control::Config)> {
+    let store = open_store(settings).await?;
+    let seed = secrets::random_once(&settings.keys_dir().join("token-seed"))?;
+    let mut config = hearth_control::Config::new(settings.domain(), seed.into());
+    config.team = TeamConfig {
+        slug: DEFAULT_TEAM.to_owned(),
+        limits: limits(settings),
+        ..TeamConfig::default()
+    };
+    let node = Arc::new(NodeClient::unix(settings.node_socket()));
+    let agent = Arc::new(AgentClient::new());
+    Ok((Control::new(config.clone(), store, node, agent), config))
+}
+
+fn limits(settings: &Settings) -> TeamLimits {
+    TeamLimits {
+        max_concurrent_sandboxes: settings.limits.concurrent_sandboxes,
+        max_length_hours: settings.limits.max_length_hours,
+        ..TeamLimits::default()
+    }
+}
+
+/// The team of this slug, made with the configured limits when there is none.
+pub async fn team_or_new(
+    store: &dyn Store,
+    settings: &Settings,
+    slug: &str,
+) -> anyhow::Result<Team> {
+    if let Some(team) = store.team_by_slug(slug).await? {
+        return Ok(team);
+    }
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    anyhow::ensure!(
+        !slug.is_empty() && slug.len() <= 64 && slug.chars().all(fits),
+        "a team's name takes 1 to 64 characters of a-z, 0-9, \"-\" and \"_\""
+    );
+    let team = NewTeam {
+        id: TeamId::random(),
+        slug: slug.to_owned(),
+        name: slug.to_owned(),
+        limits: limits(settings),
+        created_at: chrono::Utc::now(),
+    };
+    Ok(store.team_create(team).await?)
+}
+
+/// The store, for commands that need no daemon.
+pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
+    make_state_dir(settings)?;
+    let path = settings.database();
+    let store = SqliteStore::open(&path)
+        .await
+        .with_context(|| format!("open {}", path.display()))?;
+    Ok(Arc::new(store))
+}
+
+pub fn make_state_dir(settings: &Settings) -> anyhow::Result<()> {
+    let dir = &settings.state_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(dir)
+        .with_context(|| format!("make {}", dir.display()))?;
+    // Made with a stricter mode before, or by hand: VM processes look nothing up
+    // in here, but others must not list it.
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711))
+        .with_context(|| format!("set the mode of {}", dir.display()))
+}
+
+/// Ends the sandboxes of the daemon that runs; returns how many there were.
+pub async fn end_sandboxes(settings: &Settings) -> anyhow::Result<usize> {
+    use hearth_control::{Node as _, NodeError};
+    let node = NodeClient::unix(settings.node_socket());
+    let sandboxes = node.list().await?;
+    for sandbox in &sandboxes {
+        match node.delete(&sandbox.config.sandbox_id).await {
+            Ok(()) | Err(NodeError::NotFound(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(sandboxes.len())
+}
+
+/// Cleans up after a daemon that died: adopts what it left only to end it.
+pub async fn clean_up(settings: &Settings) -> anyhow::Result<usize> {
+    if !settings.state_dir.join("sandboxes").exists() {
+        return Ok(0);
+    }
+    let _lock = Lock::take(&settings.pid_file())?;
+    let engine = Arc::new(engine(settings).await?);
+    let builds = Arc::new(LocalStore::open(settings.builds_dir())?);
+    let network = NetworkConfig {
+        pool_size: 0,
+        ..network_config(settings)?
+    };
+    let node = Node::start(node_config(settings)?, engine, builds, network).await?;
+    let left = node.list().len();
+    node.delete_all().await;
+    node.shutdown(STOP_LIMIT).await;
+    Ok(left)
+}

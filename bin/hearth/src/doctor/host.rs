@@ -1,0 +1,142 @@
+//! Checks of the kernel and of what is installed.
+
+use super::Check;
+use hearth_machine::accelerator::{self, Accelerator};
+use std::path::{Path, PathBuf};
+
+/// Programs that Hearth runs, and the Debian package that brings each.
+const TOOLS: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("nft", "nftables"),
+    ("mke2fs", "e2fsprogs"),
+    ("e2fsck", "e2fsprogs"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("dpkg", "dpkg"),
+];
+
+pub(super) fn user() -> Check {
+    if rustix::process::geteuid().is_root() {
+        Check::ok("user", "root")
+    } else {
+        let fix = "sudo hearth doctor";
+        Check::failed(
+            "user",
+            "Hearth makes network namespaces and needs to be root",
+            fix,
+        )
+    }
+}
+
+pub(super) fn architecture() -> Check {
+    match std::env::consts::ARCH {
+        "x86_64" => Check::ok("architecture", "x86_64"),
+        other => Check::failed(
+            "architecture",
+            format!("{other} is not supported"),
+            "use an x86_64 machine",
+        ),
+    }
+}
+
+pub(super) async fn accelerator() -> Check {
+    const NAME: &str = "accelerator";
+    match tokio::task::spawn_blocking(accelerator::probe).await {
+        Ok(Accelerator::Kvm) => Check::ok(NAME, "kvm: guest code runs at full speed"),
+        Ok(Accelerator::Tcg { reason }) => Check::warning(
+            NAME,
+            format!("tcg, about ten times slower than kvm: {reason}"),
+            "use a machine with hardware virtualisation (or nested virtualisation) for speed",
+        ),
+        Err(error) => Check::failed(
+            NAME,
+            format!("the probe ended abnormally: {error}"),
+            "report this",
+        ),
+    }
+}
+
+pub(super) fn kernel_features() -> Vec<Check> {
+    let tun = "/dev/net/tun";
+    let device = if Path::new(tun).exists() {
+        Check::ok("tap devices", tun)
+    } else {
+        Check::failed("tap devices", format!("{tun} is missing"), "modprobe tun")
+    };
+    let namespaces = if Path::new("/proc/self/ns/net").exists() {
+        Check::ok("network namespaces", "supported")
+    } else {
+        let fix = "boot a kernel with CONFIG_NET_NS";
+        Check::failed("network namespaces", "the kernel has none", fix)
+    };
+    vec![device, namespaces, nf_tables()]
+}
+
+/// Asks the kernel itself: the `nft` program may be there without the subsystem.
+fn nf_tables() -> Check {
+    const NAME: &str = "nftables";
+    let Some(nft) = find("nft") else {
+        return Check::failed(
+            NAME,
+            "the program nft is missing",
+            "apt-get install -y nftables",
+        );
+    };
+    match std::process::Command::new(nft)
+        .args(["list", "tables"])
+        .output()
+    {
+        Ok(output) if output.status.success() => Check::ok(NAME, "the kernel answers"),
+        Ok(output) => {
+            let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Check::failed(NAME, why, "modprobe nf_tables")
+        }
+        Err(error) => Check::failed(NAME, error.to_string(), "apt-get install -y nftables"),
+    }
+}
+
+pub(super) fn tools() -> Vec<Check> {
+    let apt = find("apt-get").is_some();
+    TOOLS
+        .iter()
+        .map(|(tool, package)| match find(tool) {
+            Some(path) => Check::ok(tool, path.display().to_string()),
+            None if apt => {
+                Check::failed(tool, "not found", format!("apt-get install -y {package}"))
+            }
+            None => Check::failed(
+                tool,
+                "not found",
+                format!("install the program {tool} (Debian's package is {package})"),
+            ),
+        })
+        .collect()
+}
+
+pub(super) fn cgroups() -> Check {
+    const NAME: &str = "cgroups";
+    let v2 = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    if v2
+        .split_whitespace()
+        .any(|controller| controller == "memory")
+    {
+        return Check::ok(NAME, "v2");
+    }
+    if Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists() {
+        return Check::ok(NAME, "v1");
+    }
+    Check::warning(
+        NAME,
+        "no memory controller: a VM process is limited by its guest's memory size alone",
+        "mount -t cgroup2 none /sys/fs/cgroup",
+    )
+}
+
+fn find(tool: &str) -> Option<PathBuf> {
+    // A root login may lack the system directories in its PATH.
+    const SYSTEM: &[&str] = &["/usr/sbin", "/sbin", "/usr/local/sbin"];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(SYSTEM.iter().map(PathBuf::from))
+        .map(|dir| dir.join(tool))
+        .find(|path| path.is_file())
+}

@@ -1,0 +1,136 @@
+//! Checks of addresses, ports, memory and disk space.
+
+use super::Check;
+use crate::{
+    daemon::{self, lock},
+    settings::Settings,
+};
+use std::{io::ErrorKind, net::TcpListener, path::Path};
+
+/// Space that the guest artefacts and the base template need, in bytes.
+const NEEDED_DISK: u64 = 4 << 30;
+/// Memory that a first sandbox and the daemon need, in bytes.
+const NEEDED_MEMORY: u64 = 1 << 30;
+
+pub(super) fn network(settings: &Settings) -> Vec<Check> {
+    let config = match daemon::network_config(settings) {
+        Ok(config) => config,
+        Err(error) => {
+            let fix = "correct the [network] section of hearth.toml";
+            return vec![Check::failed("network settings", format!("{error:#}"), fix)];
+        }
+    };
+    let mut found = hearth_network::doctor::check_tools();
+    // Our own ranges and rules would look like conflicts while the daemon runs.
+    if lock::holder(&settings.pid_file()).is_none() {
+        found.extend(hearth_network::doctor::check_conflicts(&config));
+    }
+    found
+        .into_iter()
+        .map(|found| {
+            if found.ok {
+                Check::ok(found.name, found.detail)
+            } else {
+                Check::failed(found.name, found.detail, found.fix.unwrap_or_default())
+            }
+        })
+        .collect()
+}
+
+pub(super) fn ports(settings: &Settings) -> Vec<Check> {
+    if let Some(pid) = lock::holder(&settings.pid_file()) {
+        return vec![Check::ok(
+            "ports",
+            format!("held by Hearth itself (process {pid})"),
+        )];
+    }
+    [
+        ("API port", settings.api.port),
+        ("edge port", settings.api.edge_port),
+    ]
+    .into_iter()
+    .filter(|(_, port)| *port != 0)
+    .map(
+        |(name, port)| match TcpListener::bind((settings.api.address, port)) {
+            Ok(_) => Check::ok(name, format!("{port} is free")),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => Check::failed(
+                name,
+                format!("{port} is in use"),
+                format!("ss -ltnp 'sport = :{port}' shows by whom; or set another in hearth.toml"),
+            ),
+            Err(error) => Check::failed(
+                name,
+                format!("{port}: {error}"),
+                "set api.address in hearth.toml",
+            ),
+        },
+    )
+    .collect()
+}
+
+pub(super) fn memory(settings: &Settings) -> Check {
+    const NAME: &str = "memory";
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024;
+    let needed = NEEDED_MEMORY + (settings.node.memory_reserve_mib << 20);
+    let detail = format!("{} MiB available", available >> 20);
+    if available >= needed {
+        Check::ok(NAME, detail)
+    } else {
+        let fix = format!(
+            "free memory: {} MiB are needed for a first sandbox",
+            needed >> 20
+        );
+        Check::failed(NAME, detail, fix)
+    }
+}
+
+pub(super) fn disk(settings: &Settings) -> Vec<Check> {
+    let prepared = settings.builds_dir().exists();
+    [
+        ("disk space", &settings.state_dir),
+        ("cache space", &settings.cache_dir),
+    ]
+    .into_iter()
+    .map(|(name, dir)| {
+        let needed = if prepared {
+            settings.node.disk_reserve_mib << 20
+        } else {
+            NEEDED_DISK
+        };
+        let place = existing(dir);
+        match rustix::fs::statvfs(place) {
+            Ok(stat) => {
+                let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+                let detail = format!("{} MiB free in {}", free >> 20, place.display());
+                if free >= needed {
+                    Check::ok(name, detail)
+                } else {
+                    let fix = format!(
+                        "free {} MiB there, or set another directory in hearth.toml",
+                        needed >> 20
+                    );
+                    Check::failed(name, detail, fix)
+                }
+            }
+            Err(error) => Check::failed(
+                name,
+                format!("{}: {error}", place.display()),
+                "set another directory in hearth.toml",
+            ),
+        }
+    })
+    .collect()
+}
+
+/// The nearest directory above `path` that exists.
+fn existing(path: &Path) -> &Path {
+    path.ancestors()
+        .find(|ancestor| ancestor.is_dir())
+        .unwrap_or(Path::new("/"))
+}

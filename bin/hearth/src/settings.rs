@@ -1,0 +1,294 @@
+//! The settings of all components, from one TOML file, the environment and
+//! documented defaults, in rising order: default, file, environment.
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+/// Read when it is there; another is named with `--config`.
+pub const DEFAULT_FILE: &str = "/etc/hearth/hearth.toml";
+
+/// What `hearth.toml` may say. Every field has a default.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Databases, keys, builds and the disks of sandboxes.
+    pub state_dir: PathBuf,
+    /// Sockets and the pid file. Emptied by a reboot.
+    pub run_dir: PathBuf,
+    /// Slow artefacts, kept by content, shared between installations.
+    pub cache_dir: PathBuf,
+    /// The guest agent's binary that `hearth up` puts into new builds.
+    pub agent: Option<PathBuf>,
+    pub api: Api,
+    pub node: Node,
+    pub network: Network,
+    pub limits: Limits,
+    pub template: Template,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Api {
+    /// Plain HTTP; serves the API and, by headers or host name, the sandboxes.
+    pub address: IpAddr,
+    pub port: u16,
+    /// A second plain-HTTP port with the same service; 0 for none.
+    pub edge_port: u16,
+    /// What clients append to `{port}-{sandboxID}.`; default `localhost:<port>`.
+    pub domain: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    pub max_sandboxes: usize,
+    pub memory_reserve_mib: u64,
+    pub disk_reserve_mib: u64,
+    /// Keeps guests' consoles in `<run_dir>/sb/<id>/console.log`.
+    pub keep_consoles: bool,
+    /// TCP address of the node's gRPC service, beside its unix socket.
+    pub grpc_address: Option<SocketAddr>,
+    /// File that holds the token for `grpc_address`, at least 32 characters.
+    pub grpc_token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Slots made ahead.
+    pub pool_size: u32,
+    pub max_slots: u32,
+    /// Host addresses of guests; another range is chosen on a conflict.
+    pub slot_range: Option<String>,
+    /// Addresses of the links between the host and the slots.
+    pub link_range: Option<String>,
+}
+
+/// Limits of the first team.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    pub concurrent_sandboxes: u32,
+    pub max_length_hours: u32,
+}
+
+/// Shape of the `base` template.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Template {
+    pub vcpus: u32,
+    pub memory_mib: u32,
+    pub disk_mib: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/hearth".into(),
+            run_dir: "/run/hearth".into(),
+            cache_dir: "/var/cache/hearth".into(),
+            agent: None,
+            api: Api::default(),
+            node: Node::default(),
+            network: Network::default(),
+            limits: Limits::default(),
+            template: Template::default(),
+        }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 3000,
+            edge_port: 3002,
+            domain: None,
+        }
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            max_sandboxes: hearth_node::config::DEFAULT_MAX_SANDBOXES,
+            memory_reserve_mib: hearth_node::config::DEFAULT_MEMORY_RESERVE_BYTES >> 20,
+            disk_reserve_mib: hearth_node::config::DEFAULT_DISK_RESERVE_BYTES >> 20,
+            keep_consoles: false,
+            grpc_address: None,
+            grpc_token_file: None,
+        }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            pool_size: 8,
+            max_slots: 512,
+            slot_range: None,
+            link_range: None,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            concurrent_sandboxes: 100,
+            max_length_hours: 24,
+        }
+    }
+}
+
+impl Default for Template {
+    fn default() -> Self {
+        Self {
+            vcpus: 2,
+            memory_mib: 512,
+            disk_mib: 4096,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the file (the default one may be absent) and the environment.
+    pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        let mut settings: Self = match std::fs::read_to_string(path) {
+            Ok(text) => {
+                toml::from_str(&text).with_context(|| format!("read {}", path.display()))?
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && file.is_none() => {
+                Self::default()
+            }
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        settings.apply_environment(|name| std::env::var(name).ok())?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn apply_environment(&mut self, var: impl Fn(&str) -> Option<String>) -> anyhow::Result<()> {
+        let path = |name: &str| var(name).filter(|text| !text.is_empty()).map(PathBuf::from);
+        if let Some(dir) = path("HEARTH_STATE_DIR") {
+            self.state_dir = dir;
+        }
+        if let Some(dir) = path("HEARTH_RUN_DIR") {
+            self.run_dir = dir;
+        }
+        if let Some(dir) = path("HEARTH_CACHE_DIR") {
+            self.cache_dir = dir;
+        }
+        if let Some(agent) = path("HEARTH_ENVD") {
+            self.agent = Some(agent);
+        }
+        for (name, port) in [
+            ("HEARTH_API_PORT", &mut self.api.port),
+            ("HEARTH_EDGE_PORT", &mut self.api.edge_port),
+        ] {
+            if let Some(text) = var(name) {
+                *port = text
+                    .parse()
+                    .with_context(|| format!("{name}={text} is no port"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        for (name, dir) in [("state_dir", &self.state_dir), ("run_dir", &self.run_dir)] {
+            if !dir.is_absolute() {
+                bail!("{name} must be an absolute path, not {}", dir.display());
+            }
+        }
+        // `<run_dir>/sb/<21 characters>/<socket name>` is to fit a unix address.
+        const LONGEST_RUN_DIR: usize = 60;
+        if self.run_dir.as_os_str().len() > LONGEST_RUN_DIR {
+            bail!("run_dir must be at most {LONGEST_RUN_DIR} bytes long: unix sockets live in it");
+        }
+        if self.node.grpc_address.is_some() != self.node.grpc_token_file.is_some() {
+            bail!("node.grpc_address and node.grpc_token_file go together: the port is never open");
+        }
+        Ok(())
+    }
+
+    pub fn domain(&self) -> String {
+        self.api
+            .domain
+            .clone()
+            .unwrap_or_else(|| format!("localhost:{}", self.api.port))
+    }
+
+    /// Base URL of the API for clients on this machine.
+    pub fn api_url(&self) -> String {
+        let host = match self.api.address {
+            address if address.is_loopback() || address.is_unspecified() => "localhost".to_owned(),
+            IpAddr::V6(address) => format!("[{address}]"),
+            IpAddr::V4(address) => address.to_string(),
+        };
+        format!("http://{host}:{}", self.api.port)
+    }
+
+    pub fn node_socket(&self) -> PathBuf {
+        self.run_dir.join("node.sock")
+    }
+
+    pub fn pid_file(&self) -> PathBuf {
+        self.run_dir.join("hearth.pid")
+    }
+
+    pub fn log_file(&self) -> PathBuf {
+        self.state_dir.join("hearth.log")
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.state_dir.join("hearth.db")
+    }
+
+    pub fn builds_dir(&self) -> PathBuf {
+        self.state_dir.join("builds")
+    }
+
+    pub fn keys_dir(&self) -> PathBuf {
+        self.state_dir.join("keys")
+    }
+
+    pub fn api_key_file(&self) -> PathBuf {
+        self.keys_dir().join("api-key")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_are_refused() {
+        let error = toml::from_str::<Settings>("[api]\nprot = 1\n").expect_err("a misspelt field");
+        assert!(error.to_string().contains("prot"), "{error}");
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let mut settings: Settings =
+            toml::from_str("state_dir = \"/a\"\n[api]\nport = 1").expect("valid");
+        settings
+            .apply_environment(|name| (name == "HEARTH_API_PORT").then(|| "4000".to_owned()))
+            .expect("valid");
+        assert_eq!(
+            (settings.api.port, settings.state_dir),
+            (4000, PathBuf::from("/a"))
+        );
+        assert!(
+            settings
+                .clone()
+                .apply_environment(|_| Some("x".to_owned()))
+                .is_err()
+        );
+    }
+}
