@@ -2,6 +2,10 @@
 //! place that names concrete stores and engines and that reads the environment.
 
 #![forbid(unsafe_code)]
+#![expect(
+    unreachable_pub,
+    reason = "in a binary, `pub` says what a module offers to its neighbours"
+)]
 
 mod commands;
 mod daemon;

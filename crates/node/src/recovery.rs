@@ -144,10 +144,10 @@ fn sweep_run_dir(run_dir: &Path, live: &HashSet<&SandboxId>) {
             .file_name()
             .and_then(|name| name.to_str())
             .and_then(|name| name.parse().ok());
-        if id.is_some_and(|id| !live.contains(&id)) {
-            if let Err(error) = remove_dir(&path) {
-                tracing::error!(path = %path.display(), %error, "removing an old run directory failed");
-            }
+        if id.is_some_and(|id| !live.contains(&id))
+            && let Err(error) = remove_dir(&path)
+        {
+            tracing::error!(path = %path.display(), %error, "removing an old run directory failed");
         }
     }
 }

@@ -73,10 +73,10 @@ impl Resources {
     }
 
     pub(crate) async fn stop_machine(&mut self) {
-        if let Some(machine) = self.machine.take() {
-            if let Err(error) = machine.stop().await {
-                tracing::error!(pid = machine.pid(), error = %crate::error::chain(&error), "ending a VM failed");
-            }
+        if let Some(machine) = self.machine.take()
+            && let Err(error) = machine.stop().await
+        {
+            tracing::error!(pid = machine.pid(), error = %crate::error::chain(&error), "ending a VM failed");
         }
     }
 
