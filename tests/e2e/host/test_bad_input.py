@@ -5,6 +5,8 @@ import uuid
 import httpx
 import pytest
 
+from support.waiting import until
+
 UNKNOWN = "i00000000000000000000"
 CREATE_PATHS = ["/sandboxes", "/v2/sandboxes"]
 
@@ -178,6 +180,8 @@ def test_revoked_key(module_hearth):
         row = next(line for line in listed.splitlines() if "leaving" in line)
         assert key not in listed
         module_hearth.run("key", "revoke", row.split()[0])
+        # A running daemon remembers a key it has verified for some seconds.
+        until(lambda: client.get("/v2/sandboxes").status_code == 401, "the key to be refused")
         assert_error(client.get("/v2/sandboxes"), 401)
 
 
