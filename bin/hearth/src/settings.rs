@@ -281,7 +281,7 @@ mod tests {
             .apply_environment(|name| (name == "HEARTH_API_PORT").then(|| "4000".to_owned()))
             .expect("valid");
         assert_eq!(
-            (settings.api.port, settings.state_dir),
+            (settings.api.port, settings.state_dir.clone()),
             (4000, PathBuf::from("/a"))
         );
         assert!(
