@@ -81,7 +81,18 @@ pub struct Cgroups {
 #[derive(Debug, Default)]
 pub(crate) struct Group {
     /// `cgroup.procs` of the group in every hierarchy it exists in.
-    pub(crate) procs: Vec<File>,
+    pub(crate) procs: Vec<(PathBuf, File)>,
+}
+
+impl Group {
+    /// Moves the process `pid` into the group.
+    pub(crate) fn add(self, pid: u32) -> Result<(), Error> {
+        for (path, mut file) in self.procs {
+            let moved = file.write_all(pid.to_string().as_bytes());
+            moved.map_err(|source| Error::Cgroup { path, source })?;
+        }
+        Ok(())
+    }
 }
 
 impl Cgroups {
@@ -175,10 +186,10 @@ impl Cgroups {
             .iter()
             .map(|directory| {
                 let path = directory.join("cgroup.procs");
-                OpenOptions::new()
-                    .write(true)
-                    .open(&path)
-                    .map_err(|source| Error::Cgroup { path, source })
+                match OpenOptions::new().write(true).open(&path) {
+                    Ok(file) => Ok((path, file)),
+                    Err(source) => Err(Error::Cgroup { path, source }),
+                }
             })
             .collect::<Result<_, _>>()?;
         Ok(Group { procs })

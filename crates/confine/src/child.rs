@@ -67,6 +67,13 @@ impl Steps {
         }
     }
 
+    /// Takes the control group away, to be joined by other means.
+    pub(crate) fn take_group(&mut self) -> Option<Group> {
+        self.jail
+            .as_mut()
+            .map(|jail| std::mem::take(&mut jail.group))
+    }
+
     fn run(&self) -> io::Result<()> {
         if let Some(jail) = &self.jail {
             jail.enter()?;
@@ -100,7 +107,7 @@ impl Steps {
 impl Jail {
     /// The steps that need the daemon's privileges.
     fn enter(&self) -> io::Result<()> {
-        for procs in &self.group.procs {
+        for (_, procs) in &self.group.procs {
             named(
                 "join the control group",
                 nix::unistd::write(procs, b"0\n").map(drop),

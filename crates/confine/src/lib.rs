@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use cgroup::Limits;
 pub use cgroup::{CgroupVersion, Cgroups, remove_cgroup};
-pub use program::{Program, Spawned};
+pub use program::{Joining, Program, Spawned};
 
 /// How a process is held. Serialisable, so that it can be kept in a journal. The default
 /// is complete except for the user and group, which have none that would do.

@@ -29,6 +29,25 @@ pub struct Spawned {
     pub pidfd: OwnedFd,
 }
 
+/// A control group that a started process has yet to join.
+#[derive(Debug)]
+#[must_use = "the process has no limits until it has joined"]
+pub struct Joining {
+    pid: u32,
+    group: Option<cgroup::Group>,
+}
+
+impl Joining {
+    /// Puts the process into its control group. The process must not have been reaped, or
+    /// its id may be another's. Blocks for some 10 ms for each hierarchy.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`], as when the process has ended.
+    pub fn join(self) -> Result<(), Error> {
+        self.group.map_or(Ok(()), |group| group.add(self.pid))
+    }
+}
+
 impl Program {
     /// A program without arguments and with an empty environment.
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -72,13 +91,38 @@ impl Program {
     }
 
     /// Starts the program, confined when `confinement` is given. Blocks for the time of a
-    /// fork and an exec.
+    /// fork and an exec, and of joining the control group.
     ///
     /// # Errors
     /// Any [`Error`]; the program does not run then, and its control group is removed.
     pub fn spawn(self, confinement: Option<&Confinement>) -> Result<Spawned, Error> {
+        self.run(confinement, true).map(|(spawned, _)| spawned)
+    }
+
+    /// Like [`Program::spawn`], but leaves the control group to be joined by
+    /// [`Joining::join`] while the program starts. Moving a process into a group makes the
+    /// kernel wait for all processors (some 10 ms for each hierarchy), which is too long to
+    /// stand still. For programs that do nothing for anybody until they are told to.
+    ///
+    /// What the program allocates before it has joined is not counted as the group's.
+    ///
+    /// # Errors
+    /// As [`Program::spawn`].
+    pub fn spawn_joining(
+        self,
+        confinement: Option<&Confinement>,
+    ) -> Result<(Spawned, Joining), Error> {
+        self.run(confinement, false)
+    }
+
+    fn run(
+        self,
+        confinement: Option<&Confinement>,
+        join_first: bool,
+    ) -> Result<(Spawned, Joining), Error> {
         let groups = Cgroups::detect();
-        let steps = self.prepare(confinement, &groups)?;
+        let mut steps = self.prepare(confinement, &groups)?;
+        let later = if join_first { None } else { steps.take_group() };
         let spawned = self.start(steps);
         if spawned.is_err()
             && let Some(name) = confinement.and_then(|c| c.cgroup_name.as_ref())
@@ -86,7 +130,13 @@ impl Program {
         {
             tracing::warn!(%error, "remove the control group of a program that did not start");
         }
-        spawned
+        spawned.map(|spawned| {
+            let joining = Joining {
+                pid: spawned.pid,
+                group: later,
+            };
+            (spawned, joining)
+        })
     }
 
     /// Opens everything that the child will need, while memory may still be allocated.

@@ -10,6 +10,7 @@
     reason = "AsyncFd cannot know that a descriptor type is well behaved"
 )]
 
+use std::convert::Infallible;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// How a VM process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +60,13 @@ pub(crate) struct Process {
 
 impl Process {
     /// Watches the process that `pidfd` refers to. A task of this process's own reaps it
-    /// when it ends; the task ends with the process or with the runtime.
-    pub(crate) fn watch(pid: u32, pidfd: OwnedFd) -> io::Result<Self> {
+    /// when it has ended and `hold` has been dropped at its other end: until then its id
+    /// stays its own. The task ends with the process or with the runtime.
+    pub(crate) fn watch(
+        pid: u32,
+        pidfd: OwnedFd,
+        hold: oneshot::Receiver<Infallible>,
+    ) -> io::Result<Self> {
         // SAFETY: an `OwnedFd` stays open and the same until it is dropped, and nothing takes
         // it out of the `AsyncFd`.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
@@ -69,7 +75,10 @@ impl Process {
         let watched = Arc::clone(&pidfd);
         tokio::spawn(async move {
             let reason = match watched.readable().await {
-                Ok(_) => reap(watched.get_ref()),
+                Ok(_) => {
+                    let _ = hold.await;
+                    reap(watched.get_ref())
+                }
                 // The runtime is shutting down; nobody is left to be told.
                 Err(_) => return,
             };
@@ -92,7 +101,7 @@ impl Process {
         if start_time(pid)? != Some(start_time_ticks) {
             return Ok(None);
         }
-        Self::watch(pid, pidfd).map(Some)
+        Self::watch(pid, pidfd, no_hold()).map(Some)
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -128,6 +137,11 @@ impl Process {
         }
         Ok(tokio::time::timeout(limit, self.exited()).await.is_ok())
     }
+}
+
+/// A hold that is over.
+fn no_hold() -> oneshot::Receiver<Infallible> {
+    oneshot::channel().1
 }
 
 /// Takes the status of an ended child; of another's child only the fact is known.
@@ -191,7 +205,7 @@ mod tests {
             .unwrap();
         let pidfd =
             rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
-        Process::watch(child.id(), pidfd).unwrap()
+        Process::watch(child.id(), pidfd, no_hold()).unwrap()
     }
 
     #[test]

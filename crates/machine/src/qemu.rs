@@ -145,8 +145,9 @@ impl Engine for QemuEngine {
         let context = self.context()?;
         owned(async move {
             let resume = spec.resume;
-            let running = launch::start(move || launch::prepare_restore(&context, &spec)).await?;
-            let stage = load(&running, resume).await;
+            let mut running =
+                launch::start(move || launch::prepare_restore(&context, &spec)).await?;
+            let stage = load(&mut running, resume).await;
             finish(running, stage).await
         })
         .await
@@ -174,6 +175,7 @@ impl Engine for QemuEngine {
             state: None,
             made: Vec::new(),
             since,
+            joining: None,
         };
         // Not finish(): a VM that cannot be adopted now is not ours to kill.
         connect(&running).await?;
@@ -223,7 +225,7 @@ async fn connect(running: &Running) -> Result<(), Error> {
 
 /// Loads the device state, and lets the guest run if wanted. The commands are sent at
 /// once: QEMU takes them one after the other as soon as it listens.
-async fn load(running: &Running, resume: bool) -> Result<(), Error> {
+async fn load(running: &mut Running, resume: bool) -> Result<(), Error> {
     let mut events = running.qmp.events();
     let state = running
         .state
@@ -261,6 +263,7 @@ async fn load(running: &Running, resume: bool) -> Result<(), Error> {
             .await);
     }
     let loaded = running.since.elapsed();
+    running.limited().await?;
     if resume {
         let pending = running.qmp.send("cont", json!(null)).await;
         running.answer("cont", pending, START_LIMIT).await?;

@@ -1,5 +1,6 @@
 //! The first stages of a start: opening everything, then running QEMU.
 
+use std::convert::Infallible;
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -9,8 +10,10 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hearth_confine::{Confinement, FileAccess, Program};
+use hearth_confine::{Confinement, FileAccess, Joining, Program};
 use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::command::{CommandLine, Network, Start};
 use super::{ENGINE, QemuConfig, tsc};
@@ -46,6 +49,9 @@ pub(super) struct Prepared {
     record: MachineRecord,
     made: Made,
     state: Option<RawFd>,
+    /// Whether the process joins its control group before it runs, because a guest runs as
+    /// soon as it does; else it joins while QEMU starts.
+    join_first: bool,
 }
 
 /// Files that a failed start takes away again.
@@ -73,6 +79,8 @@ pub(super) struct Running {
     pub(super) made: Vec<PathBuf>,
     /// When the process was about to be started, or was found.
     pub(super) since: Instant,
+    /// Moves the process into its control group, while QEMU starts.
+    pub(super) joining: Option<JoinHandle<Result<(), hearth_confine::Error>>>,
 }
 
 /// What boot and restore have in common.
@@ -242,6 +250,7 @@ impl Opened {
         start: Start<'_>,
         readable: &[PathBuf],
     ) -> Prepared {
+        let join_first = matches!(start, Start::Boot { .. });
         let line = CommandLine {
             id: common.id,
             accelerator: &context.config.accelerator,
@@ -285,6 +294,7 @@ impl Opened {
             record,
             made: self.made,
             state: self.state,
+            join_first,
         }
     }
 }
@@ -302,23 +312,28 @@ pub(super) async fn start(
             )));
         }
     };
+    let (hold, held) = oneshot::channel::<Infallible>();
+    let joining = spawned.joining.take();
+    let joining = tokio::task::spawn_blocking(move || {
+        let joined = joining.map_or(Ok(()), Joining::join);
+        drop(hold);
+        joined
+    });
+    let process = Process::watch(spawned.record.pid, spawned.pidfd, held)
+        .map_err(Error::io("watch the process of", &spawned.record.log))?;
     // Connects at once: the socket has been listening since before QEMU was started, and
     // QEMU takes the connection from the backlog when it is ready.
     let socket = spawned.record.control_socket.clone();
-    let process = Process::watch(spawned.record.pid, spawned.pidfd)
-        .map_err(Error::io("watch the process of", &spawned.record.log))?;
     match Qmp::connect(&socket).await {
-        Ok(qmp) => {
-            let made = std::mem::take(&mut spawned.made.paths);
-            Ok(Running {
-                process,
-                qmp,
-                record: spawned.record,
-                state: spawned.state,
-                made,
-                since: spawned.since,
-            })
-        }
+        Ok(qmp) => Ok(Running {
+            process,
+            qmp,
+            record: spawned.record,
+            state: spawned.state,
+            made: std::mem::take(&mut spawned.made.paths),
+            since: spawned.since,
+            joining: Some(joining),
+        }),
         Err(source) => {
             kill_and_clean(&process, &spawned.record).await;
             Err(Error::Io {
@@ -333,6 +348,7 @@ pub(super) async fn start(
 /// Just started, not yet watched.
 struct Spawned {
     pidfd: OwnedFd,
+    joining: Option<Joining>,
     record: MachineRecord,
     state: Option<RawFd>,
     made: Made,
@@ -347,14 +363,21 @@ impl Prepared {
             mut record,
             made,
             state,
+            join_first,
         } = self;
         let since = Instant::now();
-        let spawned = program
-            .spawn(confinement.as_ref())
-            .map_err(|source| Error::Spawn {
-                source,
-                log_tail: log_tail(&record.log),
-            })?;
+        let (spawned, joining) = if join_first {
+            program
+                .spawn(confinement.as_ref())
+                .map(|spawned| (spawned, None))
+        } else {
+            let started = program.spawn_joining(confinement.as_ref());
+            started.map(|(spawned, joining)| (spawned, Some(joining)))
+        }
+        .map_err(|source| Error::Spawn {
+            source,
+            log_tail: log_tail(&record.log),
+        })?;
         record.pid = spawned.pid;
         // A process that has already ended has no start time; its end will be noticed.
         record.start_time_ticks = process::start_time(spawned.pid)
@@ -363,6 +386,7 @@ impl Prepared {
             .unwrap_or_default();
         Ok(Spawned {
             pidfd: spawned.pidfd,
+            joining,
             record,
             state,
             made,
@@ -372,6 +396,23 @@ impl Prepared {
 }
 
 impl Running {
+    /// Waits until the process is in its control group, before any guest code runs.
+    pub(super) async fn limited(&mut self) -> Result<(), Error> {
+        let Some(joining) = self.joining.take() else {
+            return Ok(());
+        };
+        match joining.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(Error::Spawn {
+                source,
+                log_tail: self.log_tail(),
+            }),
+            Err(error) => Err(Error::Protocol(format!(
+                "the start was interrupted: {error}"
+            ))),
+        }
+    }
+
     /// Waits for an answer; a dead process is reported as such, with its last words.
     pub(super) async fn answer(
         &self,
