@@ -120,6 +120,30 @@ impl proto::SandboxService for Service {
             operation: "taking a snapshot of a sandbox",
         }))
     }
+
+    async fn resume(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, proto::SandboxResumeRequest>,
+    ) -> ServiceResult<proto::SandboxResumeResponse> {
+        let id = parse(request.sandbox_id)?;
+        self.node.status(&id).map_err(connect_error)?;
+        Err(connect_error(Error::Unsupported {
+            operation: "resuming a sandbox",
+        }))
+    }
+
+    async fn rollback(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, proto::SandboxRollbackRequest>,
+    ) -> ServiceResult<proto::SandboxRollbackResponse> {
+        let id = parse(request.sandbox_id)?;
+        self.node.status(&id).map_err(connect_error)?;
+        Err(connect_error(Error::Unsupported {
+            operation: "rolling a sandbox back",
+        }))
+    }
 }
 
 #[expect(refining_impl_trait, reason = "the concrete response types say more")]
