@@ -7,6 +7,8 @@ set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # The invoking user's cache also under sudo, so that root and user share it.
 CACHE="${HEARTH_DEV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hearth}"
+# Guest kernel, initramfs and templates.
+ARTEFACTS="$CACHE/artefacts"
 TARGET="${CARGO_TARGET_DIR:-$ROOT/target}"
 GUEST_TRIPLE="x86_64-unknown-linux-gnu"
 HEARTH_BIN="${HEARTH_BIN:-$TARGET/fast/hearth}"
@@ -35,6 +37,12 @@ as_root() {
     else
         die "this step needs root, and there is no sudo: run it as root: $*"
     fi
+}
+
+# The guest kernel that the tests of single crates boot; empty before scripts/prepare.
+guest_kernel() {
+    find "${HEARTH_CACHE_DIR:-$ARTEFACTS}" -maxdepth 2 -path '*/kernel-*/vmlinux' -printf '%T@ %p\n' 2>/dev/null |
+        sort -n | tail -n 1 | cut -d' ' -f2-
 }
 
 # A short key for the content of the named files.

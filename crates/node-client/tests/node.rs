@@ -126,6 +126,24 @@ impl proto::SandboxService for Service {
         self.refuse()?;
         Response::ok(proto::SandboxCheckpointResponse::default())
     }
+
+    async fn resume(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, proto::SandboxResumeRequest>,
+    ) -> ServiceResult<proto::SandboxResumeResponse> {
+        self.refuse()?;
+        Response::ok(proto::SandboxResumeResponse::default())
+    }
+
+    async fn rollback(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, proto::SandboxRollbackRequest>,
+    ) -> ServiceResult<proto::SandboxRollbackResponse> {
+        self.refuse()?;
+        Response::ok(proto::SandboxRollbackResponse::default())
+    }
 }
 
 impl proto::InfoService for Service {

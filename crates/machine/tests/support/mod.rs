@@ -28,7 +28,7 @@ pub(crate) fn kernel() -> Option<PathBuf> {
         return None;
     }
     let path = PathBuf::from(std::env::var_os("HEARTH_TEST_KERNEL").expect(
-        "set HEARTH_TEST_KERNEL to an uncompressed guest kernel, or HEARTH_SKIP_VM_TESTS=1",
+        "run scripts/unit after scripts/prepare, or set HEARTH_TEST_KERNEL to an uncompressed kernel",
     ));
     assert!(
         path.is_file(),
