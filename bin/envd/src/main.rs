@@ -47,7 +47,10 @@ fn run() -> anyhow::Result<()> {
         return Ok(());
     };
     // Only fails when a logger is set already, which nobody has done.
-    let _ = tracing::subscriber::set_global_default(LineLogger::new(tracing::Level::INFO));
+    let _ = tracing::subscriber::set_global_default(LineLogger::new(
+        tracing::Level::INFO,
+        std::sync::Arc::clone(&options.config.log),
+    ));
     if options.init {
         system::bring_up();
     }
@@ -105,6 +108,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Option
             listen,
             user_root,
             manage_system: init,
+            log: std::sync::Arc::default(),
         },
     }))
 }

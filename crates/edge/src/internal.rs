@@ -4,8 +4,15 @@
 
 use percent_encoding::percent_decode;
 
-const INTERNAL: [&str; 7] = [
-    "init", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade",
+const INTERNAL: [&str; 8] = [
+    "init",
+    "freeze",
+    "unfreeze",
+    "collapse",
+    "fsfreeze",
+    "fsthaw",
+    "upgrade",
+    "telemetry",
 ];
 
 /// Layers of encoding that are looked through. A path that is still encoded after

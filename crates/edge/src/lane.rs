@@ -10,8 +10,10 @@
 //! A lane ends when its route's `closed` token fires or the edge shuts down. Its
 //! requests see that through `ended`; the edge's sweep drops the lane later.
 
+use crate::AGENT_PORT;
 use crate::config::EdgeConfig;
 use crate::drain::{Deaf, Upload};
+use crate::loopback;
 use crate::refusal::Refusal;
 use crate::routes::Route;
 use bytes::Bytes;
@@ -20,6 +22,7 @@ use http_body_util::{Either, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -197,8 +200,9 @@ impl Lane {
         Ok(multiplex)
     }
 
-    /// Connects to the guest. A refusal is tried again a few times, because the
-    /// usual cause is a server that was started a moment ago.
+    /// Connects to the guest. A port that refuses may listen on the guest's loopback
+    /// alone, where the agent reaches it. Else it is tried again a few times, because
+    /// the usual cause is a server that was started a moment ago.
     async fn dial(&self, port: u16) -> Result<TcpStream, Refusal> {
         let address = SocketAddr::new(self.route.address, port);
         let mut pauses = self.config.dial_retry_ms.iter();
@@ -211,6 +215,9 @@ impl Lane {
                     Ok(Ok(stream)) => return Some(stream),
                     Ok(Err(error)) => {
                         tracing::debug!(sandbox = %self.id, port, %error, "guest refused");
+                        if let Some(stream) = self.dial_loopback(port, &error).await {
+                            return Some(stream);
+                        }
                     }
                     Err(_) => tracing::debug!(sandbox = %self.id, port, "guest did not answer"),
                 }
@@ -228,6 +235,21 @@ impl Lane {
             return Err(self.port_closed(port));
         }
         Ok(stream)
+    }
+
+    async fn dial_loopback(&self, port: u16, refusal: &io::Error) -> Option<TcpStream> {
+        if refusal.kind() != io::ErrorKind::ConnectionRefused || port == AGENT_PORT {
+            return None;
+        }
+        let agent = SocketAddr::new(self.route.address, AGENT_PORT);
+        let token = self.route.envd_access_token.as_ref();
+        match loopback::dial(agent, port, token, self.config.dial_timeout()).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(sandbox = %self.id, port, %error, "the agent opened no tunnel");
+                None
+            }
+        }
     }
 
     /// Drops connections that have been idle for too long.

@@ -28,6 +28,7 @@ mod forward;
 mod headers;
 mod internal;
 mod lane;
+mod loopback;
 mod page;
 mod refusal;
 mod routes;

@@ -331,3 +331,52 @@ async fn head_keeps_the_length_and_empty_bodies_stay_empty() {
     assert_eq!(answer.headers()["content-length"], "12");
     assert_eq!(text(answer).await, "");
 }
+
+/// The guest's address refuses the port; its agent tunnels to where a server listens.
+#[tokio::test]
+async fn a_port_on_the_guests_loopback_is_reached_through_the_agent() {
+    let hidden = Guest::start(echo).await;
+    let inside = hidden.address;
+    let agent = Guest::agent(move |mut request| {
+        Box::pin(async move {
+            assert_eq!(request.method(), http::Method::CONNECT);
+            assert_eq!(request.headers()["x-access-token"], "secret");
+            let asked = request.uri().port_u16().expect("a port");
+            let open = asked == inside.port();
+            if open {
+                tokio::spawn(async move {
+                    let outside = hyper::upgrade::on(&mut request).await.expect("a tunnel");
+                    let mut outside = hyper_util::rt::TokioIo::new(outside);
+                    let mut inside = tokio::net::TcpStream::connect(inside)
+                        .await
+                        .expect("the server listens");
+                    let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+                });
+            }
+            let status = if open { 200 } else { 502 };
+            Ok(http::Response::builder()
+                .status(status)
+                .body(full(""))
+                .expect("valid"))
+        })
+    })
+    .await;
+    let edge = TestEdge::with(no_retries(), ServerConfig::default()).await;
+    let id = edge.sandbox_with(Route {
+        envd_access_token: Some("secret".into()),
+        ..Route::new(agent.ip(), CancellationToken::new())
+    });
+
+    let answer = edge.get(&id, hidden.port(), "/inside").await;
+    assert_eq!(answer.status(), 200);
+    assert!(text(answer).await.starts_with("GET /inside\n"));
+
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let closed = free.local_addr().expect("bound").port();
+    drop(free);
+    let answer = edge.get(&id, closed, "/").await;
+    assert_eq!(answer.status(), 502);
+    assert!(text(answer).await.contains("port is not open"));
+}

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use crate::http::route::Routes;
 use crate::process::launch::Launcher;
 use crate::process::reaper::{Reaper, Scope};
 use crate::settings::SettingsCell;
+use crate::telemetry::Log;
 use crate::users::UserDatabase;
 
 /// How the agent runs.
@@ -29,6 +30,8 @@ pub struct Config {
     /// Whether the machine is ours: clock, entropy, host name and marker files
     /// are set, and all children are waited for. Only in a guest.
     pub manage_system: bool,
+    /// Where the agent and its processes write; the host collects it.
+    pub log: Arc<Log>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +59,21 @@ pub struct Agent {
     /// Owns every task that outlives a request.
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
+    life: Mutex<CancellationToken>,
+}
+
+impl Agent {
+    /// Cancelled when the sandbox begins another life: it was restored, so that
+    /// whoever was connected before is not any more.
+    pub fn life(&self) -> CancellationToken {
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        life.clone()
+    }
+
+    pub fn begin_life(&self) {
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *life).cancel();
+    }
 }
 
 /// A bound agent that does not serve yet.
@@ -87,6 +105,7 @@ impl Server {
             Arc::clone(&reaper),
             users.clone(),
             cgroups(&config),
+            Arc::clone(&config.log),
             tasks.clone(),
             stop.clone(),
         );
@@ -100,6 +119,7 @@ impl Server {
             frozen: FrozenParts::default(),
             tasks: tasks.clone(),
             stop: stop.clone(),
+            life: Mutex::default(),
         };
         Ok(Self {
             agent: Arc::new(agent),

@@ -26,6 +26,7 @@ pub mod paths;
 pub mod process;
 pub mod settings;
 pub mod sys;
+pub mod telemetry;
 pub mod users;
 
 pub use agent::{Agent, Config, Error, Server};

@@ -103,6 +103,7 @@ pub fn handle(agent: &Agent, headers: &HeaderMap, body: &[u8]) -> Result<Respons
         apply(settings, request);
         Ok(())
     })?;
+    agent.begin_life();
     // Last: whatever was frozen goes on only under the new settings.
     super::internal::thaw(agent);
     let mut response = super::no_content();

@@ -18,6 +18,7 @@ use crate::files::compose::{self, ComposeRequest};
 use crate::files::service::FilesystemService;
 use crate::files::{download, upload};
 use crate::process::service::ProcessService;
+use crate::telemetry;
 
 /// The greatest RPC message. Arguments and inputs are meant, not files.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
@@ -100,7 +101,11 @@ impl Routes {
                 Err(error) => Err(HttpError::internal(format!("cannot read metrics: {error}"))),
             },
             (&Method::POST, "/files/compose") => self.compose(request).await,
-            (_, "/health" | "/init" | "/envs" | "/metrics" | "/files/compose") => {
+            (&Method::GET, "/telemetry") => {
+                internal::admit(&self.agent, request.extensions().get())?;
+                telemetry::stream::answer(&self.agent, &request)
+            }
+            (_, "/telemetry" | "/health" | "/init" | "/envs" | "/metrics" | "/files/compose") => {
                 Err(method_not_allowed())
             }
             (&Method::POST, path) if internal::Operation::of_path(path).is_some() => {

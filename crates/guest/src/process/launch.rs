@@ -35,6 +35,8 @@ use crate::cgroups::{Cgroups, Class};
 use crate::settings::Settings;
 use crate::sys::spawn::{Identity, Program, SpawnError, Stdio};
 use crate::sys::{pipes, readiness, terminal};
+use crate::telemetry::lines::{Budget, Lines};
+use crate::telemetry::{Level, Log, Origin};
 use crate::users::{User, UserDatabase};
 
 /// How long the end of a process can be asked for after it ended.
@@ -67,6 +69,9 @@ pub struct Launcher {
     pub cgroups: Option<Cgroups>,
     reaper: Arc<Reaper>,
     users: UserDatabase,
+    log: Arc<Log>,
+    /// What the output of all processes may take of the log.
+    budget: Arc<Budget>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -82,6 +87,7 @@ impl Launcher {
         reaper: Arc<Reaper>,
         users: UserDatabase,
         cgroups: Option<Cgroups>,
+        log: Arc<Log>,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
@@ -90,6 +96,8 @@ impl Launcher {
             cgroups,
             reaper,
             users,
+            log,
+            budget: Arc::default(),
             tasks,
             stop,
         }
@@ -147,6 +155,7 @@ impl Launcher {
             state: std::sync::Mutex::new(State::Running { told_to_end: false }),
             hurry: CancellationToken::new(),
         });
+        log_start(&self.log, &process, user);
         let reader = Reader::attach(Arc::clone(&process));
         self.attend(process, streams.outputs, exit, deadline);
         Ok(reader)
@@ -164,21 +173,22 @@ impl Launcher {
             .into_iter()
             .map(|(source, fd)| {
                 let (sender, receiver) = oneshot::channel();
-                self.tasks.spawn(read_output(
-                    Arc::clone(&process),
-                    source,
-                    fd,
-                    sender,
-                    self.stop.clone(),
-                ));
+                let lines = self.lines(process.pid, source);
+                let stop = self.stop.clone();
+                let process = Arc::clone(&process);
+                self.tasks
+                    .spawn(read_output(process, source, fd, lines, sender, stop));
                 receiver
             })
             .collect();
         let table = Arc::clone(&self.table);
+        let log = Arc::clone(&self.log);
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                () = see_through(&process, exit, drained, deadline) => {}
+                exit = see_through(&process, exit, drained, deadline) => {
+                    log_end(&log, &process, exit);
+                }
                 () = stop.cancelled() => return,
             }
             tokio::select! {
@@ -186,6 +196,17 @@ impl Launcher {
                 () = stop.cancelled() => {}
             }
         });
+    }
+
+    /// Terminals are not logged: what goes over them are pictures, not lines.
+    fn lines(&self, pid: u32, source: Source) -> Option<Lines> {
+        let stream = match source {
+            Source::Stdout => "stdout",
+            Source::Stderr => "stderr",
+            Source::Terminal => return None,
+        };
+        let (log, budget) = (Arc::clone(&self.log), Arc::clone(&self.budget));
+        Some(Lines::new(log, budget, pid, stream))
     }
 
     fn terminal_streams(
@@ -268,7 +289,7 @@ async fn see_through(
     exit: oneshot::Receiver<Exit>,
     drained: Vec<oneshot::Receiver<()>>,
     deadline: Option<Instant>,
-) {
+) -> Exit {
     let wait = async {
         let exit = exit.await;
         process.set_exited();
@@ -298,6 +319,39 @@ async fn see_through(
     });
     process.set_ended();
     process.output.end(exit.event());
+    exit
+}
+
+/// Arguments may be long, and may be many.
+const MAX_LOGGED_COMMAND: usize = 1024;
+
+fn log_start(log: &Log, process: &Process, user: &User) {
+    let config = &process.config;
+    let mut command = config.cmd.clone();
+    for argument in &config.args {
+        if command.len() > MAX_LOGGED_COMMAND {
+            break;
+        }
+        command.push(' ');
+        command.push_str(argument);
+    }
+    if command.len() > MAX_LOGGED_COMMAND {
+        command.truncate(command.floor_char_boundary(MAX_LOGGED_COMMAND));
+        command.push('…');
+    }
+    let fields = [
+        ("pid", process.pid.to_string()),
+        ("user", user.name.clone()),
+        ("command", command),
+    ];
+    let tag = process.tag.clone().map(|tag| ("tag", tag));
+    let fields = fields.into_iter().chain(tag);
+    log.write(Level::Info, Origin::Process, "process started", fields);
+}
+
+fn log_end(log: &Log, process: &Process, exit: Exit) {
+    let fields = [("pid", process.pid.to_string()), ("status", exit.status())];
+    log.write(Level::Info, Origin::Process, "process ended", fields);
 }
 
 /// Reads one stream to its end. `drained` is told when no more output counts.
@@ -305,6 +359,7 @@ async fn read_output(
     process: Arc<Process>,
     source: Source,
     fd: Arc<AsyncFd<OwnedFd>>,
+    mut lines: Option<Lines>,
     drained: oneshot::Sender<()>,
     stop: CancellationToken,
 ) {
@@ -318,6 +373,9 @@ async fn read_output(
             match read_now(&fd, limit) {
                 Ok(Some(data)) if data.is_empty() => return,
                 Ok(Some(data)) => {
+                    if let Some(lines) = &mut lines {
+                        lines.take(&data);
+                    }
                     process.output.append(source, data).await;
                     // Lets others run while a process writes without end.
                     tokio::task::coop::consume_budget().await;
@@ -338,6 +396,9 @@ async fn read_output(
     tokio::select! {
         () = counted => {}
         () = stop.cancelled() => return,
+    }
+    if let Some(lines) = &mut lines {
+        lines.finish();
     }
     let _ = drained.send(());
     tokio::select! {

@@ -39,6 +39,7 @@ impl Agent {
                     listen: "127.0.0.1:0".parse().expect("an address"),
                     user_root: "/".into(),
                     manage_system: false,
+                    log: std::sync::Arc::default(),
                 };
                 let server = Server::bind(config, token)
                     .await
