@@ -83,6 +83,7 @@ async fn start_agent(stop: &CancellationToken) -> IpAddr {
         listen: SocketAddr::new(address.into(), AGENT_PORT),
         user_root: PathBuf::from("/"),
         manage_system: false,
+        log: std::sync::Arc::default(),
     };
     let server = hearth_guest::Server::bind(config, stop.clone())
         .await
