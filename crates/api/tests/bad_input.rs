@@ -437,7 +437,6 @@ async fn what_is_not_enabled_is_refused_rather_than_ignored() {
         json!({"network": {"egressProxy": {"address": "a:1"}}}),
         json!({"network": {"rules": {"a.com": []}}}),
         json!({"network": {"denyOut": ["0.0.0.0/0"]}}),
-        json!({"allow_internet_access": false}),
         json!({"autoPause": true}),
         json!({"autoResume": {"enabled": true}}),
     ] {
