@@ -42,6 +42,7 @@ pub(crate) fn new_sandbox(request: wire::NewSandbox, generation: Generation) -> 
             on_timeout,
             auto_resume: request.auto_resume.is_some_and(|resume| resume.enabled),
             auto_pause_memory: request.auto_pause_memory.unwrap_or(true),
+            initial_timeout_seconds: None,
         },
         secure: generation == Generation::Second || request.secure.unwrap_or(false),
         allow_internet_access: request.allow_internet_access,

@@ -5,8 +5,10 @@
 
 use crate::node::NodeError;
 use std::fmt;
+use std::sync::Arc;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type SharedError = Arc<dyn std::error::Error + Send + Sync>;
 
 /// The kind decides the transport's status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +42,8 @@ pub enum Retry {
     Unsaid,
 }
 
-#[derive(Debug)]
+/// Clones share the source: several callers may be told of one failure.
+#[derive(Debug, Clone)]
 pub struct Error {
     pub kind: Kind,
     /// For the caller.
@@ -49,7 +52,7 @@ pub struct Error {
     pub code: Option<&'static str>,
     pub retry: Retry,
     /// For the log alone.
-    pub source: Option<BoxError>,
+    pub source: Option<SharedError>,
 }
 
 pub(crate) mod code {
@@ -112,7 +115,7 @@ impl Error {
 
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Arc::from(source.into()));
         self
     }
 
@@ -142,6 +145,13 @@ impl Error {
             NodeError::Deadline => {
                 Self::new(Kind::Timeout, "The node did not answer in time").with_source(error)
             }
+            NodeError::Damaged(_) => Self::new(
+                Kind::Internal,
+                "What was kept of the sandbox is damaged, it cannot be resumed",
+            )
+            .with_code(code::INTERNAL)
+            .never_retry()
+            .with_source(error),
             NodeError::Internal(_) => Self::internal(error),
         }
     }

@@ -39,8 +39,8 @@ pub use network::{
     EgressProxy, EgressProxyTls, HeaderTransform, NetworkRule, NetworkSettings, NetworkUpdate,
 };
 pub use node::{
-    Lifecycle, Node, NodeError, NodeInfo, NodeSandbox, NodeSandboxState, OnTimeout, SandboxConfig,
-    SandboxUpdate, VolumeMount,
+    Lifecycle, Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, NodeSandboxState, OnTimeout,
+    Paused, SandboxConfig, SandboxUpdate, VolumeMount,
 };
 pub use page::{Direction, Page, PageRequest};
 pub use sandboxes::{

@@ -40,6 +40,10 @@ pub struct Lifecycle {
     /// Whether a pause on timeout keeps the memory.
     #[serde(default = "yes")]
     pub auto_pause_memory: bool,
+    /// How long the sandbox was to live when it was made: traffic that resumes it
+    /// gives it that long again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_timeout_seconds: Option<i64>,
 }
 
 fn yes() -> bool {
@@ -52,6 +56,7 @@ impl Default for Lifecycle {
             on_timeout: OnTimeout::Kill,
             auto_resume: false,
             auto_pause_memory: true,
+            initial_timeout_seconds: None,
         }
     }
 }
@@ -76,6 +81,16 @@ pub enum NodeSandboxState {
     Pausing,
     Snapshotting,
     Stopping,
+    Paused,
+    Resuming,
+}
+
+/// What is kept of a paused sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Paused {
+    pub at: DateTime<Utc>,
+    /// Whether a resume restores memory; otherwise it boots from the disk.
+    pub memory: bool,
 }
 
 /// A sandbox as its node sees it.
@@ -90,8 +105,24 @@ pub struct NodeSandbox {
     pub disk_mib: u32,
     pub envd_version: String,
     pub execution_id: String,
-    /// Where the guest's ports answer on the host; absent while it starts.
+    /// Where the guest's ports answer on the host; absent while it starts and
+    /// while it is paused.
     pub address: Option<IpAddr>,
+    /// Present while it is paused.
+    pub paused: Option<Paused>,
+}
+
+/// A build on a node's disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeBuild {
+    pub id: BuildId,
+    /// `template`, `snapshot` or `pause`.
+    pub kind: String,
+    pub created_at: DateTime<Utc>,
+    /// Bytes that this build alone accounts for.
+    pub own_bytes: u64,
+    /// Builds whose parts it needs.
+    pub parents: Vec<BuildId>,
 }
 
 /// Changes to a running sandbox; what is absent stays.
@@ -134,6 +165,9 @@ pub enum NodeError {
     Exhausted(String),
     #[error("{0}")]
     Unimplemented(String),
+    /// What was kept of the sandbox is damaged.
+    #[error("{0}")]
+    Damaged(String),
     /// The request may or may not have reached the node.
     #[error("the node cannot be reached: {0}")]
     Unreachable(String),
@@ -162,13 +196,27 @@ pub trait Node: Send + Sync + 'static {
     ) -> Result<NodeSandbox, NodeError>;
     async fn update(&self, id: &SandboxId, update: SandboxUpdate)
     -> Result<NodeSandbox, NodeError>;
-    /// Every sandbox of the node, in any state.
+    /// Every sandbox of the node, in any state, paused ones among them.
     async fn list(&self) -> Result<Vec<NodeSandbox>, NodeError>;
-    /// Ends a sandbox; answers when all that it held is free.
+    /// Ends a sandbox in any state, and what was kept of it; answers when all that
+    /// it held is free.
     async fn delete(&self, id: &SandboxId) -> Result<(), NodeError>;
     /// Stops a sandbox and keeps its state as `build`.
     async fn pause(&self, id: &SandboxId, build: BuildId, memory: bool) -> Result<(), NodeError>;
+    /// Continues a paused sandbox; answers when commands can run in it. With
+    /// `discard_memory` it boots from its disk although memory was kept.
+    async fn resume(
+        &self,
+        id: &SandboxId,
+        end_at: DateTime<Utc>,
+        discard_memory: bool,
+    ) -> Result<NodeSandbox, NodeError>;
     /// Keeps a running sandbox's state as `build`; the sandbox goes on.
     async fn checkpoint(&self, id: &SandboxId, build: BuildId) -> Result<(), NodeError>;
+    /// Puts a running sandbox back to a build that was kept of it.
+    async fn rollback(&self, id: &SandboxId, build: BuildId) -> Result<NodeSandbox, NodeError>;
+    async fn build_list(&self) -> Result<Vec<NodeBuild>, NodeError>;
+    /// Frees a build; what others need of it stays.
+    async fn build_delete(&self, build: BuildId) -> Result<(), NodeError>;
     async fn info(&self) -> Result<NodeInfo, NodeError>;
 }

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use connectrpc::client::{CallOptions, ClientConfig, Http2Connection, SharedHttp2Connection};
 use connectrpc::{CompressionRegistry, ConnectError, ErrorCode, Protocol};
-use hearth_control::{Node, NodeError, NodeInfo, NodeSandbox, SandboxConfig, SandboxUpdate};
+use hearth_control::{
+    Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, SandboxConfig, SandboxUpdate,
+};
 use hearth_ids::{BuildId, SandboxId};
 use hearth_node_proto::hearth::node::v1 as proto;
 use http::Uri;
@@ -28,6 +30,7 @@ const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
 
 pub struct NodeClient {
     sandboxes: proto::SandboxServiceClient<SharedHttp2Connection>,
+    builds: proto::BuildServiceClient<SharedHttp2Connection>,
     info: proto::InfoServiceClient<SharedHttp2Connection>,
 }
 
@@ -51,6 +54,7 @@ impl NodeClient {
             .with_default_element_memory_limit(MAX_MESSAGE_BYTES);
         Self {
             sandboxes: proto::SandboxServiceClient::new(connection.clone(), config.clone()),
+            builds: proto::BuildServiceClient::new(connection.clone(), config.clone()),
             info: proto::InfoServiceClient::new(connection, config),
         }
     }
@@ -140,6 +144,26 @@ impl Node for NodeClient {
         Ok(())
     }
 
+    async fn resume(
+        &self,
+        id: &SandboxId,
+        end_at: DateTime<Utc>,
+        discard_memory: bool,
+    ) -> Result<NodeSandbox, NodeError> {
+        let request = proto::SandboxResumeRequest {
+            sandbox_id: id.to_string(),
+            end_at: convert::time_out(end_at).into(),
+            discard_memory,
+            ..Default::default()
+        };
+        let response = self
+            .sandboxes
+            .resume_with_options(request, within(START_TIMEOUT))
+            .await
+            .map_err(node_error)?;
+        convert::sandbox_in(response.into_owned().sandbox.into_option())
+    }
+
     async fn checkpoint(&self, id: &SandboxId, build: BuildId) -> Result<(), NodeError> {
         let request = proto::SandboxCheckpointRequest {
             sandbox_id: id.to_string(),
@@ -148,6 +172,46 @@ impl Node for NodeClient {
         };
         self.sandboxes
             .checkpoint_with_options(request, within(START_TIMEOUT))
+            .await
+            .map_err(node_error)?;
+        Ok(())
+    }
+
+    async fn rollback(&self, id: &SandboxId, build: BuildId) -> Result<NodeSandbox, NodeError> {
+        let request = proto::SandboxRollbackRequest {
+            sandbox_id: id.to_string(),
+            build_id: build.to_string(),
+            ..Default::default()
+        };
+        let response = self
+            .sandboxes
+            .rollback_with_options(request, within(START_TIMEOUT))
+            .await
+            .map_err(node_error)?;
+        convert::sandbox_in(response.into_owned().sandbox.into_option())
+    }
+
+    async fn build_list(&self) -> Result<Vec<NodeBuild>, NodeError> {
+        let response = self
+            .builds
+            .list_builds(proto::BuildListRequest::default())
+            .await
+            .map_err(node_error)?;
+        response
+            .into_owned()
+            .builds
+            .into_iter()
+            .map(convert::build_in)
+            .collect()
+    }
+
+    async fn build_delete(&self, build: BuildId) -> Result<(), NodeError> {
+        let request = proto::BuildDeleteRequest {
+            build_id: build.to_string(),
+            ..Default::default()
+        };
+        self.builds
+            .delete_build_with_options(request, within(STOP_TIMEOUT))
             .await
             .map_err(node_error)?;
         Ok(())
@@ -175,6 +239,7 @@ fn node_error(error: ConnectError) -> NodeError {
         ErrorCode::Unimplemented => NodeError::Unimplemented(message),
         ErrorCode::Unavailable | ErrorCode::Canceled => NodeError::Unreachable(message),
         ErrorCode::DeadlineExceeded => NodeError::Deadline,
+        ErrorCode::DataLoss => NodeError::Damaged(message),
         _ => NodeError::Internal(format!("{}: {message}", error.code.as_str())),
     }
 }

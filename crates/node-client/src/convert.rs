@@ -3,7 +3,10 @@
 use buffa::EnumValue;
 use buffa_types::google::protobuf::Timestamp;
 use chrono::{DateTime, Utc};
-use hearth_control::{NodeError, NodeInfo, NodeSandbox, NodeSandboxState, SandboxConfig};
+use hearth_control::{
+    Lifecycle, NodeBuild, NodeError, NodeInfo, NodeSandbox, NodeSandboxState, OnTimeout, Paused,
+    SandboxConfig,
+};
 use hearth_node_proto::hearth::node::v1 as proto;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -34,8 +37,18 @@ pub(crate) fn config_out(config: SandboxConfig) -> Result<proto::SandboxConfig, 
         } else {
             json_out(&config.volume_mounts)?
         },
+        timeout_action: timeout_action(config.lifecycle).into(),
         ..Default::default()
     })
+}
+
+fn timeout_action(lifecycle: Lifecycle) -> proto::TimeoutAction {
+    use proto::TimeoutAction as A;
+    match (lifecycle.on_timeout, lifecycle.auto_pause_memory) {
+        (OnTimeout::Kill, _) => A::TIMEOUT_ACTION_KILL,
+        (OnTimeout::Pause, true) => A::TIMEOUT_ACTION_PAUSE,
+        (OnTimeout::Pause, false) => A::TIMEOUT_ACTION_PAUSE_FILESYSTEM,
+    }
 }
 
 fn config_in(config: proto::SandboxConfig) -> Result<SandboxConfig, NodeError> {
@@ -67,9 +80,23 @@ pub(crate) fn sandbox_in(sandbox: Option<proto::Sandbox>) -> Result<NodeSandbox,
         "" => None,
         text => Some(parse("address", text)?),
     };
+    let state = state_in(sandbox.state)?;
+    let paused_at = sandbox.paused_at.into_option();
+    let paused = match (state, paused_at) {
+        (NodeSandboxState::Paused, time) => Some(Paused {
+            at: time_in("paused_at", time)?,
+            memory: sandbox.paused_with_memory,
+        }),
+        (NodeSandboxState::Resuming, Some(time)) => Some(Paused {
+            at: time_in("paused_at", Some(time))?,
+            memory: sandbox.paused_with_memory,
+        }),
+        _ => None,
+    };
     Ok(NodeSandbox {
         config: config_in(config)?,
-        state: state_in(sandbox.state)?,
+        state,
+        paused,
         started_at: time_in("started_at", sandbox.started_at.into_option())?,
         end_at: time_in("end_at", sandbox.end_at.into_option())?,
         vcpus: sandbox.vcpu_count,
@@ -89,6 +116,8 @@ fn state_in(state: EnumValue<proto::SandboxState>) -> Result<NodeSandboxState, N
         EnumValue::Known(S::SANDBOX_STATE_PAUSING) => Ok(NodeSandboxState::Pausing),
         EnumValue::Known(S::SANDBOX_STATE_SNAPSHOTTING) => Ok(NodeSandboxState::Snapshotting),
         EnumValue::Known(S::SANDBOX_STATE_STOPPING) => Ok(NodeSandboxState::Stopping),
+        EnumValue::Known(S::SANDBOX_STATE_PAUSED) => Ok(NodeSandboxState::Paused),
+        EnumValue::Known(S::SANDBOX_STATE_RESUMING) => Ok(NodeSandboxState::Resuming),
         other => Err(malformed("state", &other.to_string())),
     }
 }
@@ -108,6 +137,20 @@ pub(crate) fn info_in(info: proto::ServiceInfoResponse) -> Result<NodeInfo, Node
         sandboxes_max: info.sandboxes_max,
         memory_total_bytes: info.memory_total_bytes,
         memory_available_bytes: info.memory_available_bytes,
+    })
+}
+
+pub(crate) fn build_in(build: proto::Build) -> Result<NodeBuild, NodeError> {
+    Ok(NodeBuild {
+        id: parse("build_id", &build.build_id)?,
+        created_at: time_in("created_at", build.created_at.into_option())?,
+        kind: build.kind,
+        own_bytes: build.own_bytes,
+        parents: build
+            .parent_build_ids
+            .iter()
+            .map(|id| parse("parent_build_ids", id))
+            .collect::<Result<_, _>>()?,
     })
 }
 

@@ -6,6 +6,7 @@
 )]
 
 use buffa::{EnumValue, MessageField};
+use buffa_types::google::protobuf::Timestamp;
 use chrono::{DateTime, Utc};
 use connectrpc::{ConnectError, RequestContext, Response, Router, ServiceRequest, ServiceResult};
 use hearth_control::{
@@ -27,6 +28,7 @@ use tokio::task::JoinHandle;
 #[derive(Default)]
 struct Service {
     sandboxes: Mutex<Vec<proto::Sandbox>>,
+    builds: Mutex<Vec<String>>,
     refusal: Mutex<Option<ConnectError>>,
 }
 
@@ -130,19 +132,73 @@ impl proto::SandboxService for Service {
     async fn resume(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, proto::SandboxResumeRequest>,
+        request: ServiceRequest<'_, proto::SandboxResumeRequest>,
     ) -> ServiceResult<proto::SandboxResumeResponse> {
         self.refuse()?;
-        Response::ok(proto::SandboxResumeResponse::default())
+        let request = request.to_owned_message();
+        let mut sandbox = self.sandboxes.lock().expect("unpoisoned")[0].clone();
+        assert!(request.discard_memory);
+        sandbox.end_at = request.end_at;
+        Response::ok(proto::SandboxResumeResponse {
+            sandbox: MessageField::some(sandbox),
+            ..Default::default()
+        })
     }
 
     async fn rollback(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, proto::SandboxRollbackRequest>,
+        request: ServiceRequest<'_, proto::SandboxRollbackRequest>,
     ) -> ServiceResult<proto::SandboxRollbackResponse> {
         self.refuse()?;
-        Response::ok(proto::SandboxRollbackResponse::default())
+        let request = request.to_owned_message();
+        let mut sandbox = self.sandboxes.lock().expect("unpoisoned")[0].clone();
+        sandbox.execution_id = request.build_id;
+        Response::ok(proto::SandboxRollbackResponse {
+            sandbox: MessageField::some(sandbox),
+            ..Default::default()
+        })
+    }
+}
+
+impl proto::BuildService for Service {
+    async fn list_builds(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, proto::BuildListRequest>,
+    ) -> ServiceResult<proto::BuildListResponse> {
+        self.refuse()?;
+        let builds = self.builds.lock().expect("unpoisoned");
+        let builds = builds.iter().map(|id| proto::Build {
+            build_id: id.clone(),
+            kind: "snapshot".to_owned(),
+            created_at: MessageField::some(Timestamp {
+                seconds: 1_700_000_000,
+                ..Default::default()
+            }),
+            own_bytes: 5,
+            parent_build_ids: vec![id.clone()],
+            ..Default::default()
+        });
+        Response::ok(proto::BuildListResponse {
+            builds: builds.collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn delete_build(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, proto::BuildDeleteRequest>,
+    ) -> ServiceResult<proto::BuildDeleteResponse> {
+        let id = request.to_owned_message().build_id;
+        let mut builds = self.builds.lock().expect("unpoisoned");
+        let before = builds.len();
+        builds.retain(|build| *build != id);
+        if builds.len() == before {
+            return Err(ConnectError::not_found("no such build"));
+        }
+        Response::ok(proto::BuildDeleteResponse::default())
     }
 }
 
@@ -164,6 +220,7 @@ impl proto::InfoService for Service {
 fn serve(service: &Arc<Service>, path: &Path) -> JoinHandle<()> {
     let listener = UnixListener::bind(path).expect("binds");
     let router = proto::SandboxServiceExt::register(Arc::clone(service), Router::new());
+    let router = proto::BuildServiceExt::register(Arc::clone(service), router);
     let router = proto::InfoServiceExt::register(Arc::clone(service), router);
     let app = axum::Router::new().fallback_service(router.into_axum_service());
     tokio::spawn(async move {
@@ -191,6 +248,7 @@ fn config() -> SandboxConfig {
             on_timeout: OnTimeout::Pause,
             auto_resume: true,
             auto_pause_memory: false,
+            initial_timeout_seconds: Some(60),
         },
         volume_mounts: vec![VolumeMount {
             name: "v".to_owned(),
@@ -264,6 +322,92 @@ async fn what_is_sent_comes_back() {
 }
 
 #[tokio::test]
+async fn a_paused_sandbox_and_its_way_back_cross_the_wire() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("node.sock");
+    let service = Arc::new(Service::default());
+    let server = serve(&service, &path);
+    let client = NodeClient::unix(&path);
+    let sent = config();
+    let made = client
+        .create(sent.clone(), Utc::now())
+        .await
+        .expect("creates");
+    assert_eq!(made.paused, None);
+    let stored = service.sandboxes.lock().expect("unpoisoned")[0].clone();
+    let action = stored
+        .config
+        .into_option()
+        .expect("a config")
+        .timeout_action;
+    assert_eq!(
+        action,
+        EnumValue::from(proto::TimeoutAction::TIMEOUT_ACTION_PAUSE_FILESYSTEM)
+    );
+
+    {
+        let mut sandboxes = service.sandboxes.lock().expect("unpoisoned");
+        sandboxes[0].state = EnumValue::from(proto::SandboxState::SANDBOX_STATE_PAUSED);
+        sandboxes[0].address.clear();
+        sandboxes[0].paused_with_memory = true;
+        sandboxes[0].paused_at = MessageField::some(Timestamp {
+            seconds: 1_700_000_000,
+            ..Default::default()
+        });
+    }
+    let listed = client.list().await.expect("lists").remove(0);
+    assert_eq!(
+        (listed.state, listed.address),
+        (NodeSandboxState::Paused, None)
+    );
+    let paused = listed.paused.expect("says when and how");
+    assert_eq!(
+        (paused.at.timestamp(), paused.memory),
+        (1_700_000_000, true)
+    );
+
+    let end_at: DateTime<Utc> = "2030-01-02T03:04:05Z".parse().expect("a time");
+    let resumed = client
+        .resume(&sent.sandbox_id, end_at, true)
+        .await
+        .expect("resumes");
+    assert_eq!(resumed.end_at, end_at);
+    let build = BuildId::random();
+    let rolled_back = client
+        .rollback(&sent.sandbox_id, build)
+        .await
+        .expect("rolls back");
+    assert_eq!(rolled_back.execution_id, build.to_string());
+    server.abort();
+}
+
+#[tokio::test]
+async fn builds_are_listed_and_deleted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("node.sock");
+    let service = Arc::new(Service::default());
+    let server = serve(&service, &path);
+    let client = NodeClient::unix(&path);
+    let id = BuildId::random();
+    service
+        .builds
+        .lock()
+        .expect("unpoisoned")
+        .push(id.to_string());
+    let builds = client.build_list().await.expect("lists");
+    assert_eq!(builds.len(), 1);
+    assert_eq!(
+        (builds[0].id, builds[0].kind.as_str(), builds[0].own_bytes),
+        (id, "snapshot", 5)
+    );
+    assert_eq!(builds[0].parents, [id]);
+    client.build_delete(id).await.expect("deletes");
+    let again = client.build_delete(id).await;
+    assert!(matches!(again, Err(NodeError::NotFound(_))), "{again:?}");
+    server.abort();
+}
+
+#[tokio::test]
 async fn a_list_may_be_larger_than_a_usual_message() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("node.sock");
@@ -289,7 +433,7 @@ async fn each_refusal_keeps_its_kind_and_its_text() {
     let server = serve(&service, &path);
     let client = NodeClient::unix(&path);
     type Check = fn(&NodeError) -> bool;
-    let cases: [(ConnectError, Check); 8] = [
+    let cases: [(ConnectError, Check); 9] = [
         (
             ConnectError::resource_exhausted("why"),
             |e| matches!(e, NodeError::Exhausted(t) if t == "why"),
@@ -313,6 +457,10 @@ async fn each_refusal_keeps_its_kind_and_its_text() {
         (
             ConnectError::unimplemented("why"),
             |e| matches!(e, NodeError::Unimplemented(t) if t == "why"),
+        ),
+        (
+            ConnectError::data_loss("why"),
+            |e| matches!(e, NodeError::Damaged(t) if t == "why"),
         ),
         (ConnectError::unavailable("why"), |e| {
             matches!(e, NodeError::Unreachable(_))
@@ -378,7 +526,10 @@ async fn what_a_node_sends_is_checked() {
     client.create(config(), Utc::now()).await.expect("creates");
     let good = service.sandboxes.lock().expect("unpoisoned")[0].clone();
     type Spoil = fn(&mut proto::Sandbox);
-    let spoils: [(&str, Spoil); 6] = [
+    let spoils: [(&str, Spoil); 7] = [
+        ("paused_at", |s| {
+            s.state = EnumValue::from(proto::SandboxState::SANDBOX_STATE_PAUSED)
+        }),
         ("config", |s| s.config = MessageField::none()),
         ("state", |s| s.state = EnumValue::from(99)),
         ("started_at", |s| s.started_at = MessageField::none()),

@@ -385,10 +385,11 @@ fn placement_error(error: NodeError) -> Error {
             .with_source(error),
         NodeError::Invalid(why) => Error::new(Kind::Invalid, why),
         NodeError::Unimplemented(why) => Error::new(Kind::Unimplemented, why).never_retry(),
-        NodeError::AlreadyExists(_) | NodeError::InTransition(_) | NodeError::Internal(_) => {
-            Error::new(Kind::Internal, "Failed to create sandbox")
-                .with_code(code::CREATE_FAILED)
-                .with_source(error)
-        }
+        NodeError::AlreadyExists(_)
+        | NodeError::InTransition(_)
+        | NodeError::Damaged(_)
+        | NodeError::Internal(_) => Error::new(Kind::Internal, "Failed to create sandbox")
+            .with_code(code::CREATE_FAILED)
+            .with_source(error),
     }
 }

@@ -78,7 +78,9 @@ pub struct ForkRequest {
 fn visible(state: NodeSandboxState) -> Option<VisibleState> {
     match state {
         NodeSandboxState::Running | NodeSandboxState::Snapshotting => Some(VisibleState::Running),
-        NodeSandboxState::Pausing => Some(VisibleState::Paused),
+        NodeSandboxState::Pausing | NodeSandboxState::Paused | NodeSandboxState::Resuming => {
+            Some(VisibleState::Paused)
+        }
         NodeSandboxState::Starting | NodeSandboxState::Stopping => None,
     }
 }
@@ -125,7 +127,10 @@ impl Control {
         let sandbox = self.sandbox_find(caller, id).await?;
         let transition = match sandbox.state {
             NodeSandboxState::Running => return Ok(sandbox),
-            NodeSandboxState::Starting => return Err(Error::sandbox_not_found(id.as_str())),
+            NodeSandboxState::Starting | NodeSandboxState::Paused => {
+                return Err(Error::sandbox_not_found(id.as_str()));
+            }
+            NodeSandboxState::Resuming => "resumed",
             NodeSandboxState::Stopping => "killed",
             NodeSandboxState::Pausing => "paused",
             NodeSandboxState::Snapshotting => "snapshotted",
