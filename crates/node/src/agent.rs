@@ -62,6 +62,7 @@ async fn attempt(address: SocketAddr, init: &Init<'_>) -> Result<String, InitErr
     let stream = TcpStream::connect(address)
         .await
         .map_err(InitError::Connect)?;
+    tracing::debug!(%address, "connected to the agent");
     stream.set_nodelay(true).map_err(InitError::Connect)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await

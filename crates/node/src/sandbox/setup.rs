@@ -70,7 +70,9 @@ pub(crate) async fn start(
         .write(record)
         .map_err(Error::step("write the sandbox's journal"))?;
 
+    tracing::debug!(sandbox = %id, slot = slot.index, "slot taken");
     resources.disk = Some(open_disk(shared, build, &id, slot.uid).await?);
+    tracing::debug!(sandbox = %id, "disk served");
     resources.cgroup = Some(cgroup_name(&id));
     let machine = shared
         .engine
@@ -79,12 +81,14 @@ pub(crate) async fn start(
         .map_err(Error::step("restore the VM"))?;
     record.machine = Some(machine.record());
     resources.machine = Some(machine);
+    tracing::debug!(sandbox = %id, "VM restored");
     shared
         .journals
         .write(record)
         .map_err(Error::step("write the sandbox's journal"))?;
 
     record.envd_version = greet_agent(shared, record, resources).await?;
+    tracing::debug!(sandbox = %id, "agent set up");
     record.state = SandboxState::Running;
     shared
         .journals
