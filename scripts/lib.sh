@@ -13,6 +13,7 @@ TARGET="${CARGO_TARGET_DIR:-$ROOT/target}"
 GUEST_TRIPLE="x86_64-unknown-linux-gnu"
 HEARTH_BIN="${HEARTH_BIN:-$TARGET/fast/hearth}"
 ENVD_BIN="$TARGET/$GUEST_TRIPLE/guest/envd"
+INTERPRETER_BIN="$TARGET/$GUEST_TRIPLE/guest/code-interpreter"
 MIN_RUST="1.94"
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
