@@ -7,9 +7,14 @@
 //! pages with bit 63 or 62 set and bit 61 clear are exactly those written since the
 //! restore, and finding them costs eight bytes of reading per page of guest memory.
 //!
+//! Where pieces of other files stand over the image, the mappings of all of them together
+//! are the memory, without gaps; an offset is the distance from the first one's start.
+//!
 //! The VM must stay paused from the search until the last read. Nothing here depends on
 //! the engine, only on the private file mapping.
 
+use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -36,38 +41,29 @@ pub struct PageRun {
 #[derive(Debug)]
 pub struct DirtyMemory {
     runs: Vec<PageRun>,
-    mappings: Vec<Mapping>,
+    mapping: Mapping,
     memory: File,
 }
 
-/// A piece of the image in the process's address space.
+/// The guest's memory in the process's address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mapping {
     start: u64,
     end: u64,
-    offset: u64,
 }
 
 impl DirtyMemory {
-    /// Searches the address space of `pid` for private mappings of the file `image`.
-    /// Blocks for some milliseconds per GiB.
-    pub(crate) fn find(pid: u32, image: &Path) -> io::Result<Self> {
-        let mappings = mappings_of(pid, image)?;
-        if mappings.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "the image is not mapped",
-            ));
-        }
+    /// Searches the address space of `pid` for private mappings of the files, which
+    /// together make a memory of `length` bytes. Blocks for some milliseconds per GiB.
+    pub(crate) fn find(pid: u32, files: &[&Path], length: u64) -> io::Result<Self> {
+        let mapping = joined(mappings_of(pid, files)?, length)?;
         let pagemap = File::open(format!("/proc/{pid}/pagemap"))?;
         let memory = File::open(format!("/proc/{pid}/mem"))?;
         let mut runs = Vec::new();
-        for mapping in &mappings {
-            search(&pagemap, *mapping, &mut runs)?;
-        }
+        search(&pagemap, mapping, &mut runs)?;
         Ok(Self {
             runs,
-            mappings,
+            mapping,
             memory,
         })
     }
@@ -94,73 +90,101 @@ impl DirtyMemory {
     ///
     /// # Errors
     /// When the range is not within the guest's memory, or the process has ended.
-    pub fn read_at(&self, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
-        while !buffer.is_empty() {
-            let (address, available) = self
-                .mappings
-                .iter()
-                .find_map(|mapping| mapping.address_of(offset))
-                .ok_or(io::ErrorKind::UnexpectedEof)?;
-            let part = buffer
-                .len()
-                .min(usize::try_from(available).unwrap_or(usize::MAX));
-            let (now, rest) = buffer.split_at_mut(part);
-            self.memory.read_exact_at(now, address)?;
-            offset += part as u64;
-            buffer = rest;
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let Mapping { start, end } = self.mapping;
+        let fits = offset
+            .checked_add(buffer.len() as u64)
+            .is_some_and(|last| last <= end - start);
+        if !fits {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(())
+        self.memory.read_exact_at(buffer, start + offset)
     }
 }
 
-impl Mapping {
-    /// Address of an image offset and the bytes that follow it in this mapping.
-    fn address_of(self, offset: u64) -> Option<(u64, u64)> {
-        let within = offset.checked_sub(self.offset)?;
-        let available = (self.end - self.start).checked_sub(within)?;
-        (available > 0).then_some((self.start + within, available))
+/// The private mappings of any of the files as address ranges.
+fn mappings_of(pid: u32, files: &[&Path]) -> io::Result<Vec<(u64, u64)>> {
+    let mut wanted = HashSet::new();
+    for file in files {
+        let file = fs::metadata(file)?;
+        wanted.insert((file.dev(), file.ino()));
     }
-}
-
-fn mappings_of(pid: u32, image: &Path) -> io::Result<Vec<Mapping>> {
-    let wanted = fs::metadata(image)?;
+    let inodes: HashSet<u64> = wanted.iter().map(|(_, inode)| *inode).collect();
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    // The device column differs from stat's on some file systems; the link does not. One
+    // look per pair is enough: a VM may have thousands of mappings.
+    let mut known: HashMap<(&str, u64), bool> = HashMap::new();
     let mut mappings = Vec::new();
-    for (range, mapping, inode) in maps.lines().filter_map(parse_mapping) {
-        if inode != wanted.ino() {
+    for found in maps.lines().filter_map(parse_mapping) {
+        if !inodes.contains(&found.inode) {
             continue;
         }
-        // The device column differs from stat's on some file systems; the link does not.
-        let file = fs::metadata(format!("/proc/{pid}/map_files/{range}"))?;
-        if (file.dev(), file.ino()) == (wanted.dev(), wanted.ino()) {
-            mappings.push(mapping);
+        let ours = match known.entry((found.device, found.inode)) {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(entry) => {
+                let file = fs::metadata(format!("/proc/{pid}/map_files/{}", found.range))?;
+                *entry.insert(wanted.contains(&(file.dev(), file.ino())))
+            }
+        };
+        if ours {
+            mappings.push((found.start, found.end));
         }
     }
-    mappings.sort_by_key(|mapping| mapping.offset);
+    mappings.sort_unstable();
     Ok(mappings)
+}
+
+/// Joins neighbours; what remains must be one range of the wanted length.
+fn joined(mappings: Vec<(u64, u64)>, length: u64) -> io::Result<Mapping> {
+    let Some((first, _)) = mappings.first().copied() else {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the image is not mapped",
+        ));
+    };
+    let mut end = first;
+    for mapping in mappings {
+        if mapping.0 != end {
+            break;
+        }
+        end = mapping.1;
+    }
+    if end - first != length {
+        let why = format!("{} bytes of {length} are mapped", end - first);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    Ok(Mapping { start: first, end })
+}
+
+/// A private writable mapping in `maps`.
+#[derive(Debug, PartialEq, Eq)]
+struct Found<'a> {
+    range: &'a str,
+    start: u64,
+    end: u64,
+    device: &'a str,
+    inode: u64,
 }
 
 /// Parses a line of proc(5)'s `maps` if it is a private writable mapping:
 /// `start-end perms offset device inode path`.
-fn parse_mapping(line: &str) -> Option<(&str, Mapping, u64)> {
+fn parse_mapping(line: &str) -> Option<Found<'_>> {
     let mut fields = line.split_ascii_whitespace();
     let range = fields.next()?;
     if fields.next()? != "rw-p" {
         return None;
     }
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
-    let offset = hex(fields.next()?)?;
-    let inode = fields.nth(1)?.parse().ok()?;
+    let device = fields.nth(1)?;
+    let inode = fields.next()?.parse().ok()?;
     let (start, end) = range.split_once('-')?;
-    Some((
+    Some(Found {
         range,
-        Mapping {
-            start: hex(start)?,
-            end: hex(end)?,
-            offset,
-        },
+        start: hex(start)?,
+        end: hex(end)?,
+        device,
         inode,
-    ))
+    })
 }
 
 fn search(pagemap: &File, mapping: Mapping, runs: &mut Vec<PageRun>) -> io::Result<()> {
@@ -172,7 +196,7 @@ fn search(pagemap: &File, mapping: Mapping, runs: &mut Vec<PageRun>) -> io::Resu
             .min(CHUNK);
         let bytes = &mut chunk[..pages * 8];
         pagemap.read_exact_at(bytes, address / PAGE * 8)?;
-        let offset = mapping.offset + (address - mapping.start);
+        let offset = address - mapping.start;
         collect(bytes, offset, runs);
         address += pages as u64 * PAGE;
     }
@@ -204,21 +228,25 @@ mod tests {
     #[test]
     fn only_private_writable_mappings_count() {
         let line = "7f00000000-7f00004000 rw-p 00002000 fe:00 42    /a b/memory.img";
-        let mapping = Mapping {
+        let found = Found {
+            range: "7f00000000-7f00004000",
             start: 0x7f_0000_0000,
             end: 0x7f_0000_4000,
-            offset: 0x2000,
+            device: "fe:00",
+            inode: 42,
         };
-        assert_eq!(
-            parse_mapping(line),
-            Some(("7f00000000-7f00004000", mapping, 42))
-        );
+        assert_eq!(parse_mapping(line), Some(found));
         assert_eq!(parse_mapping(&line.replace("rw-p", "rw-s")), None);
         assert_eq!(parse_mapping(&line.replace("rw-p", "r--p")), None);
-        assert_eq!(mapping.address_of(0x2000), Some((0x7f_0000_0000, 0x4000)));
-        assert_eq!(mapping.address_of(0x5fff), Some((0x7f_0000_3fff, 1)));
-        assert_eq!(mapping.address_of(0x6000), None);
-        assert_eq!(mapping.address_of(0x1fff), None);
+    }
+
+    #[test]
+    fn a_memory_with_a_gap_is_refused() {
+        let whole = joined(vec![(10, 20), (20, 50)], 40).unwrap();
+        assert_eq!((whole.start, whole.end), (10, 50));
+        assert!(joined(vec![(10, 20), (21, 50)], 40).is_err());
+        assert!(joined(vec![(10, 20), (20, 50)], 41).is_err());
+        assert!(joined(Vec::new(), 40).is_err());
     }
 
     #[test]
@@ -248,7 +276,7 @@ mod tests {
             .unwrap()
             .read_exact(&mut ready)
             .unwrap();
-        let dirty = DirtyMemory::find(child.id(), file.path()).unwrap();
+        let dirty = DirtyMemory::find(child.id(), &[file.path()], 8 * PAGE).unwrap();
         assert_eq!(
             dirty.runs(),
             [PageRun {

@@ -16,7 +16,8 @@
 //! writes, and its memory. The memory of a booted VM is its memory file itself, mapped
 //! shared. A restored VM maps its memory file privately: the file stays as it is, shared
 //! through the page cache by every VM that was restored from it, and what this VM wrote
-//! since is read with [`Machine::dirty_memory`].
+//! since is read with [`Machine::dirty_memory`]. Kept that way, it is restored as a
+//! [`MemoryOverlay`]: pieces of its file, mapped privately over the former image.
 //!
 //! A VM process is in a session of its own and holds no pipe to the daemon: it survives
 //! the daemon, whose successor finds it by its [`MachineRecord`]. Dropping a `Machine`
@@ -38,8 +39,8 @@ pub use dirty::{DirtyMemory, PageRun};
 pub use error::Error;
 pub use process::ExitReason;
 pub use spec::{
-    BootSpec, Console, DiskAttachment, MachineRecord, MemoryMapping, NetworkAttachment,
-    RestoreSpec, SaveTarget, VmShape,
+    BootSpec, Console, DiskAttachment, MAX_MEMORY_FILES, MAX_MEMORY_PIECES, MachineRecord,
+    MemoryMapping, MemoryOverlay, MemoryPiece, NetworkAttachment, RestoreSpec, SaveTarget, VmShape,
 };
 
 /// What an engine can do on this host.

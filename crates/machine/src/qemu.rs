@@ -19,6 +19,7 @@
 mod command;
 mod launch;
 mod machine;
+mod overlay;
 mod preload;
 mod tsc;
 

@@ -83,6 +83,8 @@ pub struct RestoreSpec {
     pub shape: VmShape,
     /// Memory image, mapped privately and never written.
     pub memory_file: PathBuf,
+    /// What stands over the image; empty for a whole one.
+    pub memory_overlay: MemoryOverlay,
     /// Device state that [`crate::Machine::save`] wrote.
     pub device_state: PathBuf,
     /// The disk.
@@ -94,6 +96,36 @@ pub struct RestoreSpec {
     /// Whether the VM ends up running, else paused.
     pub resume: bool,
 }
+
+/// Pieces of further files that are mapped privately over a memory image, so that a
+/// memory which was kept as a difference needs no copy of what it shares with others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryOverlay {
+    /// The files that pieces lie in.
+    pub files: Vec<PathBuf>,
+    /// The pieces, none over another.
+    pub pieces: Vec<MemoryPiece>,
+}
+
+/// A stretch of a file that stands over a stretch of memory. Offsets and length are in
+/// bytes, multiples of 4096.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPiece {
+    /// Index of the file in [`MemoryOverlay::files`].
+    pub file: usize,
+    /// Where the piece starts in the file.
+    pub file_offset: u64,
+    /// Where it stands in the guest's memory.
+    pub memory_offset: u64,
+    /// Its length, not 0.
+    pub length: u64,
+}
+
+/// The most pieces of one VM. Each may split a mapping in three, and the kernel allows
+/// a process 65530 mappings by default.
+pub const MAX_MEMORY_PIECES: usize = 24_000;
+/// The most files of one overlay: each is a descriptor of the VM process.
+pub const MAX_MEMORY_FILES: usize = 64;
 
 /// Where a VM is saved to.
 #[derive(Clone, Debug)]
@@ -134,6 +166,9 @@ pub struct MachineRecord {
     pub shape: VmShape,
     /// File behind the guest's memory.
     pub memory_file: PathBuf,
+    /// Files of which pieces are mapped over that one.
+    #[serde(default)]
+    pub memory_overlay_files: Vec<PathBuf>,
     /// How that file is mapped.
     pub memory_mapping: MemoryMapping,
     /// Name of the VM's control group, if it has one.

@@ -16,9 +16,14 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 pub const MEMORY_FILE: &str = "memory.img";
 pub const DEVICE_STATE_FILE: &str = "device.state";
 pub const ROOTFS_FILE: &str = "rootfs.ext4";
+pub const MEMORY_DIFFERENCE_FILE: &str = "memory.diff";
+pub const MEMORY_INDEX_FILE: &str = "memory.map";
+pub const SECRETS_FILE: &str = "secrets.json";
 
-/// The format that this code reads and writes.
+/// The format of a build that is whole by itself.
 const FORMAT: u32 = 1;
+/// The format of a build that needs others below it, or lacks a memory.
+const FORMAT_LAYERED: u32 = 2;
 /// A manifest longer than this is refused unread, in bytes.
 pub(crate) const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 const MAX_FILES: usize = 64;
@@ -41,7 +46,37 @@ pub struct Manifest {
     pub inputs: Inputs,
     /// Builds whose files this one needs beside its own, nearest first.
     pub parents: Vec<BuildId>,
+    #[serde(flatten)]
+    pub below: Below,
     pub files: Vec<FileEntry>,
+}
+
+/// What a layered build stands on. Both lists are complete, so that one build's
+/// manifest says where each of its pages and blocks is found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Below {
+    /// Builds below this one's memory difference, nearest first; the last one has
+    /// the whole image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memory_below: Vec<BuildId>,
+    /// Builds below this one's disk layers, nearest first; the last one has the
+    /// whole disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disk_below: Vec<BuildId>,
+}
+
+impl Below {
+    /// Every build that is named, nearest first, each once.
+    #[must_use]
+    pub fn parents(&self) -> Vec<BuildId> {
+        let mut parents: Vec<BuildId> = Vec::new();
+        for id in self.disk_below.iter().chain(&self.memory_below) {
+            if !parents.contains(id) {
+                parents.push(*id);
+            }
+        }
+        parents
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,8 +84,22 @@ pub struct Manifest {
 pub enum Kind {
     /// Made by a template build.
     Template,
-    /// Taken from a running sandbox, by name or for a pause.
+    /// Kept of a running sandbox for others to start from.
     Snapshot,
+    /// What a paused sandbox goes on from; lives as long as something needs it.
+    Pause,
+}
+
+impl Kind {
+    /// The kind's name in manifests and lists.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Template => "template",
+            Self::Snapshot => "snapshot",
+            Self::Pause => "pause",
+        }
+    }
 }
 
 /// The virtual hardware that the build was saved with and must be restored to.
@@ -135,13 +184,28 @@ pub enum FileRole {
     DeviceState,
     /// The whole root disk.
     Rootfs,
+    /// The pages that differ from the memory below, one after the other.
+    MemoryDifference,
+    /// Which pages these are ([`crate::difference`]).
+    MemoryIndex,
+    /// The blocks of a disk layer; `disk-N/data`, the lowest N being the lowest layer.
+    DiskData,
+    /// Which blocks these are; `disk-N/index`.
+    DiskIndex,
+    /// What only the node may know, such as the token that the saved agent expects.
+    Secrets,
 }
 
 impl Manifest {
-    /// The format that [`Self::parse`] accepts.
-    #[must_use]
-    pub const fn current_format() -> u32 {
-        FORMAT
+    /// The format that a build of these parts is written in.
+    pub(crate) fn format_for(below: &Below, files: &[FileEntry]) -> u32 {
+        let whole = [FileRole::Memory, FileRole::DeviceState, FileRole::Rootfs];
+        let plain = files.iter().all(|entry| whole.contains(&entry.role));
+        if *below == Below::default() && plain && files.len() == whole.len() {
+            FORMAT
+        } else {
+            FORMAT_LAYERED
+        }
     }
 
     /// Parses and checks a manifest. The error is a sentence about the first
@@ -153,9 +217,9 @@ impl Manifest {
         }
         let head: Head =
             serde_json::from_slice(bytes).map_err(|error| format!("not a manifest: {error}"))?;
-        if head.format != FORMAT {
+        if !(FORMAT..=FORMAT_LAYERED).contains(&head.format) {
             return Err(format!(
-                "format {} is not supported, only {FORMAT} is",
+                "format {} is not supported, only {FORMAT} to {FORMAT_LAYERED} are",
                 head.format
             ));
         }
@@ -184,19 +248,84 @@ impl Manifest {
         let mut names = BTreeSet::new();
         let mut roles = BTreeSet::new();
         for entry in &self.files {
-            if !valid_file_name(&entry.name) {
+            let layer = matches!(entry.role, FileRole::DiskData | FileRole::DiskIndex);
+            if !valid_name_for(entry.role, &entry.name) {
                 return Err(format!("invalid file name {:?}", entry.name));
             }
-            if !names.insert(entry.name.as_str()) || !roles.insert(entry.role) {
+            if !names.insert(entry.name.as_str()) || !(roles.insert(entry.role) || layer) {
                 return Err(format!("file {:?} is named twice", entry.name));
             }
         }
-        for role in [FileRole::Memory, FileRole::DeviceState, FileRole::Rootfs] {
-            if !roles.contains(&role) {
-                return Err(format!("no file for the role {role:?}"));
+        if self.format < Self::format_for(&self.below, &self.files) {
+            return Err(format!("format {} has no layers", self.format));
+        }
+        self.check_memory(&roles)?;
+        self.check_disk(&roles)?;
+        for (what, ids) in [
+            ("memory", &self.below.memory_below),
+            ("disk", &self.below.disk_below),
+        ] {
+            if let Some(id) = ids.iter().find(|id| !self.parents.contains(id)) {
+                return Err(format!("the {what} needs {id}, which is no parent"));
             }
         }
         self.check_sizes()
+    }
+
+    /// A whole memory, a difference to one below, or none at all.
+    fn check_memory(&self, roles: &BTreeSet<FileRole>) -> Result<(), String> {
+        let has = |role| roles.contains(&role);
+        let (whole, difference) = (has(FileRole::Memory), has(FileRole::MemoryDifference));
+        if has(FileRole::MemoryIndex) != difference {
+            return Err("a memory difference lacks its index, or an index its pages".to_owned());
+        }
+        if difference == self.below.memory_below.is_empty() || (whole && difference) {
+            return Err("a memory is either whole or stands on another".to_owned());
+        }
+        if (whole || difference) != has(FileRole::DeviceState) {
+            return Err("no file for the role Memory or DeviceState".to_owned());
+        }
+        if self.format == FORMAT && !whole {
+            return Err("no file for the role Memory".to_owned());
+        }
+        Ok(())
+    }
+
+    fn check_disk(&self, roles: &BTreeSet<FileRole>) -> Result<(), String> {
+        let layered = !self.below.disk_below.is_empty();
+        if roles.contains(&FileRole::Rootfs) == layered {
+            return Err("no file for the role Rootfs, or layers below a whole disk".to_owned());
+        }
+        let directories = |role| -> BTreeSet<u32> {
+            let files = self.files.iter().filter(|entry| entry.role == role);
+            files
+                .filter_map(|entry| layer_number(&entry.name))
+                .collect()
+        };
+        if directories(FileRole::DiskData) != directories(FileRole::DiskIndex) {
+            return Err("a disk layer lacks its index or its data".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Directories of the disk layers inside the build, the lowest first.
+    #[must_use]
+    pub fn disk_layers(&self) -> Vec<String> {
+        let indexes = self
+            .files
+            .iter()
+            .filter(|entry| entry.role == FileRole::DiskIndex);
+        let mut numbers: Vec<u32> = indexes
+            .filter_map(|entry| layer_number(&entry.name))
+            .collect();
+        numbers.sort_unstable();
+        numbers.into_iter().map(layer_directory).collect()
+    }
+
+    /// Whether the build has a memory to be restored; else its disk is booted.
+    #[must_use]
+    pub fn has_memory(&self) -> bool {
+        self.file(FileRole::DeviceState).is_some()
     }
 
     fn check_sizes(&self) -> Result<(), String> {
@@ -204,13 +333,18 @@ impl Manifest {
         if self.shape.vcpus == 0 || self.shape.memory_mib == 0 || self.shape.disk_mib == 0 {
             return Err("the shape has a zero".to_owned());
         }
-        let expected = [
-            (FileRole::Memory, mib(self.shape.memory_mib)),
-            (FileRole::Rootfs, mib(self.shape.disk_mib)),
-        ];
-        for (role, size) in expected {
-            let found = self.file(role).map(|entry| entry.size_bytes);
-            if size.is_none() || found != size {
+        let (memory, disk) = (mib(self.shape.memory_mib), mib(self.shape.disk_mib));
+        if memory.is_none() || disk.is_none() {
+            return Err("the size of the Memory or Rootfs file contradicts the shape".to_owned());
+        }
+        for entry in &self.files {
+            let (role, size) = (entry.role, entry.size_bytes);
+            let good = match role {
+                FileRole::Memory => Some(size) == memory,
+                FileRole::Rootfs | FileRole::DiskData => Some(size) == disk,
+                _ => true,
+            };
+            if !good {
                 return Err(format!(
                     "the size of the {role:?} file contradicts the shape"
                 ));
@@ -218,6 +352,27 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// The directory of a build's disk layer.
+pub(crate) fn layer_directory(number: u32) -> String {
+    format!("disk-{number}")
+}
+
+fn layer_number(name: &str) -> Option<u32> {
+    let (directory, _) = name.split_once('/')?;
+    let number = directory.strip_prefix("disk-")?.parse().ok()?;
+    (layer_directory(number) == directory).then_some(number)
+}
+
+/// Layers are directories of two files with fixed names; all else is plain.
+pub(crate) fn valid_name_for(role: FileRole, name: &str) -> bool {
+    let layer_file = match role {
+        FileRole::DiskData => "data",
+        FileRole::DiskIndex => "index",
+        _ => return valid_file_name(name),
+    };
+    layer_number(name).is_some_and(|number| name == format!("disk-{number}/{layer_file}"))
 }
 
 /// Plain names only: they become paths.

@@ -16,13 +16,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::command::{CommandLine, Network, Start};
-use super::{ENGINE, QemuConfig, tsc};
+use super::{ENGINE, QemuConfig, overlay, preload, tsc};
 use crate::accelerator::Accelerator;
 use crate::process::{self, Process};
 use crate::qmp::{Pending, Qmp, QmpError};
 use crate::{
-    BootSpec, Console, DiskAttachment, Error, MachineRecord, MemoryMapping, NetworkAttachment,
-    RestoreSpec, VmShape, tap,
+    BootSpec, Console, DiskAttachment, Error, MachineRecord, MemoryMapping, MemoryOverlay,
+    NetworkAttachment, RestoreSpec, VmShape, tap,
 };
 
 /// Length of a unix socket's path that the kernel accepts, in bytes.
@@ -165,6 +165,7 @@ pub(super) fn prepare_restore(context: &Context, spec: &RestoreSpec) -> Result<P
         )));
     }
     let memory = opened.inherit(memory.into());
+    opened.overlay(&spec.memory_overlay, length)?;
     let state = File::open(&spec.device_state)
         .map_err(Error::io("open device state", &spec.device_state))?;
     opened.state = Some(opened.inherit(state.into()));
@@ -190,6 +191,9 @@ struct Opened {
     network: Option<Network>,
     preload: RawFd,
     state: Option<RawFd>,
+    /// The table of memory pieces for the preloaded library, and its length.
+    table: Option<(RawFd, usize)>,
+    overlay_files: Vec<PathBuf>,
 }
 
 impl Opened {
@@ -212,6 +216,8 @@ impl Opened {
             network: None,
             preload: -1,
             state: None,
+            table: None,
+            overlay_files: Vec::new(),
         };
         opened.inherit(listener.into());
         let preload = context
@@ -241,6 +247,26 @@ impl Opened {
         number
     }
 
+    /// Opens the files whose pieces stand over the memory image of `memory_bytes`.
+    fn overlay(&mut self, overlay: &MemoryOverlay, memory_bytes: u64) -> Result<(), Error> {
+        if overlay.pieces.is_empty() {
+            return Ok(());
+        }
+        let mut descriptors = Vec::new();
+        for path in &overlay.files {
+            let file = File::open(path).map_err(Error::io("open memory difference", path))?;
+            let length = file.metadata().map_err(Error::io("look at", path))?.len();
+            descriptors.push((self.inherit(file.into()), length));
+        }
+        let table = overlay::table(overlay, &descriptors, memory_bytes)?;
+        let length = table.len();
+        let table = preload::sealed("hearth-memory-pieces", &table)
+            .map_err(Error::io("make the anonymous file", "hearth-memory-pieces"))?;
+        self.table = Some((self.inherit(table), length));
+        self.overlay_files.clone_from(&overlay.files);
+        Ok(())
+    }
+
     fn prepare(
         self,
         context: &Context,
@@ -263,11 +289,13 @@ impl Opened {
             console: self.console,
             start,
         };
-        let program = Program::new(&context.config.program)
+        let mut program = Program::new(&context.config.program)
             .arguments(line.build())
-            .environment("LD_PRELOAD", super::command::inherited(self.preload))
-            .inherit(self.descriptors)
-            .stderr(self.log);
+            .environment("LD_PRELOAD", super::command::inherited(self.preload));
+        if let Some((descriptor, length)) = self.table {
+            program = program.environment("HEARTH_MEMORY_PIECES", format!("{descriptor}:{length}"));
+        }
+        let program = program.inherit(self.descriptors).stderr(self.log);
         let confinement = common.confinement.map(|confinement| Confinement {
             files: confinement
                 .files
@@ -285,6 +313,7 @@ impl Opened {
             log: self.log_path,
             shape: common.shape,
             memory_file: common.memory_file.to_owned(),
+            memory_overlay_files: self.overlay_files,
             memory_mapping: mapping,
             cgroup_name: confinement.as_ref().and_then(|c| c.cgroup_name.clone()),
         };

@@ -8,7 +8,7 @@
 use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -111,9 +111,13 @@ impl Machine for QemuMachine {
             ));
         }
         self.require_paused().await?;
-        let (pid, image) = (record.pid, record.memory_file.clone());
+        let record = record.clone();
         tokio::task::spawn_blocking(move || {
-            DirtyMemory::find(pid, &image).map_err(Error::io("search memory mapped from", &image))
+            let image = &record.memory_file;
+            let overlay = record.memory_overlay_files.iter();
+            let files: Vec<&Path> = overlay.chain([image]).map(PathBuf::as_path).collect();
+            DirtyMemory::find(record.pid, &files, record.shape.memory_bytes)
+                .map_err(Error::io("search memory mapped from", image))
         })
         .await
         .map_err(|error| Error::Protocol(format!("the search was interrupted: {error}")))?

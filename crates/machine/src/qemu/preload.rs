@@ -10,9 +10,14 @@ use rustix::fs::{MemfdFlags, SealFlags};
 const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libhearth_open_fd.so"));
 
 pub(super) fn create() -> io::Result<OwnedFd> {
+    sealed("hearth-open-fd", LIBRARY)
+}
+
+/// An anonymous file that nobody can change any more.
+pub(super) fn sealed(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(rustix::fs::memfd_create("hearth-open-fd", flags)?);
-    file.write_all(LIBRARY)?;
+    let mut file = File::from(rustix::fs::memfd_create(name, flags)?);
+    file.write_all(content)?;
     rustix::fs::fcntl_add_seals(
         &file,
         SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,

@@ -194,6 +194,7 @@ impl Bench {
                 memory_bytes: MEMORY_BYTES,
             },
             memory_file: memory.to_owned(),
+            memory_overlay: hearth_machine::MemoryOverlay::default(),
             device_state: state.to_owned(),
             disk: self.disk(),
             network: Some(self.network(id)),

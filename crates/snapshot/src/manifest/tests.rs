@@ -37,6 +37,7 @@ pub(crate) fn example() -> Manifest {
             key: Digest::of(b"key"),
         },
         parents: Vec::new(),
+        below: Below::default(),
         files: vec![
             file(FileRole::Memory, MEMORY_FILE, 512 << 20),
             file(FileRole::DeviceState, DEVICE_STATE_FILE, 9000),
@@ -62,7 +63,7 @@ fn refusal(change: impl FnOnce(&mut serde_json::Value)) -> String {
 
 #[test]
 fn contradictions_are_refused() {
-    assert!(refusal(|v| v["format"] = 2.into()).contains("format 2"));
+    assert!(refusal(|v| v["format"] = 3.into()).contains("format 3"));
     assert!(refusal(|v| v["surprise"] = 1.into()).contains("surprise"));
     assert!(refusal(|v| v["shape"]["memory_mib"] = 1.into()).contains("Memory"));
     assert!(refusal(|v| v["shape"]["memory_mib"] = u64::MAX.into()).contains("Memory"));
