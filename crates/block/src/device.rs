@@ -424,6 +424,24 @@ impl Device {
         })
     }
 
+    /// The byte ranges that layers hold, in order, each with whether it reads as
+    /// zeros; what is not named is the base's.
+    pub(crate) fn layered(&self) -> Vec<(Range<u64>, bool)> {
+        let runs = self.merged.runs(0..self.size / BLOCK_SIZE);
+        runs.filter(|(code, _)| *code != BASE)
+            .map(|(code, run)| (run.start * BLOCK_SIZE..run.end * BLOCK_SIZE, code == ZERO))
+            .collect()
+    }
+
+    /// Makes the writable layer immutable and durable. Nothing may be written to
+    /// the device any more.
+    pub(crate) fn finish_writable(&self) -> Result<(), IoError> {
+        match self.active() {
+            Some(active) => active.layer.finish(),
+            None => Err(IoError::ReadOnly),
+        }
+    }
+
     /// What is known to be zeros in the range, in order and without gaps. More
     /// than `limit` extents end the answer early, but never before the first.
     pub fn extents(&self, offset: u64, length: u64, limit: usize) -> Result<Vec<Extent>, IoError> {

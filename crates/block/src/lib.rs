@@ -8,6 +8,7 @@ mod device;
 mod error;
 pub mod layer;
 mod map;
+mod merge;
 pub mod nbd;
 pub mod server;
 mod storage;
@@ -17,6 +18,7 @@ pub use device::{
 };
 pub use error::{Error, IoError};
 pub use layer::index::BLOCK_SIZE;
+pub use merge::merge;
 
 /// The largest device: 16 TiB.
 pub const MAX_SIZE_BYTES: u64 = 16 << 40;

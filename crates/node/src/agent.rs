@@ -26,17 +26,22 @@ pub(crate) struct Init<'a> {
     pub entropy: String,
     pub sandbox_id: &'a str,
     pub template_id: &'a str,
+    /// 32 hexadecimal digits; absent leaves the id as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InitError {
     #[error("the agent did not answer within {0:?}")]
     Timeout(Duration),
+    #[error("the agent's token is not one that a header can carry")]
+    Token,
     #[error("connect to the agent")]
     Connect(#[source] std::io::Error),
     #[error("talk to the agent")]
     Http(#[source] hyper::Error),
-    #[error("the agent refused its settings with status {status}: {body}")]
+    #[error("the agent refused with status {status}: {body}")]
     Refused { status: u16, body: String },
 }
 
@@ -47,18 +52,71 @@ pub(crate) fn entropy() -> String {
     STANDARD.encode(seed)
 }
 
+/// 32 random hexadecimal digits.
+pub(crate) fn machine_id() -> String {
+    let mut id = [0u8; 16];
+    getrandom::fill(&mut id).expect("the kernel's random source answers after boot");
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Sends the settings and waits for the answer; returns the agent's version.
+/// `token` is what an agent expects that was saved with another sandbox's.
 pub(crate) async fn init(
     address: SocketAddr,
     init: &Init<'_>,
+    token: Option<&str>,
     limit: Duration,
 ) -> Result<String, InitError> {
-    tokio::time::timeout(limit, attempt(address, init))
+    let body = serde_json::to_vec(init).expect("the settings are plain strings and maps");
+    tokio::time::timeout(limit, attempt(address, "/init", body.into(), token))
         .await
         .unwrap_or(Err(InitError::Timeout(limit)))
 }
 
-async fn attempt(address: SocketAddr, init: &Init<'_>) -> Result<String, InitError> {
+/// The same for a guest that is only booting: asked again until it listens.
+pub(crate) async fn init_booting(
+    address: SocketAddr,
+    init: &Init<'_>,
+    limit: Duration,
+) -> Result<String, InitError> {
+    /// Before the guest has its address nothing answers a connection at all.
+    const ATTEMPT: Duration = Duration::from_secs(2);
+    const PAUSE: Duration = Duration::from_millis(50);
+    let body = Bytes::from(serde_json::to_vec(init).expect("plain strings and maps"));
+    let asking = async {
+        loop {
+            let attempt = attempt(address, "/init", body.clone(), None);
+            match tokio::time::timeout(ATTEMPT, attempt).await {
+                Ok(Ok(version)) => return Ok(version),
+                Ok(Err(refused @ InitError::Refused { .. })) => return Err(refused),
+                Ok(Err(_)) | Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    };
+    tokio::time::timeout(limit, asking)
+        .await
+        .unwrap_or(Err(InitError::Timeout(limit)))
+}
+
+/// Asks the agent for one of its operations around snapshots, such as `/freeze`.
+pub(crate) async fn operate(
+    address: SocketAddr,
+    path: &'static str,
+    token: &str,
+    limit: Duration,
+) -> Result<(), InitError> {
+    tokio::time::timeout(limit, attempt(address, path, Bytes::new(), Some(token)))
+        .await
+        .unwrap_or(Err(InitError::Timeout(limit)))
+        .map(drop)
+}
+
+async fn attempt(
+    address: SocketAddr,
+    path: &'static str,
+    body: Bytes,
+    token: Option<&str>,
+) -> Result<String, InitError> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(InitError::Connect)?;
@@ -67,13 +125,17 @@ async fn attempt(address: SocketAddr, init: &Init<'_>) -> Result<String, InitErr
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(InitError::Http)?;
-    let request = http::Request::post("/init")
+    let mut request = http::Request::post(path)
         .header(http::header::HOST, address.to_string())
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(
-            serde_json::to_vec(init).expect("the settings are plain strings and maps"),
-        )))
-        .expect("the request's parts are constants and an address");
+        .header(http::header::CONTENT_TYPE, "application/json");
+    if let Some(token) = token {
+        let mut value = http::HeaderValue::from_str(token).map_err(|_| InitError::Token)?;
+        value.set_sensitive(true);
+        request = request.header("x-access-token", value);
+    }
+    let request = request
+        .body(Full::new(body))
+        .expect("the request's parts are constants, an address and a checked value");
     // The driver lives as long as this exchange: dropping the set aborts it.
     let mut driver = tokio::task::JoinSet::new();
     driver.spawn(connection);

@@ -17,10 +17,21 @@ pub enum Error {
     /// The node is full: in sandboxes, slots, memory or disk space.
     #[error("no capacity: {0}")]
     Capacity(String),
+    /// The sandbox is in a state in which this cannot be done.
+    #[error("sandbox {sandbox} {why}")]
+    State {
+        sandbox: SandboxId,
+        why: &'static str,
+    },
+    /// What was kept is damaged; the source names the file.
+    #[error("build {build} is damaged")]
+    Damaged {
+        build: BuildId,
+        #[source]
+        source: hearth_snapshot::Error,
+    },
     #[error("invalid argument: {0}")]
     Invalid(String),
-    #[error("{operation} is not available on this node")]
-    Unsupported { operation: &'static str },
     #[error("the node is shutting down")]
     ShuttingDown,
     /// A step of a start, stop or adoption failed.
@@ -33,6 +44,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// A build cannot be used: it is missing or damaged, or the disk fails.
+    pub(crate) fn build(build: BuildId) -> impl FnOnce(hearth_snapshot::Error) -> Self {
+        use hearth_snapshot::Error as Cause;
+        move |source| match source {
+            Cause::NotFound(_) => Self::BuildNotFound { build, source },
+            Cause::Corrupt { .. } => Self::Damaged { build, source },
+            other => Self::step("read the build")(other),
+        }
+    }
+
     /// Wraps a failure with the step, a present-tense verb phrase, that met it.
     pub(crate) fn step<E>(step: &'static str) -> impl FnOnce(E) -> Self
     where

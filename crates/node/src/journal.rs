@@ -3,13 +3,15 @@
 //! removed after the last resource is given back. So whatever instant the daemon
 //! dies at, the next one finds a journal for everything that may be left.
 //!
-//! A rename without fsync is enough: the journal has to outlive the daemon, not
-//! the host, for no VM outlives the host either.
+//! A rename without fsync is enough for a sandbox that runs: its journal has to
+//! outlive the daemon, not the host, for no VM outlives the host either. That of a
+//! paused sandbox is written durably.
 
 use crate::spec::{SandboxSpec, SandboxState};
 use chrono::{DateTime, Utc};
-use hearth_ids::{ExecutionId, SandboxId};
+use hearth_ids::{BuildId, ExecutionId, SandboxId};
 use hearth_machine::MachineRecord;
+use hearth_snapshot::Shape;
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
@@ -37,6 +39,104 @@ pub(crate) struct Record {
     pub slot: Option<u32>,
     /// The VM process, once started.
     pub machine: Option<MachineRecord>,
+    /// Absent in journals from before it was kept.
+    #[serde(default)]
+    pub shape: Option<Shape>,
+    /// Where the VM's memory came from; absent in journals from before there was a
+    /// choice.
+    #[serde(default)]
+    pub origin: Option<Origin>,
+    #[serde(default)]
+    pub disk: DiskRecord,
+    /// The build that is being made, while pausing and snapshotting.
+    #[serde(default)]
+    pub keeping: Option<Keeping>,
+    /// What is kept, while paused and resuming.
+    #[serde(default)]
+    pub paused: Option<Paused>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Origin {
+    /// Restored from this build: what it wrote since is a difference to it.
+    Restored(BuildId),
+    /// Booted: the memory file in the sandbox's directory is its memory.
+    Booted,
+}
+
+/// What the sandbox's disk is made of: the layers of a build, then its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DiskRecord {
+    /// The build below; absent for the one that the sandbox was created from.
+    pub base: Option<BuildId>,
+    /// Sealed layers in the sandbox's directory, the lowest first.
+    pub sealed: Vec<String>,
+    /// The layer that takes the writes.
+    pub writable: String,
+    /// Number of the next layer: names are not used twice.
+    pub next: u32,
+}
+
+impl Default for DiskRecord {
+    fn default() -> Self {
+        Self {
+            base: None,
+            sealed: Vec::new(),
+            writable: "disk".to_owned(),
+            next: 1,
+        }
+    }
+}
+
+impl DiskRecord {
+    /// A new disk over a build.
+    pub(crate) fn over(&self, build: BuildId) -> Self {
+        Self {
+            base: Some(build),
+            sealed: Vec::new(),
+            writable: format!("disk-{}", self.next),
+            next: self.next + 1,
+        }
+    }
+
+    /// The same disk with its writable layer sealed and an empty one on top.
+    pub(crate) fn sealed(&self) -> Self {
+        let mut sealed = self.sealed.clone();
+        sealed.push(self.writable.clone());
+        Self {
+            base: self.base,
+            sealed,
+            writable: format!("disk-{}", self.next),
+            next: self.next + 1,
+        }
+    }
+
+    /// The same disk with its sealed layers being those of `build` now.
+    pub(crate) fn given_to(&self, build: BuildId) -> Self {
+        Self {
+            base: Some(build),
+            sealed: Vec::new(),
+            writable: self.writable.clone(),
+            next: self.next,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Keeping {
+    pub build: BuildId,
+    pub with_memory: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Paused {
+    pub build: BuildId,
+    pub with_memory: bool,
+    pub at: DateTime<Utc>,
 }
 
 impl Record {
@@ -51,7 +151,32 @@ impl Record {
             envd_version: String::new(),
             slot: None,
             machine: None,
+            shape: None,
+            origin: None,
+            disk: DiskRecord::default(),
+            keeping: None,
+            paused: None,
         }
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin.unwrap_or(Origin::Restored(self.spec.build_id))
+    }
+
+    /// The build that the disk stands on.
+    pub(crate) fn disk_base(&self) -> BuildId {
+        self.disk.base.unwrap_or(self.spec.build_id)
+    }
+
+    /// Turns to paused: nothing of the host is held from here on.
+    pub(crate) fn set_paused(&mut self, paused: Paused) {
+        self.state = SandboxState::Paused;
+        self.paused = Some(paused);
+        self.keeping = None;
+        self.slot = None;
+        self.machine = None;
+        self.origin = None;
+        self.disk = self.disk.over(paused.build);
     }
 }
 
@@ -76,7 +201,7 @@ impl Found {
     /// The network slot of a sandbox that is up.
     pub(crate) fn slot(&self) -> Option<u32> {
         match self {
-            Self::Readable(record) if record.state == SandboxState::Running => record.slot,
+            Self::Readable(record) if record.state.is_up() => record.slot,
             _ => None,
         }
     }
@@ -108,6 +233,15 @@ impl Journals {
 
     /// Replaces the journal. On an error the former one still stands.
     pub(crate) fn write(&self, record: &Record) -> io::Result<()> {
+        self.replace(record, false)
+    }
+
+    /// The same, and the new one survives a power cut. On an error either stands.
+    pub(crate) fn write_durably(&self, record: &Record) -> io::Result<()> {
+        self.replace(record, true)
+    }
+
+    fn replace(&self, record: &Record, durably: bool) -> io::Result<()> {
         let dir = self.dir(&record.spec.sandbox_id);
         let new = dir.join("journal.json.new");
         let mut file = fs::OpenOptions::new()
@@ -118,7 +252,34 @@ impl Journals {
             .open(&new)?;
         let text = serde_json::to_vec(record)?;
         io::Write::write_all(&mut file, &text)?;
-        fs::rename(&new, dir.join(FILE))
+        if durably {
+            file.sync_data()?;
+        }
+        fs::rename(&new, dir.join(FILE))?;
+        if durably {
+            fs::File::open(&dir)?.sync_all()?;
+            fs::File::open(&self.root)?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything in the sandbox's directory but the journal and the named
+    /// entries.
+    pub(crate) fn clear(&self, id: &SandboxId, keep: &[&str]) -> io::Result<()> {
+        for entry in fs::read_dir(self.dir(id))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == FILE || keep.iter().any(|kept| name == *kept) {
+                continue;
+            }
+            let path = entry.path();
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(path)?;
+            } else {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the sandbox's directory, the journal last of all: a removal that

@@ -3,15 +3,17 @@
 //! [`Node`] is the whole of it, free of transport; [`Server`] puts it behind the
 //! gRPC service of `hearth-node-proto`. The journals under
 //! `<state>/sandboxes/<id>/` are the truth about what runs: a new daemon reads
-//! them, adopts the VMs that still run and cleans up after the others (see
-//! `recovery`). Who owns a sandbox and what its metadata mean is not known here.
+//! them, adopts the VMs that still run, keeps what is paused and cleans up after the
+//! others (see `recovery`). Who owns a sandbox and what its metadata mean is not known here.
 
 #![forbid(unsafe_code)]
 
 mod admission;
 mod agent;
+mod artefacts;
 pub mod config;
 mod error;
+pub mod hooks;
 mod journal;
 mod node;
 mod recovery;
@@ -23,6 +25,6 @@ mod spec;
 
 pub use config::NodeConfig;
 pub use error::Error;
-pub use node::{EndAt, Info, Node, Target};
+pub use node::{BuildInfo, EndAt, Info, Node, Target};
 pub use server::Server;
-pub use spec::{SandboxSpec, SandboxState, Status};
+pub use spec::{PausedStatus, SandboxSpec, SandboxState, Status, TimeoutAction};

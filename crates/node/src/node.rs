@@ -5,19 +5,20 @@ use crate::{
     admission::{self, Facts, Limits},
     config::NodeConfig,
     error::{Error, chain},
-    journal::{Found, Journals, Record},
+    hooks::{Announcer, Hooks, NoHooks},
+    journal::{Found, Journals, Keeping, Origin, Record},
     recovery,
     registry::{Count, Registry},
-    sandbox::{Command, driver::Driver, resources::Resources},
-    spec::{SandboxSpec, Status},
+    sandbox::{Command, Handle, driver::Driver, ground::Ground, resources::Resources},
+    spec::{SandboxSpec, SandboxState, Status},
 };
 use chrono::{DateTime, Utc};
 use hearth_ids::{BuildId, SandboxId};
 use hearth_machine::Engine;
 use hearth_network::SlotPool;
-use hearth_snapshot::{ArtefactStore, LocalStore};
+use hearth_snapshot::{ArtefactStore, Kind, LocalStore};
 use std::{net::Ipv4Addr, sync::Arc, time::Duration};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::sandbox::EndAt;
@@ -29,13 +30,16 @@ pub(crate) struct Shared {
     pub slots: SlotPool,
     pub journals: Journals,
     pub registry: Registry,
+    pub builds: Arc<LocalStore>,
+    pub hooks: Announcer,
+    /// Told when a build may have become needless.
+    pub collect: Notify,
     /// Cancelled when the daemon goes down: drivers let go of their VMs.
     pub detach: CancellationToken,
 }
 
 pub struct Node {
     shared: Arc<Shared>,
-    builds: Arc<LocalStore>,
     drivers: TaskTracker,
 }
 
@@ -61,7 +65,19 @@ pub struct Info {
     pub sandboxes_max: usize,
     pub memory_total_bytes: u64,
     pub memory_available_bytes: u64,
+    /// Builds that sandboxes can be started from.
     pub builds: Vec<BuildId>,
+}
+
+/// A build on this node's disk.
+#[derive(Debug, Clone)]
+pub struct BuildInfo {
+    pub build_id: BuildId,
+    pub kind: Kind,
+    pub created_at: DateTime<Utc>,
+    /// Bytes on disk of its own files.
+    pub own_bytes: u64,
+    pub parents: Vec<BuildId>,
 }
 
 impl Node {
@@ -77,6 +93,20 @@ impl Node {
         builds: Arc<LocalStore>,
         network: hearth_network::NetworkConfig,
     ) -> Result<Arc<Self>, Error> {
+        Self::start_with(config, engine, builds, network, Arc::new(NoHooks)).await
+    }
+
+    /// The same, with somebody who is told of every step of longer operations.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        config: NodeConfig,
+        engine: Arc<dyn Engine>,
+        builds: Arc<LocalStore>,
+        network: hearth_network::NetworkConfig,
+        hooks: Arc<dyn Hooks>,
+    ) -> Result<Arc<Self>, Error> {
         let journals = Journals::open(config.state_dir.join("sandboxes"))
             .map_err(Error::step("open the directory of sandboxes"))?;
         let found = recovery::survey(&journals, &config, engine.as_ref(), &builds).await?;
@@ -89,16 +119,25 @@ impl Node {
             slots,
             journals,
             registry: Registry::default(),
+            builds,
+            hooks: Announcer(hooks),
+            collect: Notify::new(),
             detach: CancellationToken::new(),
         });
         let node = Arc::new(Self {
             shared,
-            builds,
             drivers: TaskTracker::new(),
         });
         for adopted in found.adopted {
             node.resume_driving(adopted).await;
         }
+        for record in found.paused {
+            node.keep_paused(record);
+        }
+        // Only now is every build leased that somebody needs.
+        node.shared.collect.notify_one();
+        node.drivers
+            .spawn(collect_garbage(Arc::clone(&node.shared)));
         Ok(node)
     }
 
@@ -115,25 +154,30 @@ impl Node {
         if end_at <= now {
             return Err(Error::Invalid("the end time has passed".to_owned()));
         }
-        let build =
-            self.builds
-                .open(spec.build_id)
-                .await
-                .map_err(|source| Error::BuildNotFound {
-                    build: spec.build_id,
-                    source,
-                })?;
+        // Leased before it is looked at, by `Ground` for as long as it is needed.
+        let _lease = self.shared.builds.lease(spec.build_id);
+        let build = spec.build_id;
+        self.shared
+            .builds
+            .open(build)
+            .await
+            .map_err(Error::build(build))?;
+        let mut ground = Ground::load(&self.shared.builds, Origin::Restored(build), build).await?;
+        if ground.disk.memory.is_none() {
+            ground.memory = None;
+        }
         let id = spec.sandbox_id.clone();
-        let record = Record::new(spec, now, end_at);
+        let mut record = Record::new(spec, now, end_at);
+        record.shape = Some(ground.disk.build.manifest.shape);
         let (driver, handle) = Driver::new(
             Arc::clone(&self.shared),
-            build,
+            Some(ground),
             record,
             Resources::default(),
         );
         self.shared
             .registry
-            .insert(&id, handle, |count| self.refuse(count))?;
+            .insert(&id, handle, |count| self.shared.refuse(count))?;
         let (started, result) = oneshot::channel();
         // The driver goes on if the caller goes away; the sandbox is then ended
         // by its end time, as one whose answer was lost on the way.
@@ -149,19 +193,124 @@ impl Node {
         end_at: Option<EndAt>,
         network_json: Option<String>,
     ) -> Result<Status, Error> {
+        self.ask(id, |reply| Command::Update {
+            end_at,
+            network_json,
+            reply,
+        })
+        .await
+    }
+
+    /// Keeps a running sandbox's state as the build of the given id, and stops it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::State`] unless it runs; any other, and it
+    /// runs on.
+    pub async fn pause(
+        &self,
+        id: &SandboxId,
+        build: BuildId,
+        with_memory: bool,
+    ) -> Result<(), Error> {
+        let keeping = Keeping { build, with_memory };
+        self.ask(id, |reply| Command::Pause { keeping, reply })
+            .await
+    }
+
+    /// Continues a paused sandbox; `discard_memory` boots it from its disk.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::State`] unless it is paused;
+    /// [`Error::Damaged`], [`Error::Capacity`] or any other, and it stays paused.
+    pub async fn resume(
+        &self,
+        id: &SandboxId,
+        end_at: DateTime<Utc>,
+        discard_memory: bool,
+    ) -> Result<Status, Error> {
+        self.ask(id, |reply| Command::Resume {
+            end_at,
+            discard_memory,
+            reply,
+        })
+        .await
+    }
+
+    /// Keeps a running sandbox's state as a build; the sandbox goes on.
+    ///
+    /// # Errors
+    /// As [`Self::pause`].
+    pub async fn checkpoint(&self, id: &SandboxId, build: BuildId) -> Result<(), Error> {
+        self.ask(id, |reply| Command::Checkpoint { build, reply })
+            .await
+    }
+
+    /// Puts a running sandbox back to a build.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::State`] unless it runs;
+    /// [`Error::BuildNotFound`], [`Error::Damaged`] and [`Error::Invalid`], and it
+    /// runs on; any other, and it is paused at the build.
+    pub async fn roll_back(&self, id: &SandboxId, build: BuildId) -> Result<Status, Error> {
+        self.ask(id, |reply| Command::Rollback { build, reply })
+            .await
+    }
+
+    /// Sends a driver a command and waits for its answer.
+    async fn ask<T>(
+        &self,
+        id: &SandboxId,
+        command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command,
+    ) -> Result<T, Error> {
+        if self.shared.detach.is_cancelled() {
+            return Err(Error::ShuttingDown);
+        }
         let handle = self.shared.registry.get(id)?;
         let (reply, result) = oneshot::channel();
-        let gone = || Error::NotFound(id.clone());
+        let gone = || match self.shared.detach.is_cancelled() {
+            true => Error::ShuttingDown,
+            false => Error::NotFound(id.clone()),
+        };
         handle
             .commands
-            .send(Command::Update {
-                end_at,
-                network_json,
-                reply,
-            })
+            .send(command(reply))
             .await
             .map_err(|_| gone())?;
         result.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// The builds here that are in use or can be, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn builds(&self) -> Result<Vec<BuildInfo>, Error> {
+        let all = self.shared.builds.list_all().await;
+        let all = all.map_err(Error::step("list the builds"))?;
+        let live = all.into_iter().filter(|(build, _)| !build.is_retired());
+        Ok(live
+            .map(|(build, own_bytes)| BuildInfo {
+                build_id: build.manifest.build_id,
+                kind: build.manifest.kind,
+                created_at: build.manifest.created_at,
+                own_bytes,
+                parents: build.manifest.parents,
+            })
+            .collect())
+    }
+
+    /// Lets no further sandbox be started from a build; its files go when nothing
+    /// needs them any more.
+    ///
+    /// # Errors
+    /// [`Error::BuildNotFound`].
+    pub async fn delete_build(&self, build: BuildId) -> Result<(), Error> {
+        self.shared
+            .builds
+            .retire(build)
+            .await
+            .map_err(Error::build(build))?;
+        self.shared.collect.notify_one();
+        Ok(())
     }
 
     /// Ends a sandbox; returns when its VM has ended and it is listed no more.
@@ -195,14 +344,14 @@ impl Node {
     #[must_use]
     pub fn target(&self, id: &SandboxId) -> Option<Target> {
         let handle = self.shared.registry.get(id).ok()?;
-        let status = handle.status();
+        let crate::sandbox::View { status, closed } = handle.view.borrow().clone();
         Some(Target {
             sandbox_id: id.clone(),
             address: status.address?,
             envd_access_token: status.spec.envd_access_token.clone(),
             traffic_access_token: status.spec.traffic_access_token.clone(),
             network_json: status.spec.network_json.clone(),
-            closed: handle.closed,
+            closed,
         })
     }
 
@@ -222,30 +371,31 @@ impl Node {
         let (available, total) =
             admission::host_memory_bytes().map_err(Error::step("read the host's memory"))?;
         let capabilities = self.shared.engine.capabilities();
-        let builds = self
-            .builds
-            .list()
-            .await
-            .map_err(Error::step("list the builds"))?;
+        let builds = self.shared.builds.list().await;
+        let builds = builds.map_err(Error::step("list the builds"))?.into_iter();
         Ok(Info {
             node_id: self.shared.config.node_id.clone(),
             engine: capabilities.engine.to_string(),
             accelerator: capabilities.accelerator.to_string(),
-            sandboxes: self.shared.registry.len(),
+            sandboxes: self.shared.registry.active(),
             sandboxes_max: self.shared.config.max_sandboxes,
             memory_total_bytes: total,
             memory_available_bytes: available,
-            builds: builds.iter().map(|manifest| manifest.build_id).collect(),
+            builds: builds
+                .filter(|manifest| manifest.kind != Kind::Pause)
+                .map(|manifest| manifest.build_id)
+                .collect(),
         })
     }
 
-    /// Ends every sandbox, a bounded number at a time.
+    /// Ends every sandbox that is not paused, a bounded number at a time.
     pub async fn delete_all(&self) {
         use futures::StreamExt;
         const AT_ONCE: usize = 16;
         let ids = self
             .list()
             .into_iter()
+            .filter(|status| status.state != SandboxState::Paused)
             .map(|status| status.spec.sandbox_id.clone());
         futures::stream::iter(ids)
             .for_each_concurrent(AT_ONCE, |id| async move {
@@ -274,23 +424,42 @@ impl Node {
 
     async fn resume_driving(&self, adopted: recovery::Adopted) {
         let recovery::Adopted {
-            build,
+            ground,
             record,
             machine,
         } = adopted;
         let id = record.spec.sandbox_id.clone();
-        let resources = Resources::adopt(&self.shared, &build, &record, machine).await;
-        let (driver, handle) = Driver::new(Arc::clone(&self.shared), build, record, resources);
-        if let Err(error) = self.shared.registry.insert(&id, handle, |_| None) {
-            tracing::error!(sandbox = %id, %error, "two journals name one sandbox");
-            return;
+        let resources = Resources::adopt(&self.shared, &ground, &record, machine).await;
+        let (driver, handle) =
+            Driver::new(Arc::clone(&self.shared), Some(ground), record, resources);
+        if self.register(&id, handle) {
+            tracing::info!(sandbox = %id, "adopted a running sandbox");
+            self.drivers.spawn(driver.run_adopted());
         }
-        tracing::info!(sandbox = %id, "adopted a running sandbox");
-        self.drivers.spawn(driver.run());
     }
 
-    fn refuse(&self, count: Count) -> Option<Error> {
-        let config = &self.shared.config;
+    fn keep_paused(&self, record: Record) {
+        let id = record.spec.sandbox_id.clone();
+        let resources = Resources::default();
+        let (driver, handle) = Driver::new(Arc::clone(&self.shared), None, record, resources);
+        if self.register(&id, handle) {
+            self.drivers.spawn(driver.run());
+        }
+    }
+
+    fn register(&self, id: &SandboxId, handle: Handle) -> bool {
+        let result = self.shared.registry.insert(id, handle, |_| None);
+        if let Err(error) = &result {
+            tracing::error!(sandbox = %id, %error, "two journals name one sandbox");
+        }
+        result.is_ok()
+    }
+}
+
+impl Shared {
+    /// Why one more sandbox does not fit, if it does not.
+    pub(crate) fn refuse(&self, count: Count) -> Option<Error> {
+        let config = &self.config;
         let memory = admission::host_memory_bytes();
         let disk = admission::disk_available_bytes(&config.state_dir);
         let (memory_available_bytes, disk_available_bytes) = match (memory, disk) {
@@ -300,7 +469,7 @@ impl Node {
             }
         };
         let facts = Facts {
-            sandboxes: count.all,
+            sandboxes: count.active,
             starting: count.starting,
             memory_available_bytes,
             disk_available_bytes,
@@ -311,6 +480,23 @@ impl Node {
             disk_reserve_bytes: config.disk_reserve_bytes,
         };
         admission::refuse(facts, limits).map(Error::Capacity)
+    }
+}
+
+/// Removes builds that nothing needs any more, whenever that may have changed.
+async fn collect_garbage(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.detach.cancelled() => return,
+            () = shared.collect.notified() => {}
+        }
+        match shared.builds.collect().await {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => tracing::debug!(builds = removed.len(), "removed what nothing needs"),
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "removing needless builds failed");
+            }
+        }
     }
 }
 
@@ -329,7 +515,7 @@ impl std::fmt::Debug for Node {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Node")
-            .field("sandboxes", &self.shared.registry.len())
+            .field("active", &self.shared.registry.active())
             .finish()
     }
 }

@@ -1,5 +1,15 @@
-//! What a former daemon left. For every journal: a VM that still runs is adopted;
-//! anything else is cleaned up. VM processes without a journal are ended too.
+//! What a former daemon left. For every journal: a VM that still runs is adopted,
+//! a paused sandbox is kept; anything else is cleaned up. VM processes without a
+//! journal are ended too.
+//!
+//! | the journal says | and | then it is |
+//! |---|---|---|
+//! | running | its VM runs | adopted |
+//! | pausing | the build is there | paused: that was the moment of the pause |
+//! | pausing | the build is not there, its VM runs | adopted, and goes on |
+//! | snapshotting | its VM runs | adopted, and goes on; a build that nobody was told of goes |
+//! | paused, resuming | | paused, whatever was started for it |
+//! | starting, stopping, or else | | ended and cleaned up |
 //!
 //! The order makes an interruption harmless: the survey comes before the network
 //! starts (it must know which slots to keep), and a journal goes last of all.
@@ -7,23 +17,25 @@
 use crate::{
     config::NodeConfig,
     error::{Error, chain},
-    journal::{Found, Journals, Record},
+    journal::{Found, Journals, Paused, Record},
+    sandbox::ground::Ground,
     spec::SandboxState,
 };
 use hearth_ids::SandboxId;
 use hearth_machine::{Engine, Machine};
-use hearth_snapshot::{ArtefactStore, Build, LocalStore};
+use hearth_snapshot::{ArtefactStore, LocalStore};
 use std::{collections::HashSet, fs, path::Path};
 
 /// A VM that runs on, with everything that is known of it.
 pub(crate) struct Adopted {
-    pub build: Build,
+    pub ground: Ground,
     pub record: Record,
     pub machine: Box<dyn Machine>,
 }
 
 pub(crate) struct Survey {
     pub adopted: Vec<Adopted>,
+    pub paused: Vec<Record>,
 }
 
 impl Survey {
@@ -36,6 +48,13 @@ impl Survey {
     }
 }
 
+/// What becomes of a sandbox.
+enum Fate {
+    Adopted(Box<Adopted>),
+    Paused(Box<Record>),
+    Dead(SandboxId, String),
+}
+
 pub(crate) async fn survey(
     journals: &Journals,
     config: &NodeConfig,
@@ -45,13 +64,13 @@ pub(crate) async fn survey(
     let found = journals
         .scan()
         .map_err(Error::step("read the journals of sandboxes"))?;
-    let mut adopted = Vec::new();
-    let mut dead = Vec::new();
+    let (mut adopted, mut paused, mut dead) = (Vec::new(), Vec::new(), Vec::new());
     for found in found {
         match found {
-            Found::Readable(record) => match adopt(*record, engine, builds).await {
-                Ok(found) => adopted.push(found),
-                Err((id, why)) => {
+            Found::Readable(record) => match decide(*record, engine, builds).await {
+                Fate::Adopted(found) => adopted.push(*found),
+                Fate::Paused(record) => paused.push(*record),
+                Fate::Dead(id, why) => {
                     tracing::warn!(sandbox = %id, why, "a sandbox did not outlive the daemon's stop");
                     dead.push(id);
                 }
@@ -70,38 +89,91 @@ pub(crate) async fn survey(
     for id in &dead {
         clean(id, journals, config);
     }
+    for record in &paused {
+        settle(record, journals)?;
+    }
     let live: HashSet<&SandboxId> = adopted.iter().map(|a| &a.record.spec.sandbox_id).collect();
     sweep_run_dir(&config.run_dir.join("sb"), &live);
-    Ok(Survey { adopted })
+    Ok(Survey { adopted, paused })
+}
+
+async fn decide(mut record: Record, engine: &dyn Engine, builds: &LocalStore) -> Fate {
+    let id = record.spec.sandbox_id.clone();
+    let keeping = record.keeping;
+    match (record.state, keeping, record.paused) {
+        (SandboxState::Pausing, Some(keeping), _) if builds.open(keeping.build).await.is_ok() => {
+            end_vm(&record, engine).await;
+            record.set_paused(Paused {
+                build: keeping.build,
+                with_memory: keeping.with_memory,
+                at: chrono::Utc::now(),
+            });
+            return Fate::Paused(Box::new(record));
+        }
+        (SandboxState::Paused | SandboxState::Resuming, _, Some(paused)) => {
+            end_vm(&record, engine).await;
+            record.set_paused(paused);
+            return Fate::Paused(Box::new(record));
+        }
+        _ => {}
+    }
+    if let (SandboxState::Snapshotting, Some(keeping)) = (record.state, keeping) {
+        // Links into it are the sandbox's own files too, which stay.
+        let _ = builds.remove(keeping.build).await;
+    }
+    match adopt(record, engine, builds).await {
+        Ok(adopted) => Fate::Adopted(Box::new(adopted)),
+        Err(why) => Fate::Dead(id, why),
+    }
 }
 
 async fn adopt(
-    record: Record,
+    mut record: Record,
     engine: &dyn Engine,
     builds: &LocalStore,
-) -> Result<Adopted, (SandboxId, String)> {
-    let id = record.spec.sandbox_id.clone();
-    if record.state != SandboxState::Running {
-        return Err((
-            id,
-            format!("it was {:?} when the daemon stopped", record.state),
-        ));
+) -> Result<Adopted, String> {
+    if !record.state.is_up() {
+        return Err(format!("it was {:?} when the daemon stopped", record.state));
     }
     let Some(machine) = record.machine.clone() else {
-        return Err((id, "its journal names no VM".to_owned()));
+        return Err("its journal names no VM".to_owned());
     };
-    let build = match builds.open(record.spec.build_id).await {
-        Ok(build) => build,
-        Err(error) => return Err((id, chain(&error))),
+    let ground = Ground::of(builds, &record)
+        .await
+        .map_err(|error| chain(&error))?;
+    record.shape = Some(ground.disk.build.manifest.shape);
+    let machine = engine.adopt(machine).await.map_err(|error| chain(&error))?;
+    Ok(Adopted {
+        ground,
+        record,
+        machine,
+    })
+}
+
+/// Ends the VM of a sandbox that is paused now, if it still runs.
+async fn end_vm(record: &Record, engine: &dyn Engine) {
+    let Some(machine) = record.machine.clone() else {
+        return;
     };
-    match engine.adopt(machine).await {
-        Ok(machine) => Ok(Adopted {
-            build,
-            record,
-            machine,
-        }),
-        Err(error) => Err((id, chain(&error))),
+    if let Ok(machine) = engine.adopt(machine).await
+        && let Err(error) = machine.stop().await
+    {
+        tracing::error!(pid = machine.pid(), error = %chain(&error), "ending a VM failed");
     }
+}
+
+/// Leaves a paused sandbox with its journal alone. Its run directory is swept.
+fn settle(record: &Record, journals: &Journals) -> Result<(), Error> {
+    let id = &record.spec.sandbox_id;
+    journals
+        .write_durably(record)
+        .map_err(Error::step("write a sandbox's journal"))?;
+    if let Err(error) = hearth_confine::remove_cgroup(&crate::sandbox::setup::cgroup_name(id)) {
+        tracing::error!(sandbox = %id, %error, "removing a paused sandbox's cgroup failed");
+    }
+    journals
+        .clear(id, &[])
+        .map_err(Error::step("remove a paused sandbox's own files"))
 }
 
 /// Ends every VM process that names our run directory and was not adopted. A

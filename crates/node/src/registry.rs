@@ -17,10 +17,10 @@ pub(crate) struct Registry {
     handles: Mutex<HashMap<SandboxId, Handle>>,
 }
 
-/// How many sandboxes there are, for admission.
+/// How many sandboxes there are, for admission; the paused ones take nothing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Count {
-    pub all: usize,
+    pub active: usize,
     pub starting: usize,
 }
 
@@ -37,14 +37,7 @@ impl Registry {
         if handles.contains_key(id) {
             return Err(Error::AlreadyExists(id.clone()));
         }
-        let starting = handles
-            .values()
-            .filter(|handle| handle.state() == SandboxState::Starting)
-            .count();
-        if let Some(refusal) = refuse(Count {
-            all: handles.len(),
-            starting,
-        }) {
+        if let Some(refusal) = refuse(count(handles.values())) {
             return Err(refusal);
         }
         handles.insert(id.clone(), handle);
@@ -66,12 +59,39 @@ impl Registry {
         self.lock().values().map(Handle::status).collect()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.lock().len()
+    /// The sandboxes beside the one of this id.
+    pub(crate) fn count_others(&self, id: &SandboxId) -> Count {
+        let handles = self.lock();
+        count(
+            handles
+                .iter()
+                .filter(|(other, _)| *other != id)
+                .map(|(_, handle)| handle),
+        )
+    }
+
+    pub(crate) fn active(&self) -> usize {
+        count(self.lock().values()).active
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SandboxId, Handle>> {
         // No code panics while it holds the lock; a poisoned map is still whole.
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn count<'a>(handles: impl Iterator<Item = &'a Handle>) -> Count {
+    let mut count = Count {
+        active: 0,
+        starting: 0,
+    };
+    for handle in handles {
+        match handle.state() {
+            SandboxState::Paused => continue,
+            SandboxState::Starting | SandboxState::Resuming => count.starting += 1,
+            _ => {}
+        }
+        count.active += 1;
+    }
+    count
 }

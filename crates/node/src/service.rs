@@ -4,7 +4,7 @@
 use crate::{
     error::{Error, chain},
     node::{EndAt, Node},
-    spec::{SandboxSpec, SandboxState, Status},
+    spec::{SandboxSpec, SandboxState, Status, TimeoutAction},
 };
 use buffa::{EnumValue, MessageField};
 use buffa_types::google::protobuf::Timestamp;
@@ -22,6 +22,7 @@ impl Service {
         let service = Arc::new(Self { node });
         let router =
             proto::SandboxServiceExt::register(Arc::clone(&service), connectrpc::Router::new());
+        let router = proto::BuildServiceExt::register(Arc::clone(&service), router);
         proto::InfoServiceExt::register(service, router)
     }
 }
@@ -102,23 +103,10 @@ impl proto::SandboxService for Service {
         _context: RequestContext,
         request: ServiceRequest<'_, proto::SandboxPauseRequest>,
     ) -> ServiceResult<proto::SandboxPauseResponse> {
-        let id = parse(request.sandbox_id)?;
-        self.node.status(&id).map_err(connect_error)?;
-        Err(connect_error(Error::Unsupported {
-            operation: "pausing a sandbox",
-        }))
-    }
-
-    async fn checkpoint(
-        &self,
-        _context: RequestContext,
-        request: ServiceRequest<'_, proto::SandboxCheckpointRequest>,
-    ) -> ServiceResult<proto::SandboxCheckpointResponse> {
-        let id = parse(request.sandbox_id)?;
-        self.node.status(&id).map_err(connect_error)?;
-        Err(connect_error(Error::Unsupported {
-            operation: "taking a snapshot of a sandbox",
-        }))
+        let (id, build) = (parse(request.sandbox_id)?, parse(request.build_id)?);
+        let paused = self.node.pause(&id, build, request.memory).await;
+        paused.map_err(connect_error)?;
+        Response::ok(proto::SandboxPauseResponse::default())
     }
 
     async fn resume(
@@ -126,11 +114,25 @@ impl proto::SandboxService for Service {
         _context: RequestContext,
         request: ServiceRequest<'_, proto::SandboxResumeRequest>,
     ) -> ServiceResult<proto::SandboxResumeResponse> {
-        let id = parse(request.sandbox_id)?;
-        self.node.status(&id).map_err(connect_error)?;
-        Err(connect_error(Error::Unsupported {
-            operation: "resuming a sandbox",
-        }))
+        let request = request.to_owned_message();
+        let id = parse(&request.sandbox_id)?;
+        let end_at = time("end_at", request.end_at)?.ok_or_else(|| missing("end_at"))?;
+        let resumed = self.node.resume(&id, end_at, request.discard_memory).await;
+        Response::ok(proto::SandboxResumeResponse {
+            sandbox: MessageField::some(sandbox(&resumed.map_err(connect_error)?)),
+            ..Default::default()
+        })
+    }
+
+    async fn checkpoint(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, proto::SandboxCheckpointRequest>,
+    ) -> ServiceResult<proto::SandboxCheckpointResponse> {
+        let (id, build) = (parse(request.sandbox_id)?, parse(request.build_id)?);
+        let kept = self.node.checkpoint(&id, build).await;
+        kept.map_err(connect_error)?;
+        Response::ok(proto::SandboxCheckpointResponse::default())
     }
 
     async fn rollback(
@@ -138,11 +140,45 @@ impl proto::SandboxService for Service {
         _context: RequestContext,
         request: ServiceRequest<'_, proto::SandboxRollbackRequest>,
     ) -> ServiceResult<proto::SandboxRollbackResponse> {
-        let id = parse(request.sandbox_id)?;
-        self.node.status(&id).map_err(connect_error)?;
-        Err(connect_error(Error::Unsupported {
-            operation: "rolling a sandbox back",
-        }))
+        let (id, build) = (parse(request.sandbox_id)?, parse(request.build_id)?);
+        let status = self.node.roll_back(&id, build).await;
+        Response::ok(proto::SandboxRollbackResponse {
+            sandbox: MessageField::some(sandbox(&status.map_err(connect_error)?)),
+            ..Default::default()
+        })
+    }
+}
+
+#[expect(refining_impl_trait, reason = "the concrete response types say more")]
+impl proto::BuildService for Service {
+    async fn list_builds(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, proto::BuildListRequest>,
+    ) -> ServiceResult<proto::BuildListResponse> {
+        let builds = self.node.builds().await.map_err(connect_error)?;
+        let builds = builds.into_iter().map(|build| proto::Build {
+            build_id: build.build_id.to_string(),
+            kind: build.kind.as_str().to_owned(),
+            created_at: MessageField::some(timestamp(build.created_at)),
+            own_bytes: build.own_bytes,
+            parent_build_ids: build.parents.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        });
+        Response::ok(proto::BuildListResponse {
+            builds: builds.collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn delete_build(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, proto::BuildDeleteRequest>,
+    ) -> ServiceResult<proto::BuildDeleteResponse> {
+        let build = parse(request.build_id)?;
+        self.node.delete_build(build).await.map_err(connect_error)?;
+        Response::ok(proto::BuildDeleteResponse::default())
     }
 }
 
@@ -184,7 +220,22 @@ fn spec(config: proto::SandboxConfig) -> Result<SandboxSpec, ConnectError> {
         network_json: config.network_json,
         lifecycle_json: config.lifecycle_json,
         volume_mounts_json: config.volume_mounts_json,
+        timeout_action: timeout_action(config.timeout_action)?,
     })
+}
+
+fn timeout_action(action: EnumValue<proto::TimeoutAction>) -> Result<TimeoutAction, ConnectError> {
+    use proto::TimeoutAction as Wire;
+    match action.as_known() {
+        Some(Wire::TIMEOUT_ACTION_UNSPECIFIED | Wire::TIMEOUT_ACTION_KILL) => {
+            Ok(TimeoutAction::Kill)
+        }
+        Some(Wire::TIMEOUT_ACTION_PAUSE) => Ok(TimeoutAction::Pause { memory: true }),
+        Some(Wire::TIMEOUT_ACTION_PAUSE_FILESYSTEM) => Ok(TimeoutAction::Pause { memory: false }),
+        None => Err(ConnectError::invalid_argument(
+            "timeout_action is no known action",
+        )),
+    }
 }
 
 fn sandbox(status: &Status) -> proto::Sandbox {
@@ -204,11 +255,22 @@ fn sandbox(status: &Status) -> proto::Sandbox {
             network_json: spec.network_json.clone(),
             lifecycle_json: spec.lifecycle_json.clone(),
             volume_mounts_json: spec.volume_mounts_json.clone(),
+            timeout_action: EnumValue::from(match spec.timeout_action {
+                TimeoutAction::Kill => proto::TimeoutAction::TIMEOUT_ACTION_KILL,
+                TimeoutAction::Pause { memory: true } => proto::TimeoutAction::TIMEOUT_ACTION_PAUSE,
+                TimeoutAction::Pause { memory: false } => {
+                    proto::TimeoutAction::TIMEOUT_ACTION_PAUSE_FILESYSTEM
+                }
+            }),
             ..Default::default()
         }),
         state: EnumValue::from(match status.state {
             SandboxState::Starting => proto::SandboxState::SANDBOX_STATE_STARTING,
             SandboxState::Running => proto::SandboxState::SANDBOX_STATE_RUNNING,
+            SandboxState::Pausing => proto::SandboxState::SANDBOX_STATE_PAUSING,
+            SandboxState::Snapshotting => proto::SandboxState::SANDBOX_STATE_SNAPSHOTTING,
+            SandboxState::Paused => proto::SandboxState::SANDBOX_STATE_PAUSED,
+            SandboxState::Resuming => proto::SandboxState::SANDBOX_STATE_RESUMING,
             SandboxState::Stopping => proto::SandboxState::SANDBOX_STATE_STOPPING,
         }),
         started_at: MessageField::some(timestamp(status.started_at)),
@@ -222,6 +284,11 @@ fn sandbox(status: &Status) -> proto::Sandbox {
             .address
             .map(|address| address.to_string())
             .unwrap_or_default(),
+        paused_at: status
+            .paused
+            .map(|paused| timestamp(paused.at))
+            .map_or_else(MessageField::none, MessageField::some),
+        paused_with_memory: status.paused.is_some_and(|paused| paused.with_memory),
         ..Default::default()
     }
 }
@@ -268,7 +335,8 @@ fn connect_error(error: Error) -> ConnectError {
         Error::NotFound(_) | Error::BuildNotFound { .. } => ConnectError::not_found(text),
         Error::Capacity(_) => ConnectError::resource_exhausted(text),
         Error::Invalid(_) => ConnectError::invalid_argument(text),
-        Error::Unsupported { .. } => ConnectError::unimplemented(text),
+        Error::State { .. } => ConnectError::failed_precondition(text),
+        Error::Damaged { .. } => ConnectError::data_loss(text),
         Error::ShuttingDown => ConnectError::unavailable(text),
         Error::Step { .. } => ConnectError::internal(text),
     }

@@ -23,6 +23,19 @@ pub struct SandboxSpec {
     pub network_json: String,
     pub lifecycle_json: String,
     pub volume_mounts_json: String,
+    /// What the node does by itself when the time is over.
+    #[serde(default)]
+    pub timeout_action: TimeoutAction,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeoutAction {
+    #[default]
+    Kill,
+    Pause {
+        memory: bool,
+    },
 }
 
 /// Where a sandbox is in its life on this node.
@@ -31,7 +44,22 @@ pub struct SandboxSpec {
 pub enum SandboxState {
     Starting,
     Running,
+    /// Its state is being kept; it stops after that.
+    Pausing,
+    /// Its state is being kept; it goes on.
+    Snapshotting,
+    /// Kept on disk; holds nothing but that.
+    Paused,
+    /// Starting again, from what was kept.
+    Resuming,
     Stopping,
+}
+
+impl SandboxState {
+    /// Whether its VM may be running, so that a later daemon takes it over.
+    pub(crate) fn is_up(self) -> bool {
+        matches!(self, Self::Running | Self::Pausing | Self::Snapshotting)
+    }
 }
 
 /// The status that others see; a new value is published at every change.
@@ -48,4 +76,13 @@ pub struct Status {
     pub envd_version: String,
     /// Host address of the guest's ports; present from `Running` on.
     pub address: Option<Ipv4Addr>,
+    /// Present while it is paused, or is starting again.
+    pub paused: Option<PausedStatus>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PausedStatus {
+    pub at: DateTime<Utc>,
+    /// Whether a resume restores memory; else it boots from the kept disk.
+    pub with_memory: bool,
 }

@@ -5,24 +5,34 @@
 //! (memory image, device state, disk). It appears whole or not at all: it is
 //! assembled in a [`Staging`] area and published by one rename, after every file
 //! has reached the disk. Nothing changes a published build; it can only be
-//! removed.
+//! retired (no longer started from) and removed.
+//!
+//! A build is whole, or it stands on others: its memory is then a difference to
+//! theirs ([`difference`]), its disk layers over theirs. A [`Stack`] puts one
+//! together. What nothing needs any more is collected ([`LocalStore::collect`]).
 //!
 //! Who uses it: the builder publishes, the node opens, the control plane lists.
 
 #![forbid(unsafe_code)]
 
+pub mod difference;
 mod digest;
 mod error;
+mod lease;
 mod local;
 mod manifest;
 pub mod sparse;
+mod stack;
 mod store;
 
 pub use digest::Digest;
 pub use error::{Corruption, Error};
+pub use lease::Lease;
 pub use local::LocalStore;
 pub use manifest::{
-    Accelerator, Component, CpuRequirement, DEVICE_STATE_FILE, EngineVersion, FileEntry, FileRole,
-    Inputs, Kind, MANIFEST_FILE, MEMORY_FILE, Manifest, ROOTFS_FILE, Shape,
+    Accelerator, Below, Component, CpuRequirement, DEVICE_STATE_FILE, EngineVersion, FileEntry,
+    FileRole, Inputs, Kind, MANIFEST_FILE, MEMORY_DIFFERENCE_FILE, MEMORY_FILE, MEMORY_INDEX_FILE,
+    Manifest, ROOTFS_FILE, SECRETS_FILE, Shape,
 };
+pub use stack::{DiskStack, Stack};
 pub use store::{ArtefactStore, Build, Draft, Staging};

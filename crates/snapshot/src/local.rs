@@ -10,13 +10,17 @@
 //! build, and a crash in between leaves only something to sweep.
 
 use crate::{
-    ArtefactStore, Build, Corruption, Draft, Error, FileEntry, FileRole, MANIFEST_FILE, Manifest,
-    Staging, manifest::MAX_MANIFEST_BYTES, manifest::valid_file_name, sparse,
+    ArtefactStore, Below, Build, Corruption, Draft, Error, FileEntry, FileRole, Kind, Lease,
+    MANIFEST_FILE, Manifest, Stack, Staging,
+    lease::Register,
+    manifest::{MAX_MANIFEST_BYTES, valid_name_for},
+    sparse,
 };
 use async_trait::async_trait;
 use hearth_ids::BuildId;
 use rustix::fs::FlockOperation;
 use std::{
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
@@ -27,6 +31,9 @@ use std::{
 const STAGING: &str = ".staging";
 const STORE_LOCK: &str = ".lock";
 const LOCK_SUFFIX: &str = ".lock";
+/// Marks a build that no new sandbox is started from. No file of a build can have
+/// this name.
+const RETIRED: &str = ".retired";
 
 /// The store of one machine. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,13 +44,17 @@ pub struct LocalStore {
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
+    leases: Arc<Register>,
 }
 
 impl LocalStore {
     /// Opens the store in `root`, making the directory if need be, and sweeps
     /// what interrupted builds and removals left.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, Error> {
-        let inner = Inner { root: root.into() };
+        let inner = Inner {
+            root: root.into(),
+            leases: Arc::default(),
+        };
         let staging = inner.staging();
         fs::create_dir_all(&staging).map_err(Error::io("create", &staging))?;
         inner.sweep()?;
@@ -69,6 +80,59 @@ impl LocalStore {
         self.run(move |inner| inner.import(&from)).await
     }
 
+    /// Keeps a build, which need not exist yet, and all below it from collection
+    /// by this store and its clones.
+    #[must_use]
+    pub fn lease(&self, id: BuildId) -> Lease {
+        self.inner.leases.take(id)
+    }
+
+    /// Lets no new sandbox be started from a build, for good. What still needs its
+    /// files keeps them; [`Self::collect`] removes them after that.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also when it is retired already.
+    pub async fn retire(&self, id: BuildId) -> Result<(), Error> {
+        self.run(move |inner| inner.retire(id)).await
+    }
+
+    /// Every readable build, the retired ones too, with what its own files occupy
+    /// in bytes; oldest first.
+    pub async fn list_all(&self) -> Result<Vec<(Build, u64)>, Error> {
+        self.run(|inner| {
+            let builds = inner.builds()?.into_iter();
+            Ok(builds
+                .map(|build| {
+                    let bytes = own_bytes(&build);
+                    (build, bytes)
+                })
+                .collect())
+        })
+        .await
+    }
+
+    /// Removes every build that nothing needs: neither a lease, nor a build that
+    /// can be started from, nor a build that one of these stands on. Returns what
+    /// was removed.
+    pub async fn collect(&self) -> Result<Vec<BuildId>, Error> {
+        self.run(|inner| inner.collect(false)).await
+    }
+
+    /// What [`Self::collect`] would remove now.
+    pub async fn garbage(&self) -> Result<Vec<BuildId>, Error> {
+        self.run(|inner| inner.collect(true)).await
+    }
+
+    /// Compares the content of a build's own files, those of at most
+    /// `limit_bytes` on disk, with the manifest. Cheaper than [`Self::verify`].
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] names the damaged file.
+    pub async fn verify_small(&self, build: &Build, limit_bytes: u64) -> Result<(), Error> {
+        let build = build.clone();
+        self.run(move |_| verify_files(&build, limit_bytes)).await
+    }
+
     /// Runs blocking work of this store on the blocking pool.
     async fn run<T: Send + 'static>(
         &self,
@@ -88,15 +152,26 @@ impl ArtefactStore for LocalStore {
     }
 
     async fn open(&self, id: BuildId) -> Result<Build, Error> {
-        self.run(move |inner| inner.load(id)).await
+        self.run(move |inner| inner.open(id)).await
+    }
+
+    async fn stack(&self, id: BuildId) -> Result<Stack, Error> {
+        self.run(move |inner| Stack::load(inner.load(id)?, |id| inner.load(id)))
+            .await
     }
 
     async fn stage(&self, id: BuildId) -> Result<Staging, Error> {
         self.run(move |inner| inner.stage(id)).await
     }
 
-    async fn publish(&self, staging: Staging, draft: Draft) -> Result<Build, Error> {
-        self.run(move |inner| inner.publish(&staging, draft)).await
+    async fn publish_over(
+        &self,
+        staging: Staging,
+        draft: Draft,
+        below: Below,
+    ) -> Result<Build, Error> {
+        self.run(move |inner| inner.publish(&staging, draft, below))
+            .await
     }
 
     async fn verify(&self, id: BuildId) -> Result<(), Error> {
@@ -118,14 +193,23 @@ impl Inner {
     }
 
     fn list(&self) -> Result<Vec<Manifest>, Error> {
-        let mut manifests = Vec::new();
+        let builds = self.builds()?.into_iter();
+        Ok(builds
+            .filter(|build| !build.retired)
+            .map(|build| build.manifest)
+            .collect())
+    }
+
+    /// Every readable build, oldest first.
+    fn builds(&self) -> Result<Vec<Build>, Error> {
+        let mut builds = Vec::new();
         for entry in fs::read_dir(&self.root).map_err(Error::io("list", &self.root))? {
             let entry = entry.map_err(Error::io("list", &self.root))?;
             let Some(id) = build_id_of(&entry.file_name()) else {
                 continue;
             };
             match self.load(id) {
-                Ok(build) => manifests.push(build.manifest),
+                Ok(build) => builds.push(build),
                 // Removed between the listing and the look.
                 Err(Error::NotFound(_)) => {}
                 Err(error) => {
@@ -133,8 +217,75 @@ impl Inner {
                 }
             }
         }
-        manifests.sort_by_key(|manifest| (manifest.created_at, manifest.build_id));
-        Ok(manifests)
+        builds.sort_by_key(|build| (build.manifest.created_at, build.manifest.build_id));
+        Ok(builds)
+    }
+
+    /// A build for new sandboxes.
+    fn open(&self, id: BuildId) -> Result<Build, Error> {
+        match self.load(id)? {
+            build if build.retired => Err(Error::NotFound(id)),
+            build => Ok(build),
+        }
+    }
+
+    fn retire(&self, id: BuildId) -> Result<(), Error> {
+        let directory = self.directory(id);
+        let path = directory.join(RETIRED);
+        let marked = File::options().write(true).create_new(true).open(&path);
+        match marked {
+            Ok(_) => sync_directory(&directory),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
+                ) =>
+            {
+                Err(Error::NotFound(id))
+            }
+            Err(error) => Err(Error::io("mark", path)(error)),
+        }
+    }
+
+    /// Finds, and unless it is only asked for removes, what nothing needs. A
+    /// damaged build is nobody's garbage: it stays for a person to look at.
+    fn collect(&self, only_look: bool) -> Result<Vec<BuildId>, Error> {
+        // Held to the end, so that no lease comes between looking and removing.
+        let leases = self.leases.lock();
+        let builds = self.builds()?;
+        let parents: HashMap<BuildId, &[BuildId]> = builds
+            .iter()
+            .map(|build| (build.manifest.build_id, &*build.manifest.parents))
+            .collect();
+        let free = |build: &Build| build.retired || build.manifest.kind == Kind::Pause;
+        let roots = builds.iter().filter(|build| !free(build));
+        let mut open: Vec<BuildId> = roots.map(|build| build.manifest.build_id).collect();
+        open.extend(leases.keys());
+        let mut needed: HashSet<BuildId> = HashSet::new();
+        while let Some(id) = open.pop() {
+            if needed.insert(id) {
+                open.extend(parents.get(&id).copied().unwrap_or_default());
+            }
+        }
+        let garbage = builds
+            .iter()
+            .filter(|build| free(build) && !needed.contains(&build.manifest.build_id));
+        let garbage: Vec<BuildId> = garbage.map(|build| build.manifest.build_id).collect();
+        if only_look {
+            return Ok(garbage);
+        }
+        let mut doomed = Vec::new();
+        for id in &garbage {
+            doomed.push(self.hide(*id)?);
+        }
+        drop(leases);
+        for directory in doomed {
+            fs::remove_dir_all(&directory).map_err(Error::io("remove", directory))?;
+        }
+        if !garbage.is_empty() {
+            sync_directory(&self.root)?;
+        }
+        Ok(garbage)
     }
 
     fn load(&self, id: BuildId) -> Result<Build, Error> {
@@ -143,9 +294,11 @@ impl Inner {
         for entry in &manifest.files {
             check_file(id, &directory, entry)?;
         }
+        let retired = directory.join(RETIRED).exists();
         Ok(Build {
             directory,
             manifest,
+            retired,
         })
     }
 
@@ -179,13 +332,13 @@ impl Inner {
         })
     }
 
-    fn publish(&self, staging: &Staging, draft: Draft) -> Result<Build, Error> {
+    fn publish(&self, staging: &Staging, draft: Draft, below: Below) -> Result<Build, Error> {
         let mut files = Vec::with_capacity(draft.files.len());
         for (role, name) in draft.files {
             files.push(seal(&staging.directory, role, name)?);
         }
         let manifest = Manifest {
-            format: Manifest::current_format(),
+            format: Manifest::format_for(&below, &files),
             build_id: staging.id,
             kind: draft.kind,
             name: draft.name,
@@ -195,6 +348,8 @@ impl Inner {
             cpu: draft.cpu,
             inputs: draft.inputs,
             parents: draft.parents,
+            memory_below: below.memory,
+            disk_below: below.disk,
             files,
         };
         self.place(staging, manifest)
@@ -211,6 +366,9 @@ impl Inner {
         for entry in &manifest.files {
             let source = from.directory.join(&entry.name);
             let target = staging.directory.join(&entry.name);
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+            }
             sparse::copy(&source, &target).map_err(Error::io("copy", source))?;
             let copied = seal(&staging.directory, entry.role, entry.name.clone())?;
             if copied != *entry {
@@ -235,6 +393,9 @@ impl Inner {
     fn place(&self, staging: &Staging, manifest: Manifest) -> Result<Build, Error> {
         manifest.check().map_err(Error::Draft)?;
         write_manifest(&staging.directory, &manifest)?;
+        for layer in manifest.disk_layers() {
+            sync_directory(&staging.directory.join(layer))?;
+        }
         sync_directory(&staging.directory)?;
 
         let directory = self.directory(staging.id);
@@ -255,40 +416,31 @@ impl Inner {
         Ok(Build {
             directory,
             manifest,
+            retired: false,
         })
     }
 
     fn verify(&self, id: BuildId) -> Result<(), Error> {
-        let build = self.load(id)?;
-        for entry in &build.manifest.files {
-            let path = build.directory.join(&entry.name);
-            let file = File::open(&path).map_err(Error::io("open", &path))?;
-            let found = sparse::digest(&file).map_err(Error::io("read", &path))?;
-            if found != entry.digest {
-                return Err(Error::Corrupt {
-                    build: id,
-                    file: entry.name.clone(),
-                    why: Corruption::Digest,
-                });
-            }
-        }
-        Ok(())
+        verify_files(&self.load(id)?, u64::MAX)
     }
 
     fn remove(&self, id: BuildId) -> Result<(), Error> {
+        let doomed = self.hide(id)?;
+        fs::remove_dir_all(&doomed).map_err(Error::io("remove", doomed))?;
+        sync_directory(&self.root)
+    }
+
+    /// Takes a build out of sight, to be removed or, after a crash, swept.
+    fn hide(&self, id: BuildId) -> Result<PathBuf, Error> {
         let directory = self.directory(id);
         let doomed = self
             .staging()
             .join(format!("removed-{}", BuildId::random()));
         match fs::rename(&directory, &doomed) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::NotFound(id));
-            }
-            Err(error) => return Err(Error::io("remove", directory)(error)),
+            Ok(()) => Ok(doomed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotFound(id)),
+            Err(error) => Err(Error::io("remove", directory)(error)),
         }
-        fs::remove_dir_all(&doomed).map_err(Error::io("remove", doomed))?;
-        sync_directory(&self.root)
     }
 
     /// Keeps making a staging area and sweeping apart, also between processes:
@@ -410,9 +562,40 @@ fn check_file(id: BuildId, directory: &Path, entry: &FileEntry) -> Result<(), Er
     })
 }
 
+fn verify_files(build: &Build, limit_bytes: u64) -> Result<(), Error> {
+    for entry in &build.manifest.files {
+        let path = build.directory.join(&entry.name);
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        let bytes = sparse::allocated_bytes(&file).map_err(Error::io("inspect", &path))?;
+        if bytes > limit_bytes {
+            continue;
+        }
+        let found = sparse::digest(&file).map_err(Error::io("read", &path))?;
+        if found != entry.digest {
+            return Err(Error::Corrupt {
+                build: build.manifest.build_id,
+                file: entry.name.clone(),
+                why: Corruption::Digest,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What a build's own files occupy on the disk. A file that several builds share
+/// (as a link) counts for each.
+fn own_bytes(build: &Build) -> u64 {
+    let files = build.manifest.files.iter();
+    let sizes = files.filter_map(|entry| {
+        let file = File::open(build.directory.join(&entry.name)).ok()?;
+        sparse::allocated_bytes(&file).ok()
+    });
+    sizes.sum()
+}
+
 /// Measures a staged file and makes it durable.
 fn seal(directory: &Path, role: FileRole, name: String) -> Result<FileEntry, Error> {
-    if !valid_file_name(&name) {
+    if !valid_name_for(role, &name) {
         return Err(Error::Draft(format!("invalid file name {name:?}")));
     }
     let path = directory.join(&name);

@@ -46,15 +46,6 @@ pub struct Manifest {
     pub inputs: Inputs,
     /// Builds whose files this one needs beside its own, nearest first.
     pub parents: Vec<BuildId>,
-    #[serde(flatten)]
-    pub below: Below,
-    pub files: Vec<FileEntry>,
-}
-
-/// What a layered build stands on. Both lists are complete, so that one build's
-/// manifest says where each of its pages and blocks is found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Below {
     /// Builds below this one's memory difference, nearest first; the last one has
     /// the whole image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -63,6 +54,15 @@ pub struct Below {
     /// whole disk.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disk_below: Vec<BuildId>,
+    pub files: Vec<FileEntry>,
+}
+
+/// What a layered build stands on, see [`Manifest::memory_below`]. Both lists are
+/// complete, so that one manifest says where each page and block is found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Below {
+    pub memory: Vec<BuildId>,
+    pub disk: Vec<BuildId>,
 }
 
 impl Below {
@@ -70,7 +70,7 @@ impl Below {
     #[must_use]
     pub fn parents(&self) -> Vec<BuildId> {
         let mut parents: Vec<BuildId> = Vec::new();
-        for id in self.disk_below.iter().chain(&self.memory_below) {
+        for id in self.disk.iter().chain(&self.memory) {
             if !parents.contains(id) {
                 parents.push(*id);
             }
@@ -256,18 +256,19 @@ impl Manifest {
                 return Err(format!("file {:?} is named twice", entry.name));
             }
         }
-        if self.format < Self::format_for(&self.below, &self.files) {
-            return Err(format!("format {} has no layers", self.format));
-        }
         self.check_memory(&roles)?;
         self.check_disk(&roles)?;
-        for (what, ids) in [
-            ("memory", &self.below.memory_below),
-            ("disk", &self.below.disk_below),
-        ] {
+        for (what, ids) in [("memory", &self.memory_below), ("disk", &self.disk_below)] {
             if let Some(id) = ids.iter().find(|id| !self.parents.contains(id)) {
                 return Err(format!("the {what} needs {id}, which is no parent"));
             }
+        }
+        let below = Below {
+            memory: self.memory_below.clone(),
+            disk: self.disk_below.clone(),
+        };
+        if self.format < Self::format_for(&below, &self.files) {
+            return Err(format!("format {} has no layers", self.format));
         }
         self.check_sizes()
     }
@@ -279,20 +280,17 @@ impl Manifest {
         if has(FileRole::MemoryIndex) != difference {
             return Err("a memory difference lacks its index, or an index its pages".to_owned());
         }
-        if difference == self.below.memory_below.is_empty() || (whole && difference) {
+        if difference == self.memory_below.is_empty() || (whole && difference) {
             return Err("a memory is either whole or stands on another".to_owned());
         }
         if (whole || difference) != has(FileRole::DeviceState) {
             return Err("no file for the role Memory or DeviceState".to_owned());
         }
-        if self.format == FORMAT && !whole {
-            return Err("no file for the role Memory".to_owned());
-        }
         Ok(())
     }
 
     fn check_disk(&self, roles: &BTreeSet<FileRole>) -> Result<(), String> {
-        let layered = !self.below.disk_below.is_empty();
+        let layered = !self.disk_below.is_empty();
         if roles.contains(&FileRole::Rootfs) == layered {
             return Err("no file for the role Rootfs, or layers below a whole disk".to_owned());
         }

@@ -1,7 +1,8 @@
 //! The seam behind which builds are kept, and the values that pass through it.
 
+use crate::Stack;
 use crate::{
-    Component, CpuRequirement, EngineVersion, Error, FileRole, Inputs, Kind, Manifest, Shape,
+    Below, Component, CpuRequirement, EngineVersion, Error, FileRole, Inputs, Kind, Manifest, Shape,
 };
 use async_trait::async_trait;
 use hearth_ids::BuildId;
@@ -27,7 +28,20 @@ pub trait ArtefactStore: Send + Sync {
 
     /// Turns staged files into a build: measures and digests every file, writes
     /// the manifest, makes all of it durable and then visible at once.
-    async fn publish(&self, staging: Staging, draft: Draft) -> Result<Build, Error>;
+    async fn publish(&self, staging: Staging, draft: Draft) -> Result<Build, Error> {
+        self.publish_over(staging, draft, Below::default()).await
+    }
+
+    /// The same for a build that stands on others, which the draft's parents name.
+    async fn publish_over(
+        &self,
+        staging: Staging,
+        draft: Draft,
+        below: Below,
+    ) -> Result<Build, Error>;
+
+    /// Loads a build with all that it stands on.
+    async fn stack(&self, id: BuildId) -> Result<Stack, Error>;
 
     /// Reads every byte of a build and compares it with the manifest.
     async fn verify(&self, id: BuildId) -> Result<(), Error>;
@@ -42,6 +56,7 @@ pub trait ArtefactStore: Send + Sync {
 pub struct Build {
     pub(crate) directory: PathBuf,
     pub manifest: Manifest,
+    pub(crate) retired: bool,
 }
 
 impl Build {
@@ -50,7 +65,21 @@ impl Build {
         &self.directory
     }
 
-    /// The guest's memory, to be mapped privately.
+    /// The file that plays a role; `None` where the build has no such file.
+    #[must_use]
+    pub fn file_path(&self, role: FileRole) -> Option<PathBuf> {
+        let entry = self.manifest.file(role)?;
+        Some(self.directory.join(&entry.name))
+    }
+
+    /// Whether no new sandbox is started from the build.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.retired
+    }
+
+    /// The guest's memory, to be mapped privately. For whole builds only, as are
+    /// the next two; the parts of others are found by their [`Stack`].
     #[must_use]
     pub fn memory_path(&self) -> PathBuf {
         self.path(FileRole::Memory)
@@ -68,11 +97,9 @@ impl Build {
     }
 
     fn path(&self, role: FileRole) -> PathBuf {
-        let entry = self
-            .manifest
-            .file(role)
-            .expect("a checked manifest has every role");
-        self.directory.join(&entry.name)
+        // Opening a path that does not exist is an error like any other.
+        self.file_path(role)
+            .unwrap_or_else(|| self.directory.join(".absent"))
     }
 }
 

@@ -1,15 +1,21 @@
-//! The task that owns one sandbox. `next_event` awaits; `apply` and the functions
-//! that it calls make every change.
+//! The task that owns one sandbox. `next_event` awaits; the functions that it is
+//! handed to make every change. Those of the longer operations are in
+//! [`super::lifecycle`].
 
-use super::{Command, EndAt, Handle, QUEUE, resources::Resources, setup};
+use super::{
+    Command, EndAt, Handle, QUEUE, View,
+    ground::Ground,
+    resources::Resources,
+    setup::{self, Identity},
+};
 use crate::{
     error::{Error, chain},
-    journal::Record,
+    journal::{Origin, Record},
     node::Shared,
-    spec::{SandboxState, Status},
+    spec::{PausedStatus, SandboxState, Status, TimeoutAction},
 };
 use chrono::Utc;
-use hearth_snapshot::Build;
+use hearth_snapshot::Lease;
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -17,14 +23,22 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// When a pause at the end time is tried again after a failure.
+const PAUSE_RETRY: Duration = Duration::from_secs(30);
+
 pub(crate) struct Driver {
-    shared: Arc<Shared>,
-    build: Build,
-    record: Record,
-    resources: Resources,
+    pub(super) shared: Arc<Shared>,
+    /// What the VM stands on; absent while paused.
+    pub(super) ground: Option<Ground>,
+    /// Keeps what a paused sandbox goes on from.
+    pub(super) kept: Option<Lease>,
+    pub(super) record: Record,
+    pub(super) resources: Resources,
     commands: mpsc::Receiver<Command>,
-    status: watch::Sender<Status>,
-    closed: CancellationToken,
+    view: watch::Sender<View>,
+    pub(super) closed: CancellationToken,
+    /// Not before this does the end time count again.
+    retry_at: Option<Instant>,
 }
 
 enum Event {
@@ -45,27 +59,34 @@ enum End {
 impl Driver {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        build: Build,
+        ground: Option<Ground>,
         record: Record,
         resources: Resources,
     ) -> (Self, Handle) {
         let (sender, commands) = mpsc::channel(QUEUE);
-        let (status, status_reader) = watch::channel(status_of(&record, &resources, &build));
         let closed = CancellationToken::new();
+        let (view, reader) = watch::channel(View {
+            status: status_of(&record, &resources),
+            closed: closed.clone(),
+        });
+        let kept = record
+            .paused
+            .map(|paused| shared.builds.lease(paused.build));
         let handle = Handle {
             commands: sender,
-            status: status_reader,
-            closed: closed.clone(),
+            view: reader,
         };
         (
             Self {
                 shared,
-                build,
+                ground,
+                kept,
                 record,
                 resources,
                 commands,
-                status,
+                view,
                 closed,
+                retry_at: None,
             },
             handle,
         )
@@ -74,14 +95,7 @@ impl Driver {
     /// Takes a new sandbox from its first journal to its end.
     pub(crate) async fn start_and_run(mut self, started: oneshot::Sender<Result<Status, Error>>) {
         let begun = Instant::now();
-        let result = setup::start(
-            &self.shared,
-            &self.build,
-            &mut self.record,
-            &mut self.resources,
-        )
-        .await;
-        if let Err(error) = result {
+        if let Err(error) = self.start().await {
             let capacity = matches!(error, Error::Capacity(_));
             if capacity {
                 tracing::warn!(sandbox = %self.id(), error = %chain(&error), "refusing a sandbox");
@@ -95,15 +109,45 @@ impl Driver {
         }
         self.publish();
         tracing::info!(sandbox = %self.id(), elapsed_ms = begun.elapsed().as_millis(), "sandbox started");
-        let _ = started.send(Ok(self.status.borrow().clone()));
+        let _ = started.send(Ok(self.status()));
         self.run().await;
     }
 
-    /// Serves a sandbox that runs, until its end or the daemon's.
+    async fn start(&mut self) -> Result<(), Error> {
+        let Some(ground) = &self.ground else {
+            return Err(Error::ShuttingDown);
+        };
+        if ground.memory.is_none() {
+            self.record.origin = Some(Origin::Booted);
+        }
+        self.shared
+            .journals
+            .create(&self.record)
+            .map_err(Error::step("write the sandbox's journal"))?;
+        let (shared, resources) = (&self.shared, &mut self.resources);
+        setup::start(shared, ground, &mut self.record, resources, Identity::New).await
+    }
+
+    /// Serves a VM that a former daemon started. Whatever that one was in the
+    /// middle of is undone first.
+    pub(crate) async fn run_adopted(mut self) {
+        if self.record.state != SandboxState::Running {
+            tracing::warn!(sandbox = %self.id(), state = ?self.record.state, "the former daemon did not finish this: the sandbox goes on");
+            self.go_on().await;
+        }
+        self.run().await;
+    }
+
+    /// Serves a sandbox, until its end or the daemon's.
     pub(crate) async fn run(mut self) {
         loop {
-            let event = self.next_event().await;
-            match self.apply(event) {
+            let flow = match self.next_event().await {
+                Event::Detach => ControlFlow::Break(None),
+                Event::VmEnded(why) => ControlFlow::Break(Some(End::VmEnded(why))),
+                Event::Deadline => self.time_is_over().await,
+                Event::Command(command) => self.obey(command).await,
+            };
+            match flow {
                 ControlFlow::Continue(()) => {}
                 ControlFlow::Break(None) => return self.detach().await,
                 ControlFlow::Break(Some(end)) => {
@@ -125,41 +169,88 @@ impl Driver {
     }
 
     async fn next_event(&mut self) -> Event {
-        let left = (self.record.end_at - Utc::now())
-            .to_std()
-            .unwrap_or(Duration::ZERO);
+        let runs = self.record.state == SandboxState::Running;
+        let end_at = self.record.end_at;
+        let retry_at = self.retry_at;
+        let deadline = async move {
+            if !runs {
+                return std::future::pending().await;
+            }
+            let left = (end_at - Utc::now()).to_std().unwrap_or(Duration::ZERO);
+            tokio::time::sleep(left).await;
+            if let Some(at) = retry_at {
+                tokio::time::sleep_until(at).await;
+            }
+        };
         tokio::select! {
             biased;
             () = self.shared.detach.cancelled() => Event::Detach,
             why = self.resources.vm_ended() => Event::VmEnded(why),
-            () = tokio::time::sleep(left) => Event::Deadline,
+            () = deadline => Event::Deadline,
             // The registry holds a sender for as long as this driver runs.
             Some(command) = self.commands.recv() => Event::Command(command),
         }
     }
 
-    fn apply(&mut self, event: Event) -> ControlFlow<Option<End>> {
-        match event {
-            Event::Detach => ControlFlow::Break(None),
-            Event::VmEnded(why) => ControlFlow::Break(Some(End::VmEnded(why))),
-            Event::Deadline => {
-                // The timer runs on the monotonic clock, the end time on the wall
-                // clock: what a clock change left early is waited for again.
-                if Utc::now() < self.record.end_at {
-                    return ControlFlow::Continue(());
-                }
-                ControlFlow::Break(Some(End::TimedOut))
-            }
-            Event::Command(Command::Stop { reply }) => ControlFlow::Break(Some(End::Asked(reply))),
-            Event::Command(Command::Update {
+    async fn time_is_over(&mut self) -> ControlFlow<Option<End>> {
+        // The timer runs on the monotonic clock, the end time on the wall clock:
+        // what a clock change left early is waited for again.
+        if Utc::now() < self.record.end_at {
+            return ControlFlow::Continue(());
+        }
+        let TimeoutAction::Pause { memory } = self.record.spec.timeout_action else {
+            return ControlFlow::Break(Some(End::TimedOut));
+        };
+        tracing::info!(sandbox = %self.id(), memory, "sandbox reached its end time: pausing it");
+        self.retry_at = None;
+        if let Err(error) = self.pause(hearth_ids::BuildId::random(), memory).await {
+            tracing::error!(sandbox = %self.id(), error = %chain(&error), "pausing at the end time failed: the sandbox runs on");
+            self.retry_at = Some(Instant::now() + PAUSE_RETRY);
+        }
+        ControlFlow::Continue(())
+    }
+
+    async fn obey(&mut self, command: Command) -> ControlFlow<Option<End>> {
+        match command {
+            Command::Stop { reply } => return ControlFlow::Break(Some(End::Asked(reply))),
+            Command::Update {
                 end_at,
                 network_json,
                 reply,
-            }) => {
-                let _ = reply.send(self.update(end_at, network_json));
-                ControlFlow::Continue(())
+            } => drop(reply.send(self.update(end_at, network_json))),
+            Command::Pause { keeping, reply } => {
+                let result = self.pause(keeping.build, keeping.with_memory).await;
+                drop(reply.send(self.logged("pausing", result)));
+            }
+            Command::Resume {
+                end_at,
+                discard_memory,
+                reply,
+            } => {
+                let result = self.resume(end_at, discard_memory).await;
+                drop(reply.send(self.logged("resuming", result)));
+            }
+            Command::Checkpoint { build, reply } => {
+                let result = self.checkpoint(build).await;
+                drop(reply.send(self.logged("taking a snapshot of", result)));
+            }
+            Command::Rollback { build, reply } => {
+                let result = self.roll_back(build).await;
+                drop(reply.send(self.logged("rolling back", result)));
             }
         }
+        ControlFlow::Continue(())
+    }
+
+    fn logged<T>(&self, doing: &str, result: Result<T, Error>) -> Result<T, Error> {
+        match &result {
+            Ok(_) => {}
+            Err(Error::State { .. } | Error::Capacity(_) | Error::BuildNotFound { .. }) => {}
+            Err(error) => {
+                tracing::error!(sandbox = %self.id(), error = %chain(error), "{doing} a sandbox failed");
+            }
+        }
+        result
     }
 
     fn update(
@@ -167,6 +258,7 @@ impl Driver {
         end_at: Option<EndAt>,
         network_json: Option<String>,
     ) -> Result<Status, Error> {
+        self.require(SandboxState::Running)?;
         let mut changed = self.record.clone();
         match end_at {
             Some(EndAt::At(at)) => changed.end_at = at,
@@ -176,13 +268,26 @@ impl Driver {
         if let Some(json) = network_json {
             changed.spec.network_json = json;
         }
-        self.shared
-            .journals
-            .write(&changed)
-            .map_err(Error::step("write the sandbox's journal"))?;
+        setup::write_journal(&self.shared, &changed)?;
         self.record = changed;
+        self.retry_at = None;
         self.publish();
-        Ok(self.status.borrow().clone())
+        Ok(self.status())
+    }
+
+    /// Refuses what can only be done in another state.
+    pub(super) fn require(&self, state: SandboxState) -> Result<(), Error> {
+        if self.record.state == state {
+            return Ok(());
+        }
+        Err(Error::State {
+            sandbox: self.id().clone(),
+            why: match self.record.state {
+                SandboxState::Paused => "is paused",
+                SandboxState::Running => "is running",
+                _ => "is in another transition",
+            },
+        })
     }
 
     /// Ends the VM, tells those who wait, and gives back what was held.
@@ -194,8 +299,8 @@ impl Driver {
         let id = self.id().clone();
         self.shared.registry.remove(&id);
 
-        // Commands that were queued meanwhile: further stops are answered, and an
-        // update's caller sees its reply dropped, which reads as "not found".
+        // Commands that were queued meanwhile: further stops are answered, and the
+        // others' callers see their reply dropped, which reads as "not found".
         self.commands.close();
         let mut waiting: Vec<_> = asked.into_iter().collect();
         while let Ok(command) = self.commands.try_recv() {
@@ -209,11 +314,11 @@ impl Driver {
 
         if let Err(error) = self.resources.release(&self.shared).await {
             tracing::error!(sandbox = %id, error = %chain(&error), "leaving what could not be cleaned to the next start");
-            return;
-        }
-        if let Err(error) = self.shared.journals.remove(&id) {
+        } else if let Err(error) = self.shared.journals.remove(&id) {
             tracing::error!(sandbox = %id, %error, "removing the sandbox's files failed");
         }
+        (self.ground, self.kept) = (None, None);
+        self.shared.collect.notify_one();
     }
 
     /// Lets go of the VM without harm to it: the next daemon adopts it.
@@ -221,18 +326,30 @@ impl Driver {
         self.resources.detach().await;
     }
 
-    fn publish(&self) {
-        self.status
-            .send_replace(status_of(&self.record, &self.resources, &self.build));
+    /// Shows others the present state.
+    pub(super) fn publish(&self) {
+        self.view.send_replace(View {
+            status: status_of(&self.record, &self.resources),
+            closed: self.closed.clone(),
+        });
     }
 
-    fn id(&self) -> &hearth_ids::SandboxId {
+    pub(super) fn status(&self) -> Status {
+        self.view.borrow().status.clone()
+    }
+
+    pub(super) fn id(&self) -> &hearth_ids::SandboxId {
         &self.record.spec.sandbox_id
     }
 }
 
-fn status_of(record: &Record, resources: &Resources, build: &Build) -> Status {
-    let shape = build.manifest.shape;
+fn status_of(record: &Record, resources: &Resources) -> Status {
+    let shape = record.shape.unwrap_or(hearth_snapshot::Shape {
+        vcpus: 0,
+        memory_mib: 0,
+        disk_mib: 0,
+    });
+    let up = !matches!(record.state, SandboxState::Paused | SandboxState::Stopping);
     Status {
         spec: Arc::new(record.spec.clone()),
         state: record.state,
@@ -243,6 +360,10 @@ fn status_of(record: &Record, resources: &Resources, build: &Build) -> Status {
         memory_mib: u32::try_from(shape.memory_mib).unwrap_or(u32::MAX),
         disk_mib: u32::try_from(shape.disk_mib).unwrap_or(u32::MAX),
         envd_version: record.envd_version.clone(),
-        address: resources.address(),
+        address: resources.address().filter(|_| up),
+        paused: record.paused.map(|paused| PausedStatus {
+            at: paused.at,
+            with_memory: paused.with_memory,
+        }),
     }
 }

@@ -1,23 +1,41 @@
-//! One sandbox on this node. [`driver`] is the task that owns it, [`resources`]
-//! what it holds of the host, [`setup`] how that is taken and adopted.
+//! One sandbox on this node. [`driver`] is the task that owns it, [`ground`] the
+//! builds that it stands on, [`resources`] what it holds of the host, [`setup`] how
+//! that is taken and adopted, [`keep`] how its state becomes a build.
 //!
 //! ```text
 //!  Starting ──restored, agent ready──▶ Running ──delete │ deadline │ VM ended──▶ Stopping ──▶ gone
-//!      └────────────any step fails──────────────────────────────────────────────────┘
+//!      └──any step fails──▶ Stopping    │  ▲ ▲                                       ▲
+//!                                       │  │ └─ kept, or failed ── Snapshotting      │
+//!                                       ▼  │        (from Running)                   │
+//!                      failed ◀──── Pausing └───────────────┐                        │
+//!                   (Running again)     │ kept              │ agent ready            │
+//!                                       ▼                   │                        │
+//!                                     Paused ──resume──▶ Resuming                    │
+//!                                       │  ◀──any step fails──┘                      │
+//!                                       └────────────────delete──────────────────────┘
 //! ```
 //!
+//! A rollback goes from Running to Resuming, with the build to go back to as what
+//! is kept: should it fail, the sandbox is paused there.
+//!
 //! The driver is the only one that changes the sandbox. Others send it commands
-//! through a bounded queue and read its status from a watch.
+//! through a bounded queue and read its status from a watch. It takes one command
+//! after the other, so no two operations on a sandbox ever overlap.
 
 pub(crate) mod driver;
+pub(crate) mod ground;
+pub(crate) mod keep;
+mod lifecycle;
 pub(crate) mod resources;
 pub(crate) mod setup;
 
 use crate::{
     error::Error,
+    journal::Keeping,
     spec::{SandboxState, Status},
 };
 use chrono::{DateTime, Utc};
+use hearth_ids::BuildId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -39,25 +57,49 @@ pub(crate) enum Command {
         network_json: Option<String>,
         reply: oneshot::Sender<Result<Status, Error>>,
     },
+    Pause {
+        keeping: Keeping,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    Resume {
+        end_at: DateTime<Utc>,
+        discard_memory: bool,
+        reply: oneshot::Sender<Result<Status, Error>>,
+    },
+    Checkpoint {
+        build: BuildId,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    Rollback {
+        build: BuildId,
+        reply: oneshot::Sender<Result<Status, Error>>,
+    },
     /// Answered when the VM has ended; every one of several callers is answered.
     Stop { reply: oneshot::Sender<()> },
+}
+
+/// What others see of a sandbox.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    pub status: Status,
+    /// Cancelled when the sandbox stops answering: streams to it are to break. Each
+    /// start has its own.
+    pub closed: CancellationToken,
 }
 
 /// How others reach a sandbox's driver.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
     pub commands: mpsc::Sender<Command>,
-    pub status: watch::Receiver<Status>,
-    /// Cancelled when the sandbox stops answering: streams to it are to break.
-    pub closed: CancellationToken,
+    pub view: watch::Receiver<View>,
 }
 
 impl Handle {
     pub(crate) fn status(&self) -> Status {
-        self.status.borrow().clone()
+        self.view.borrow().status.clone()
     }
 
     pub(crate) fn state(&self) -> SandboxState {
-        self.status.borrow().state
+        self.view.borrow().status.state
     }
 }

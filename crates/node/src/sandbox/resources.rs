@@ -2,19 +2,20 @@
 //! slot, a disk that is served over NBD, a VM process. Each may be absent, while
 //! a start is under way or after one failed; giving back takes what is there.
 
-use super::setup;
+use super::{ground::Ground, setup};
 use crate::{error::Error, journal::Record, node::Shared, recovery::remove_dir};
-use hearth_block::{Device, server::ServerHandle};
+use hearth_block::{Device, SealingLayer, server::ServerHandle};
 use hearth_ids::SandboxId;
 use hearth_machine::Machine;
 use hearth_network::Slot;
-use hearth_snapshot::Build;
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 /// A writable layer over a build's disk, and the server that QEMU reads it from.
 pub(crate) struct Disk {
     pub device: Arc<Device>,
     pub server: ServerHandle,
+    /// Layers that take no more writes but are not known to be durable yet.
+    pub sealing: Vec<SealingLayer>,
 }
 
 #[derive(Default)]
@@ -33,7 +34,7 @@ impl Resources {
     /// out and logged: the VM then ends or stalls, which its driver sees.
     pub(crate) async fn adopt(
         shared: &Shared,
-        build: &Build,
+        ground: &Ground,
         record: &Record,
         machine: Box<dyn Machine>,
     ) -> Self {
@@ -43,7 +44,7 @@ impl Resources {
             tracing::error!(sandbox = %id, slot = ?record.slot, "an adopted sandbox lost its network slot");
         }
         let uid = slot.as_ref().map_or(0, |slot| slot.uid);
-        let disk = match setup::open_disk(shared, build, id, uid).await {
+        let disk = match setup::open_disk(shared, ground, record, uid).await {
             Ok(disk) => Some(disk),
             Err(error) => {
                 tracing::error!(sandbox = %id, error = %crate::error::chain(&error), "an adopted sandbox's disk cannot be served");
@@ -80,6 +81,13 @@ impl Resources {
         }
     }
 
+    /// Ends the disk's server and lets go of the disk's files.
+    pub(crate) async fn close_disk(&mut self) {
+        if let Some(disk) = self.disk.take() {
+            disk.server.stop().await;
+        }
+    }
+
     /// Gives everything back, the VM first. Goes on after a failure and returns
     /// the first one.
     pub(crate) async fn release(&mut self, shared: &Shared) -> Result<(), Error> {
@@ -90,9 +98,7 @@ impl Resources {
             }
         };
         self.stop_machine().await;
-        if let Some(disk) = self.disk.take() {
-            disk.server.stop().await;
-        }
+        self.close_disk().await;
         if let Some(slot) = self.slot.take() {
             keep(
                 shared

@@ -3,12 +3,17 @@
 //! A failed step leaves what was taken in [`Resources`], for the driver to give
 //! back.
 
-use super::resources::{Disk, Resources, run_dir_of};
+use super::{
+    ground::{Ground, Secrets},
+    resources::{Disk, Resources, run_dir_of},
+};
 use crate::{
     agent::{self, Init},
+    artefacts,
     config::AGENT_PORT,
     error::Error,
-    journal::Record,
+    hooks::Step,
+    journal::{Origin, Record},
     node::Shared,
     spec::SandboxState,
 };
@@ -19,10 +24,13 @@ use hearth_block::{
 };
 use hearth_confine::Confinement;
 use hearth_ids::SandboxId;
-use hearth_machine::{DiskAttachment, NetworkAttachment, RestoreSpec, VmShape};
+use hearth_machine::{
+    BootSpec, DiskAttachment, Machine, MemoryOverlay, MemoryPiece, NetworkAttachment, RestoreSpec,
+    VmShape,
+};
 use hearth_network::Slot;
-use hearth_snapshot::Build;
-use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
+use hearth_snapshot::{Shape, difference::Composition};
+use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
 
 /// Name of the NBD export of every sandbox's disk.
 const EXPORT: &str = "root";
@@ -32,6 +40,12 @@ const DEFAULT_WORKDIR: &str = "/home/user";
 /// What a VM process may take beyond its guest's memory: QEMU, its translation
 /// buffers, and page tables.
 const OVERHEAD_BYTES: u64 = 192 << 20;
+/// The same where a kernel boots: far more code is translated.
+const BOOT_OVERHEAD_BYTES: u64 = 512 << 20;
+/// How long a guest may take from its kernel's start to an agent that listens.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// Memory of a booted VM, in the sandbox's directory.
+pub(crate) const MEMORY_FILE: &str = "memory.img";
 
 pub(crate) fn cgroup_name(id: &SandboxId) -> String {
     format!("hearth-{id}")
@@ -41,19 +55,30 @@ pub(crate) fn run_dir(shared: &Shared, id: &SandboxId) -> PathBuf {
     run_dir_of(&shared.config.run_dir, id)
 }
 
+/// Who the guest is to be after a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// Another machine than the one that was saved.
+    New,
+    /// The one that was saved.
+    Same,
+}
+
+/// Starts the VM as the record's origin says, up to an agent that has taken its
+/// settings. The record is in a journal already.
 pub(crate) async fn start(
     shared: &Shared,
-    build: &Build,
+    ground: &Ground,
     record: &mut Record,
     resources: &mut Resources,
+    identity: Identity,
 ) -> Result<(), Error> {
     let id = record.spec.sandbox_id.clone();
-    shared
-        .journals
-        .create(record)
-        .map_err(Error::step("write the sandbox's journal"))?;
-
-    let slot = &*resources.slot.insert(acquire_slot(shared).await?);
+    // A rollback keeps the slot, and with it the address.
+    if resources.slot.is_none() {
+        resources.slot = Some(acquire_slot(shared).await?);
+    }
+    let slot = resources.slot.as_ref().expect("taken above");
     record.slot = Some(slot.index);
     if record.spec.allow_internet_access == Some(false) {
         shared
@@ -65,35 +90,55 @@ pub(crate) async fn start(
     let run_dir = run_dir(shared, &id);
     resources.run_dir = Some(run_dir.clone());
     make_run_dir(&run_dir, slot.uid)?;
-    shared
-        .journals
-        .write(record)
-        .map_err(Error::step("write the sandbox's journal"))?;
+    write_journal(shared, record)?;
+    shared.hooks.reached(Step::SlotTaken)?;
 
     tracing::debug!(sandbox = %id, slot = slot.index, "slot taken");
-    resources.disk = Some(open_disk(shared, build, &id, slot.uid).await?);
+    resources.disk = Some(open_disk(shared, ground, record, slot.uid).await?);
+    shared.hooks.reached(Step::DiskServed)?;
     tracing::debug!(sandbox = %id, "disk served");
     resources.cgroup = Some(cgroup_name(&id));
-    let machine = shared
-        .engine
-        .restore(restore_spec(build, &id, slot, run_dir))
-        .await
-        .map_err(Error::step("restore the VM"))?;
+    let machine = start_machine(shared, ground, &id, slot, run_dir).await?;
     record.machine = Some(machine.record());
     resources.machine = Some(machine);
-    tracing::debug!(sandbox = %id, "VM restored");
-    shared
-        .journals
-        .write(record)
-        .map_err(Error::step("write the sandbox's journal"))?;
+    write_journal(shared, record)?;
+    shared.hooks.reached(Step::VmStarted)?;
+    tracing::debug!(sandbox = %id, "VM started");
 
-    record.envd_version = greet_agent(shared, record, resources).await?;
+    record.envd_version = greet_agent(shared, ground, record, resources, identity).await?;
+    shared.hooks.reached(Step::Greeted)?;
     tracing::debug!(sandbox = %id, "agent set up");
     record.state = SandboxState::Running;
+    record.paused = None;
+    write_journal(shared, record)
+}
+
+pub(crate) fn write_journal(shared: &Shared, record: &Record) -> Result<(), Error> {
     shared
         .journals
         .write(record)
         .map_err(Error::step("write the sandbox's journal"))
+}
+
+async fn start_machine(
+    shared: &Shared,
+    ground: &Ground,
+    id: &SandboxId,
+    slot: &Slot,
+    run_dir: PathBuf,
+) -> Result<Box<dyn Machine>, Error> {
+    match &ground.memory {
+        Some(_) => shared
+            .engine
+            .restore(restore_spec(ground, id, slot, run_dir)?)
+            .await
+            .map_err(Error::step("restore the VM")),
+        None => shared
+            .engine
+            .boot(boot_spec(shared, ground, id, slot, run_dir)?)
+            .await
+            .map_err(Error::step("boot the VM")),
+    }
 }
 
 async fn acquire_slot(shared: &Shared) -> Result<Slot, Error> {
@@ -117,18 +162,22 @@ fn make_run_dir(path: &std::path::Path, uid: u32) -> Result<(), Error> {
 /// Opens the sandbox's disk, new or as it was, and serves it.
 pub(crate) async fn open_disk(
     shared: &Shared,
-    build: &Build,
-    id: &SandboxId,
+    ground: &Ground,
+    record: &Record,
     uid: u32,
 ) -> Result<Disk, Error> {
+    let id = &record.spec.sandbox_id;
+    let own = shared.journals.dir(id);
+    let below = &ground.disk.disk;
+    let sealed = record.disk.sealed.iter().map(|name| own.join(name));
     let config = DeviceConfig {
-        base: Some(build.rootfs_path()),
-        layers: Vec::new(),
+        base: Some(below.image.clone()),
+        layers: below.layers.iter().cloned().chain(sealed).collect(),
         writable: Some(WritableConfig {
-            directory: shared.journals.dir(id).join("disk"),
+            directory: own.join(&record.disk.writable),
             limit_bytes: None,
         }),
-        size_bytes: build.manifest.shape.disk_mib << 20,
+        size_bytes: ground.disk.build.manifest.shape.disk_mib << 20,
     };
     let device = tokio::task::spawn_blocking(move || Device::open_or_create(&config))
         .await
@@ -142,46 +191,126 @@ pub(crate) async fn open_disk(
     };
     let server =
         server::serve(&config, Arc::clone(&device)).map_err(Error::step("serve the disk"))?;
-    Ok(Disk { device, server })
+    Ok(Disk {
+        device,
+        server,
+        sealing: Vec::new(),
+    })
 }
 
-fn restore_spec(build: &Build, id: &SandboxId, slot: &Slot, run_dir: PathBuf) -> RestoreSpec {
-    let shape = VmShape {
-        vcpus: build.manifest.shape.vcpus,
-        memory_bytes: build.manifest.shape.memory_mib << 20,
+fn vm_shape(shape: Shape) -> VmShape {
+    VmShape {
+        vcpus: shape.vcpus,
+        memory_bytes: shape.memory_mib << 20,
+    }
+}
+
+fn disk_attachment(run_dir: &std::path::Path) -> DiskAttachment {
+    DiskAttachment {
+        nbd_socket: run_dir.join("nbd.sock"),
+        export: EXPORT.to_owned(),
+    }
+}
+
+fn network_attachment(slot: &Slot) -> NetworkAttachment {
+    NetworkAttachment {
+        netns: slot.netns_path.clone(),
+        tap: slot.tap.clone(),
+        mac: slot.mac,
+    }
+}
+
+fn confinement(id: &SandboxId, slot: &Slot, memory_limit_bytes: u64) -> Confinement {
+    Confinement {
+        netns: Some(slot.netns_path.clone()),
+        uid: slot.uid,
+        gid: slot.uid,
+        cgroup_name: Some(cgroup_name(id)),
+        memory_limit_bytes: Some(memory_limit_bytes),
+        ..Confinement::default()
+    }
+}
+
+fn restore_spec(
+    ground: &Ground,
+    id: &SandboxId,
+    slot: &Slot,
+    run_dir: PathBuf,
+) -> Result<RestoreSpec, Error> {
+    let restore = || {
+        let stack = ground.memory.as_ref()?;
+        Some((stack, stack.memory.as_ref()?, stack.device_state_path()?))
     };
-    RestoreSpec {
+    let (stack, memory, device_state) = restore().ok_or_else(|| {
+        Error::step("restore the VM")("the build keeps no memory, only a disk".to_owned())
+    })?;
+    let shape = vm_shape(stack.build.manifest.shape);
+    Ok(RestoreSpec {
         id: id.to_string(),
-        disk: DiskAttachment {
-            nbd_socket: run_dir.join("nbd.sock"),
-            export: EXPORT.to_owned(),
-        },
+        disk: disk_attachment(&run_dir),
         run_dir,
-        memory_file: build.memory_path(),
-        device_state: build.device_state_path(),
-        network: Some(NetworkAttachment {
-            netns: slot.netns_path.clone(),
-            tap: slot.tap.clone(),
-            mac: slot.mac,
-        }),
-        confinement: Some(Confinement {
-            netns: Some(slot.netns_path.clone()),
-            uid: slot.uid,
-            gid: slot.uid,
-            cgroup_name: Some(cgroup_name(id)),
-            memory_limit_bytes: Some(shape.memory_bytes + OVERHEAD_BYTES),
-            ..Confinement::default()
-        }),
+        memory_file: memory.image.clone(),
+        memory_overlay: overlay(memory),
+        device_state,
+        network: Some(network_attachment(slot)),
+        confinement: Some(confinement(id, slot, shape.memory_bytes + OVERHEAD_BYTES)),
         shape,
         resume: true,
+    })
+}
+
+fn overlay(memory: &Composition) -> MemoryOverlay {
+    let pieces = memory.pieces.iter().map(|piece| MemoryPiece {
+        file: piece.file,
+        file_offset: piece.file_offset,
+        memory_offset: piece.memory_offset,
+        length: piece.length,
+    });
+    MemoryOverlay {
+        files: memory.files.clone(),
+        pieces: pieces.collect(),
     }
+}
+
+fn boot_spec(
+    shared: &Shared,
+    ground: &Ground,
+    id: &SandboxId,
+    slot: &Slot,
+    run_dir: PathBuf,
+) -> Result<BootSpec, Error> {
+    let manifest = &ground.disk.build.manifest;
+    let root = shared.config.state_dir.join("artefacts");
+    let find = |kind, name, digest| {
+        artefacts::find(&root, kind, name, digest).map_err(Error::step("find the guest's kernel"))
+    };
+    let shape = vm_shape(manifest.shape);
+    let limit = shape.memory_bytes + BOOT_OVERHEAD_BYTES;
+    Ok(BootSpec {
+        id: id.to_string(),
+        disk: disk_attachment(&run_dir),
+        run_dir,
+        kernel: find("kernel", "vmlinux", manifest.inputs.kernel.blake3)?,
+        initramfs: find(
+            "initramfs",
+            "initramfs.cpio",
+            manifest.inputs.initramfs.blake3,
+        )?,
+        cmdline_extra: String::new(),
+        memory_file: shared.journals.dir(id).join(MEMORY_FILE),
+        network: Some(network_attachment(slot)),
+        confinement: Some(confinement(id, slot, limit)),
+        shape,
+    })
 }
 
 /// Hands the agent its settings; gives up early when the VM ends meanwhile.
 async fn greet_agent(
     shared: &Shared,
+    ground: &Ground,
     record: &Record,
     resources: &Resources,
+    identity: Identity,
 ) -> Result<String, Error> {
     let host = resources
         .address()
@@ -197,12 +326,26 @@ async fn greet_agent(
         entropy: agent::entropy(),
         sandbox_id: spec.sandbox_id.as_str(),
         template_id: spec.template_id.as_str(),
+        machine_id: (identity == Identity::New).then(agent::machine_id),
     };
     let address = SocketAddr::from((host, AGENT_PORT));
-    tokio::select! {
-        answer = agent::init(address, &settings, shared.config.agent_timeout) => {
-            answer.map_err(Error::step("hand the agent its settings"))
+    let former = match &ground.memory {
+        Some(stack) => Secrets::read(stack)?,
+        None => None,
+    };
+    let former = former
+        .as_ref()
+        .map(|secrets| secrets.envd_access_token.as_str());
+    let answer = async {
+        match record.origin() {
+            Origin::Restored(_) => {
+                agent::init(address, &settings, former, shared.config.agent_timeout).await
+            }
+            Origin::Booted => agent::init_booting(address, &settings, BOOT_LIMIT).await,
         }
+    };
+    tokio::select! {
+        answer = answer => answer.map_err(Error::step("hand the agent its settings")),
         why = resources.vm_ended() => Err(Error::step("hand the agent its settings")(why)),
     }
 }

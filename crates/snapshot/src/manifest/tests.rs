@@ -37,7 +37,8 @@ pub(crate) fn example() -> Manifest {
             key: Digest::of(b"key"),
         },
         parents: Vec::new(),
-        below: Below::default(),
+        memory_below: Vec::new(),
+        disk_below: Vec::new(),
         files: vec![
             file(FileRole::Memory, MEMORY_FILE, 512 << 20),
             file(FileRole::DeviceState, DEVICE_STATE_FILE, 9000),

@@ -8,8 +8,10 @@ use hearth_block::{
     server::{self, ServerConfig},
 };
 use hearth_client::bench::Samples;
-use hearth_machine::{DiskAttachment, Engine, NetworkAttachment, RestoreSpec, VmShape};
-use hearth_snapshot::{ArtefactStore, Build, LocalStore};
+use hearth_machine::{
+    DiskAttachment, Engine, MemoryOverlay, NetworkAttachment, RestoreSpec, VmShape,
+};
+use hearth_snapshot::{ArtefactStore, Build, Kind, LocalStore};
 use std::{path::Path, sync::Arc, time::Instant};
 
 const EXPORT: &str = "root";
@@ -17,10 +19,10 @@ const EXPORT: &str = "root";
 /// Restores the newest base build `runs` times, one after another.
 pub async fn restores(settings: &Settings, runs: usize) -> anyhow::Result<Samples> {
     let store = LocalStore::open(settings.builds_dir())?;
-    let newest = store
-        .list()
-        .await?
-        .pop()
+    let builds = store.list().await?.into_iter();
+    let newest = builds
+        .filter(|manifest| manifest.kind == Kind::Template && manifest.parents.is_empty())
+        .next_back()
         .context("no build is prepared: run `hearth up`")?;
     let build = store.open(newest.build_id).await?;
     let engine = daemon::engine(settings).await?;
@@ -65,6 +67,7 @@ async fn restore(
             memory_bytes: shape.memory_mib << 20,
         },
         memory_file: build.memory_path(),
+        memory_overlay: MemoryOverlay::default(),
         device_state: build.device_state_path(),
         disk: DiskAttachment {
             nbd_socket: socket,

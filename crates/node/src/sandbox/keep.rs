@@ -1,0 +1,436 @@
+//! Keeping a running sandbox's state as a build, in two halves. [`capture`] needs
+//! the VM to stand still and leaves it so: device state, the memory that was
+//! written, and a seal on the disk. [`publish`] needs it no more: it makes the
+//! build durable and visible, which is the moment at which it happened.
+//!
+//! ```text
+//! freeze guest ─ pause VM ─ devices ─ memory ─ journal layers ─ seal disk ┆ link disk ─ publish
+//!                └──────────────── the VM stands still ─────────────────┘
+//! ```
+//!
+//! Until the build is published nothing is taken from the sandbox: its sealed disk
+//! layers stay where they are (the build gets links to their files), and so does
+//! its journal. So a failure, or a daemon's end, leaves a sandbox that can run on.
+
+use super::{
+    ground::{Ground, Secrets},
+    resources::Resources,
+    setup,
+};
+use crate::{
+    agent,
+    config::AGENT_PORT,
+    error::{Error, chain},
+    hooks::Step,
+    journal::{Keeping, Record},
+    node::Shared,
+};
+use hearth_machine::{DirtyMemory, Machine, SaveTarget};
+use hearth_snapshot::{
+    ArtefactStore, Below, Build, DEVICE_STATE_FILE, Draft, EngineVersion, FileRole, Kind,
+    MEMORY_DIFFERENCE_FILE, MEMORY_FILE, MEMORY_INDEX_FILE, SECRETS_FILE, Stack, Staging,
+    difference, sparse,
+};
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How long the guest may take to hold its programs.
+const FREEZE_LIMIT: Duration = Duration::from_secs(2);
+/// How long it may take to write what is due to its disk.
+const FLUSH_LIMIT: Duration = Duration::from_secs(20);
+/// Differences on top of each other; the next one takes in those below it.
+const MEMORY_DEPTH: usize = 8;
+/// Pieces of a composed memory beyond which the next difference takes all in.
+const MEMORY_PIECES: usize = 12_000;
+/// Disk layers on top of each other; beyond that they are merged into one.
+const DISK_DEPTH: usize = 48;
+
+/// What a build is kept for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The VM ends once the build is there.
+    Pause,
+    /// The VM goes on.
+    Snapshot,
+}
+
+/// A state that was captured while the VM stood still.
+pub(crate) struct Captured {
+    staging: Staging,
+    keeping: Keeping,
+    purpose: Purpose,
+    memory_below: Vec<hearth_ids::BuildId>,
+    files: Vec<(FileRole, String)>,
+}
+
+/// Takes everything for which the VM must stand still. On success and failure
+/// alike the VM may be paused and the guest frozen afterwards.
+pub(crate) async fn capture(
+    shared: &Shared,
+    ground: &Ground,
+    record: &mut Record,
+    resources: &mut Resources,
+    keeping: Keeping,
+    purpose: Purpose,
+) -> Result<Captured, Error> {
+    // Made first: the VM stands still for less.
+    let staging = shared
+        .builds
+        .stage(keeping.build)
+        .await
+        .map_err(Error::step("make room for the build"))?;
+    freeze(record, resources, keeping.with_memory).await;
+    shared.hooks.reached(Step::Frozen)?;
+    let machine = machine(resources)?;
+    machine.pause().await.map_err(Error::step("pause the VM"))?;
+    shared.hooks.reached(Step::VmPaused)?;
+
+    let mut captured = Captured {
+        staging,
+        keeping,
+        purpose,
+        memory_below: Vec::new(),
+        files: Vec::new(),
+    };
+    if keeping.with_memory {
+        let device_state = captured.staging.directory().join(DEVICE_STATE_FILE);
+        let target = SaveTarget { device_state };
+        machine
+            .save(target)
+            .await
+            .map_err(Error::step("save the VM's devices"))?;
+        captured.add(FileRole::DeviceState, DEVICE_STATE_FILE);
+        shared.hooks.reached(Step::DevicesSaved)?;
+        memory(shared, ground, record, machine, &mut captured).await?;
+        shared.hooks.reached(Step::MemorySaved)?;
+    }
+    seal(shared, record, resources).await?;
+    Ok(captured)
+}
+
+fn machine(resources: &Resources) -> Result<&dyn Machine, Error> {
+    resources
+        .machine
+        .as_deref()
+        .ok_or_else(|| Error::step("pause the VM")("there is none".to_owned()))
+}
+
+impl Captured {
+    fn add(&mut self, role: FileRole, name: &str) {
+        self.files.push((role, name.to_owned()));
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.staging.directory().join(name)
+    }
+}
+
+/// Lets the guest hold its programs, and without a memory to keep them in, write
+/// its files to the disk. A guest that does not answer is kept as it stands, like
+/// a machine that is switched off: it must not escape its end time by that.
+async fn freeze(record: &Record, resources: &Resources, with_memory: bool) {
+    operate(record, resources, "/freeze", FREEZE_LIMIT).await;
+    if !with_memory {
+        operate(record, resources, "/fsfreeze", FLUSH_LIMIT).await;
+    }
+}
+
+/// Undoes [`freeze`].
+pub(crate) async fn thaw(record: &Record, resources: &Resources, with_memory: bool) {
+    if !with_memory {
+        operate(record, resources, "/fsthaw", FREEZE_LIMIT).await;
+    }
+    operate(record, resources, "/unfreeze", FREEZE_LIMIT).await;
+}
+
+async fn operate(record: &Record, resources: &Resources, path: &'static str, limit: Duration) {
+    let Some(host) = resources.address() else {
+        return;
+    };
+    let address = SocketAddr::from((host, AGENT_PORT));
+    let token = &record.spec.envd_access_token;
+    if let Err(error) = agent::operate(address, path, token, limit).await {
+        tracing::warn!(sandbox = %record.spec.sandbox_id, operation = path, error = %chain(&error), "the guest does not take part in being kept");
+    }
+}
+
+/// Writes what the VM's memory differs in from what it was restored from; all of
+/// it where it was booted.
+async fn memory(
+    shared: &Shared,
+    ground: &Ground,
+    record: &Record,
+    machine: &dyn Machine,
+    captured: &mut Captured,
+) -> Result<(), Error> {
+    let Some(stack) = &ground.memory else {
+        let own = shared.journals.dir(&record.spec.sandbox_id);
+        let (from, to) = (own.join(setup::MEMORY_FILE), captured.path(MEMORY_FILE));
+        let purpose = captured.purpose;
+        blocking("keep the VM's memory", move || {
+            whole_memory(&from, &to, purpose)
+        })
+        .await?;
+        captured.add(FileRole::Memory, MEMORY_FILE);
+        return Ok(());
+    };
+    let dirty = machine
+        .dirty_memory()
+        .await
+        .map_err(Error::step("find the memory that was written"))?;
+    let (ranges, below) = plan(&dirty, stack);
+    let data = captured.path(MEMORY_DIFFERENCE_FILE);
+    let index = captured.path(MEMORY_INDEX_FILE);
+    let memory_bytes = stack.build.manifest.shape.memory_mib << 20;
+    blocking("keep the memory that was written", move || {
+        let data = create(&data)?;
+        let written = difference::write(&data, memory_bytes, &ranges, |offset, buffer| {
+            dirty.read_at(offset, buffer)
+        })?;
+        io::Write::write_all(&mut create(&index)?, &written.encode())
+    })
+    .await?;
+    captured.memory_below = below;
+    captured.add(FileRole::MemoryDifference, MEMORY_DIFFERENCE_FILE);
+    captured.add(FileRole::MemoryIndex, MEMORY_INDEX_FILE);
+    Ok(())
+}
+
+/// Which ranges a difference takes in, and the builds that it then stands on.
+fn plan(
+    dirty: &DirtyMemory,
+    stack: &Stack,
+) -> (Vec<std::ops::Range<u64>>, Vec<hearth_ids::BuildId>) {
+    let mut ranges: Vec<_> = dirty
+        .runs()
+        .iter()
+        .map(|run| run.offset..run.offset + run.length)
+        .collect();
+    let mut chain = stack.memory_chain();
+    let pieces = stack
+        .memory
+        .as_ref()
+        .map_or(&[][..], |memory| &memory.pieces);
+    if chain.len() > MEMORY_DEPTH || pieces.len() + ranges.len() > MEMORY_PIECES {
+        let below = pieces.iter();
+        ranges.extend(below.map(|piece| piece.memory_offset..piece.memory_offset + piece.length));
+        chain.drain(..chain.len() - 1);
+    }
+    (difference::joined(ranges, difference::MAX_RUNS), chain)
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// The memory of a booted VM is a file of its own: a VM that ends leaves it, of one
+/// that goes on a copy is made.
+fn whole_memory(from: &Path, to: &Path, purpose: Purpose) -> io::Result<()> {
+    match purpose {
+        Purpose::Snapshot => sparse::copy(from, to).map(drop),
+        Purpose::Pause => {
+            let file = OpenOptions::new().read(true).write(true).open(from)?;
+            sparse::punch_zeros(&file)?;
+            fs::hard_link(from, to)
+        }
+    }
+}
+
+/// Makes the disk's writable layer immutable; the guest would write to a new one.
+async fn seal(
+    shared: &Shared,
+    record: &mut Record,
+    resources: &mut Resources,
+) -> Result<(), Error> {
+    let disk = resources
+        .disk
+        .as_mut()
+        .ok_or_else(|| Error::step("seal the disk")("it is not served".to_owned()))?;
+    let former = record.disk.clone();
+    record.disk = former.sealed();
+    let sealed = async {
+        setup::write_journal(shared, record)?;
+        shared.hooks.reached(Step::LayersJournalled)?;
+        let next = shared
+            .journals
+            .dir(&record.spec.sandbox_id)
+            .join(&record.disk.writable);
+        let device = std::sync::Arc::clone(&disk.device);
+        blocking_with("seal the disk", move || device.seal(&next)).await
+    };
+    match sealed.await {
+        Ok(layer) => {
+            disk.sealing.push(layer);
+            shared.hooks.reached(Step::DiskSealed)
+        }
+        Err(error) => {
+            // The journal may say more than is true; opened that way, the disk is
+            // the same.
+            let unmade = shared
+                .journals
+                .dir(&record.spec.sandbox_id)
+                .join(&record.disk.writable);
+            record.disk = former;
+            record.disk.next += 1;
+            let _ = fs::remove_dir_all(unmade);
+            Err(error)
+        }
+    }
+}
+
+/// Makes a captured state a build. The VM may run.
+pub(crate) async fn publish(
+    shared: &Shared,
+    ground: &Ground,
+    record: &Record,
+    resources: &mut Resources,
+    mut captured: Captured,
+) -> Result<Build, Error> {
+    let below = link_disk(shared, ground, record, resources, &mut captured).await?;
+    shared.hooks.reached(Step::DiskLinked)?;
+    if captured.keeping.with_memory {
+        let secrets = Secrets {
+            envd_access_token: record.spec.envd_access_token.clone(),
+        };
+        secrets
+            .write(captured.staging.directory())
+            .map_err(Error::step("write what the build keeps for the node"))?;
+        captured.add(FileRole::Secrets, SECRETS_FILE);
+    }
+    let below = Below {
+        memory: std::mem::take(&mut captured.memory_below),
+        disk: below,
+    };
+    let like = &ground.disk.build.manifest;
+    let capabilities = shared.engine.capabilities();
+    let draft = Draft {
+        kind: match captured.purpose {
+            Purpose::Pause => Kind::Pause,
+            Purpose::Snapshot => Kind::Snapshot,
+        },
+        name: None,
+        shape: like.shape,
+        engine: EngineVersion {
+            name: capabilities.engine.to_owned(),
+            version: capabilities.version,
+        },
+        cpu: like.cpu.clone(),
+        inputs: like.inputs.clone(),
+        parents: below.parents(),
+        files: captured.files,
+    };
+    let build = shared
+        .builds
+        .publish_over(captured.staging, draft, below)
+        .await
+        .map_err(Error::step("publish the build"))?;
+    shared.hooks.reached(Step::Published)?;
+    Ok(build)
+}
+
+/// Finishes the sealed layers and links their files into the build to be. Returns
+/// the builds that these layers stand on.
+async fn link_disk(
+    shared: &Shared,
+    ground: &Ground,
+    record: &Record,
+    resources: &mut Resources,
+    captured: &mut Captured,
+) -> Result<Vec<hearth_ids::BuildId>, Error> {
+    let own = shared.journals.dir(&record.spec.sandbox_id);
+    let layers: Vec<PathBuf> = record
+        .disk
+        .sealed
+        .iter()
+        .map(|name| own.join(name))
+        .collect();
+    let mut sealing = resources
+        .disk
+        .as_mut()
+        .map(|disk| std::mem::take(&mut disk.sealing))
+        .unwrap_or_default();
+    let to = captured.staging.directory().to_owned();
+    let mut chain = ground.disk.disk_chain();
+    let below = ground.disk.disk.clone();
+    let merge = below.layers.len() + layers.len() > DISK_DEPTH;
+    let size = ground.disk.build.manifest.shape.disk_mib << 20;
+    let (finished, sealing) = tokio::task::spawn_blocking(move || {
+        let work = || -> Result<Vec<String>, Box<dyn std::error::Error + Send + Sync>> {
+            while let Some(layer) = sealing.last() {
+                layer.finish()?;
+                sealing.pop();
+            }
+            if merge {
+                let all: Vec<PathBuf> = below.layers.into_iter().chain(layers).collect();
+                let name = "disk-0".to_owned();
+                hearth_block::merge(&below.image, &all, size, &to.join(&name))?;
+                return Ok(vec![name]);
+            }
+            let mut names = Vec::new();
+            for (number, layer) in layers.iter().enumerate() {
+                let name = format!("disk-{number}");
+                link_layer(layer, &to.join(&name))?;
+                names.push(name);
+            }
+            Ok(names)
+        };
+        (work(), sealing)
+    })
+    .await
+    .map_err(Error::step("keep the disk"))?;
+    // What could not be made durable is tried again the next time.
+    if let Some(disk) = &mut resources.disk {
+        disk.sealing = sealing;
+    }
+    for name in finished.map_err(|source| Error::Step {
+        step: "keep the disk",
+        source,
+    })? {
+        captured.add(FileRole::DiskData, &format!("{name}/data"));
+        captured.add(FileRole::DiskIndex, &format!("{name}/index"));
+    }
+    if merge {
+        chain.drain(..chain.len() - 1);
+    }
+    Ok(chain)
+}
+
+fn link_layer(layer: &Path, to: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(to)?;
+    for name in ["data", "index"] {
+        fs::hard_link(layer.join(name), to.join(name))?;
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    blocking_with(step, work).await
+}
+
+async fn blocking_with<T, E>(
+    step: &'static str,
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, Error>
+where
+    T: Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Error::step(step))?
+        .map_err(Error::step(step))
+}

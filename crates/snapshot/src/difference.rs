@@ -1,0 +1,361 @@
+//! A memory that is kept as a difference: the pages that a VM wrote since it was
+//! restored, one after the other in a data file, and an index that says which
+//! pages they are. Several differences over one image make one
+//! [`Composition`], a list of pieces that a VM maps over the image.
+//!
+//! The index, all numbers little-endian:
+//!
+//! ```text
+//!  0  magic "HRTHMEMD"   8  version: u32 = 1   12  page size: u32 = 4096
+//! 16  bytes of memory: u64            24  bytes of data: u64
+//! 32  number of runs: u64             40  runs of 16 bytes each:
+//!        first page: u64, pages: u32, kind: u32 (1 data, 2 zeros)
+//! end  BLAKE3 of all that is before, 32 bytes
+//! ```
+//!
+//! Runs are in rising order and do not touch when of one kind. The data of run
+//! after run lies in the data file without gaps. Pages of zeros have no data: the
+//! file ends in a hole as long as the longest run of them, and all of these are
+//! mapped from there.
+
+use crate::sparse::is_zero;
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt, path::PathBuf};
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+const MAGIC: &[u8; 8] = b"HRTHMEMD";
+const VERSION: u32 = 1;
+const HEADER: usize = 40;
+const RECORD: usize = 16;
+const DIGEST: usize = 32;
+const DATA: u32 = 1;
+const ZEROS: u32 = 2;
+/// Runs that an index may have; more are joined by taking in pages between them.
+pub const MAX_RUNS: usize = 8192;
+/// An index longer than this is refused unread.
+pub(crate) const MAX_INDEX_BYTES: u64 = (HEADER + DIGEST + RECORD * 4 * MAX_RUNS) as u64;
+/// Pages of zeros that are worth a run of their own.
+const ZERO_RUN: usize = 8;
+/// Bytes that are read and written at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Consecutive pages with or without data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    pub first_page: u64,
+    pub pages: u32,
+    pub zeros: bool,
+}
+
+/// What an index says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    pub memory_bytes: u64,
+    pub runs: Vec<Run>,
+}
+
+/// A stretch of a file that stands over a stretch of memory, all in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Index of the file among those of the composition.
+    pub file: usize,
+    pub file_offset: u64,
+    pub memory_offset: u64,
+    pub length: u64,
+}
+
+/// A whole memory out of an image and pieces of differences.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Composition {
+    pub image: PathBuf,
+    pub files: Vec<PathBuf>,
+    /// In rising order of memory offset, none over another.
+    pub pieces: Vec<Piece>,
+}
+
+impl Index {
+    /// Bytes of the data that comes before the hole.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        self.pages(false).sum::<u64>() * PAGE
+    }
+
+    /// Bytes of the data file.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.data_bytes() + self.pages(true).max().unwrap_or(0) * PAGE
+    }
+
+    fn pages(&self, zeros: bool) -> impl Iterator<Item = u64> {
+        let runs = self.runs.iter().filter(move |run| run.zeros == zeros);
+        runs.map(|run| u64::from(run.pages))
+    }
+
+    /// The pieces of this difference alone, for the file of the given number.
+    #[must_use]
+    pub fn pieces(&self, file: usize) -> Vec<Piece> {
+        let hole = self.data_bytes();
+        let mut next = 0;
+        let piece = |run: &Run| {
+            let length = u64::from(run.pages) * PAGE;
+            let file_offset = if run.zeros { hole } else { next };
+            if !run.zeros {
+                next += length;
+            }
+            Piece {
+                file,
+                file_offset,
+                memory_offset: run.first_page * PAGE,
+                length,
+            }
+        };
+        self.runs.iter().map(piece).collect()
+    }
+
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER + RECORD * self.runs.len() + DIGEST);
+        bytes.extend(MAGIC);
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend((PAGE as u32).to_le_bytes());
+        for number in [self.memory_bytes, self.data_bytes(), self.runs.len() as u64] {
+            bytes.extend(number.to_le_bytes());
+        }
+        for run in &self.runs {
+            bytes.extend(run.first_page.to_le_bytes());
+            bytes.extend(run.pages.to_le_bytes());
+            bytes.extend((if run.zeros { ZEROS } else { DATA }).to_le_bytes());
+        }
+        let digest = blake3::hash(&bytes);
+        bytes.extend(digest.as_bytes());
+        bytes
+    }
+
+    /// # Errors
+    /// A sentence about the first fault.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let refuse = |why: &str| Err(format!("no memory index: {why}"));
+        let Some(body) = bytes.len().checked_sub(DIGEST) else {
+            return refuse("too short");
+        };
+        let (body, digest) = bytes.split_at(body);
+        if body.len() < HEADER || body[..8] != *MAGIC {
+            return refuse("wrong beginning");
+        }
+        if blake3::hash(body) != *<&[u8; 32]>::try_from(digest).unwrap_or(&[0; 32]) {
+            return refuse("the content does not match its digest");
+        }
+        if number32(body, 8) != VERSION || u64::from(number32(body, 12)) != PAGE {
+            return refuse("unknown version");
+        }
+        let (records, rest) = body[HEADER..].as_chunks::<RECORD>();
+        if !rest.is_empty() || records.len() as u64 != number64(body, 32) {
+            return refuse("wrong length");
+        }
+        let memory_bytes = number64(body, 16);
+        let mut runs: Vec<Run> = Vec::with_capacity(records.len());
+        let mut end = 0;
+        for record in records {
+            let run = Run {
+                first_page: number64(record, 0),
+                pages: number32(record, 8),
+                zeros: number32(record, 12) == ZEROS,
+            };
+            let last = run.first_page.checked_add(run.pages.into());
+            let fits = last.is_some_and(|last| last <= memory_bytes / PAGE);
+            if run.first_page < end || run.pages == 0 || !fits {
+                return refuse("a run that cannot be");
+            }
+            end = run.first_page + u64::from(run.pages);
+            runs.push(run);
+        }
+        let index = Self { memory_bytes, runs };
+        if index.data_bytes() != number64(body, 24) {
+            return refuse("the lengths contradict each other");
+        }
+        Ok(index)
+    }
+}
+
+fn number32(bytes: &[u8], at: usize) -> u32 {
+    let mut number = [0; 4];
+    number.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(number)
+}
+
+fn number64(bytes: &[u8], at: usize) -> u64 {
+    let mut number = [0; 8];
+    number.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(number)
+}
+
+/// Sorted byte ranges as at most `limit` ones: the smallest gaps are closed first.
+#[must_use]
+pub fn joined(mut ranges: Vec<Range<u64>>, limit: usize) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut gap = 0;
+    loop {
+        let mut out: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            match out.last_mut() {
+                Some(last) if range.start <= last.end.saturating_add(gap) => {
+                    last.end = last.end.max(range.end);
+                }
+                _ => out.push(range),
+            }
+        }
+        if out.len() <= limit.max(1) {
+            return out;
+        }
+        ranges = out;
+        gap = (gap * 2).max(PAGE);
+    }
+}
+
+/// Copies the ranges of a memory into the new file `data`, and returns the index.
+/// `read` fills a buffer from a memory offset; ranges are sorted and page-aligned.
+///
+/// # Errors
+/// What reading and writing report.
+pub fn write(
+    data: &File,
+    memory_bytes: u64,
+    ranges: &[Range<u64>],
+    read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+) -> io::Result<Index> {
+    let mut writer = Writer {
+        data,
+        at: 0,
+        runs: Vec::new(),
+    };
+    let mut buffer = vec![0; CHUNK];
+    for range in ranges {
+        let mut offset = range.start;
+        while offset < range.end {
+            let length = usize::try_from(range.end - offset).map_or(CHUNK, |left| left.min(CHUNK));
+            let part = &mut buffer[..length];
+            read(offset, part)?;
+            writer.chunk(offset / PAGE, part)?;
+            offset += length as u64;
+        }
+    }
+    let index = Index {
+        memory_bytes,
+        runs: writer.runs,
+    };
+    data.set_len(index.file_bytes())?;
+    Ok(index)
+}
+
+struct Writer<'a> {
+    data: &'a File,
+    at: u64,
+    runs: Vec<Run>,
+}
+
+impl Writer<'_> {
+    /// Takes in pages: long stretches of zeros as such, the others as data.
+    fn chunk(&mut self, mut page: u64, bytes: &[u8]) -> io::Result<()> {
+        let pages: Vec<bool> = bytes.chunks(PAGE as usize).map(is_zero).collect();
+        let mut start = 0;
+        while start < pages.len() {
+            let zeros = leading(&pages[start..], true);
+            let (length, is_zeros) = if zeros >= ZERO_RUN {
+                (zeros, true)
+            } else {
+                let mut length = zeros;
+                // Data goes on up to the next stretch of zeros that is long enough.
+                while start + length < pages.len() {
+                    let rest = &pages[start + length..];
+                    let zeros = leading(rest, true);
+                    if zeros >= ZERO_RUN {
+                        break;
+                    }
+                    length += zeros + leading(&rest[zeros..], false);
+                }
+                (length, false)
+            };
+            if !is_zeros {
+                let from = start * PAGE as usize;
+                let part = &bytes[from..from + length * PAGE as usize];
+                self.data.write_all_at(part, self.at)?;
+                self.at += part.len() as u64;
+            }
+            self.push(page, length, is_zeros);
+            page += length as u64;
+            start += length;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, first_page: u64, pages: usize, zeros: bool) {
+        let pages = u32::try_from(pages).expect("a chunk has few pages");
+        if let Some(last) = self.runs.last_mut()
+            && last.zeros == zeros
+            && last.first_page + u64::from(last.pages) == first_page
+            && let Some(sum) = last.pages.checked_add(pages)
+        {
+            last.pages = sum;
+            return;
+        }
+        self.runs.push(Run {
+            first_page,
+            pages,
+            zeros,
+        });
+    }
+}
+
+fn leading(pages: &[bool], zero: bool) -> usize {
+    pages.iter().take_while(|page| **page == zero).count()
+}
+
+/// Puts sorted pieces over others: where both have a place, `top` wins.
+#[must_use]
+pub fn over(top: &[Piece], lower: &[Piece]) -> Vec<Piece> {
+    let mut out = Vec::with_capacity(top.len() + lower.len());
+    let mut covers = top.iter().copied().peekable();
+    for piece in lower {
+        let mut rest = *piece;
+        loop {
+            // Pieces above that end before the rest begins hide nothing of it.
+            while let Some(cover) = covers.next_if(|cover| end(cover) <= rest.memory_offset) {
+                out.push(cover);
+            }
+            match covers.peek() {
+                Some(cover) if cover.memory_offset < end(&rest) => {
+                    if cover.memory_offset > rest.memory_offset {
+                        out.push(Piece {
+                            length: cover.memory_offset - rest.memory_offset,
+                            ..rest
+                        });
+                    }
+                    let cut = end(cover).saturating_sub(rest.memory_offset);
+                    if cut >= rest.length {
+                        break;
+                    }
+                    rest = Piece {
+                        file_offset: rest.file_offset + cut,
+                        memory_offset: rest.memory_offset + cut,
+                        length: rest.length - cut,
+                        ..rest
+                    };
+                }
+                _ => {
+                    out.push(rest);
+                    break;
+                }
+            }
+        }
+    }
+    out.extend(covers);
+    out.sort_unstable_by_key(|piece| piece.memory_offset);
+    out
+}
+
+fn end(piece: &Piece) -> u64 {
+    piece.memory_offset + piece.length
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+use super::*;
+use proptest::prelude::*;
+use std::os::unix::fs::FileExt;
+
+const PAGES: u64 = 64;
+
+/// A memory of `PAGES` pages: page `i` is filled with the byte `values[i]`.
+fn memory(values: &[u8]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| std::iter::repeat_n(*value, PAGE as usize))
+        .collect()
+}
+
+/// What a VM would see that maps the pieces over the image.
+fn seen(image: &[u8], files: &[File], pieces: &[Piece]) -> Vec<u8> {
+    let mut memory = image.to_vec();
+    for piece in pieces {
+        let range = piece.memory_offset as usize..(piece.memory_offset + piece.length) as usize;
+        files[piece.file]
+            .read_exact_at(&mut memory[range], piece.file_offset)
+            .unwrap();
+    }
+    memory
+}
+
+fn values() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(prop_oneof![3 => Just(0u8), 2 => 1u8..4], PAGES as usize)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Generations of written pages, each kept as a difference to the one before,
+    /// compose to the last memory; so does every one of them.
+    #[test]
+    fn differences_compose(
+        image in values(),
+        generations in proptest::collection::vec(
+            (values(), proptest::collection::vec((0..PAGES, 1..9u64), 0..8)), 1..5),
+        limit in 1usize..9,
+    ) {
+        let image = memory(&image);
+        let mut now = image.clone();
+        let (mut files, mut pieces) = (Vec::new(), Vec::new());
+        for (written, ranges) in generations {
+            let written = memory(&written);
+            let ranges: Vec<_> = ranges
+                .into_iter()
+                .map(|(start, pages)| start * PAGE..(start + pages).min(PAGES) * PAGE)
+                .collect();
+            for range in &ranges {
+                let range = range.start as usize..range.end as usize;
+                now[range.clone()].copy_from_slice(&written[range]);
+            }
+            let ranges = joined(ranges, limit);
+            prop_assert!(ranges.len() <= limit);
+            let file = tempfile::tempfile().unwrap();
+            let index = write(&file, PAGES * PAGE, &ranges, |offset, buffer| {
+                let offset = offset as usize;
+                buffer.copy_from_slice(&now[offset..offset + buffer.len()]);
+                Ok(())
+            }).unwrap();
+            prop_assert_eq!(file.metadata().unwrap().len(), index.file_bytes());
+            prop_assert_eq!(Index::decode(&index.encode()), Ok(index.clone()));
+            pieces = over(&index.pieces(files.len()), &pieces);
+            files.push(file);
+            prop_assert!(pieces.windows(2).all(|pair| end(&pair[0]) <= pair[1].memory_offset));
+            prop_assert!(seen(&image, &files, &pieces) == now);
+        }
+    }
+
+    #[test]
+    fn a_damaged_index_is_refused(at in 0usize..200, byte in 1u8.., cut in 0usize..200) {
+        let runs = vec![
+            Run { first_page: 3, pages: 2, zeros: false },
+            Run { first_page: 9, pages: 20, zeros: true },
+        ];
+        let good = Index { memory_bytes: PAGES * PAGE, runs }.encode();
+        let mut damaged = good.clone();
+        let at = at % good.len();
+        damaged[at] ^= byte;
+        prop_assert!(Index::decode(&damaged).is_err());
+        prop_assert!(Index::decode(&good[..cut % good.len()]).is_err());
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = Index::decode(&bytes);
+        // With a right digest, so that the rest is looked at too.
+        let mut signed = [MAGIC.as_slice(), &bytes].concat();
+        let digest = blake3::hash(&signed);
+        signed.extend(digest.as_bytes());
+        let _ = Index::decode(&signed);
+    }
+}
+
+#[test]
+fn zeros_take_no_space() {
+    let mut now = memory(&[7; PAGES as usize]);
+    now[4 * PAGE as usize..40 * PAGE as usize].fill(0);
+    let file = tempfile::tempfile().unwrap();
+    let whole = std::iter::once(0..PAGES * PAGE).collect::<Vec<_>>();
+    let index = write(&file, PAGES * PAGE, &whole, |offset, buffer| {
+        let offset = offset as usize;
+        buffer.copy_from_slice(&now[offset..offset + buffer.len()]);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(index.runs.len(), 3);
+    assert_eq!(index.data_bytes(), 28 * PAGE);
+    file.sync_all().unwrap();
+    let allocated = crate::sparse::allocated_bytes(&file).unwrap();
+    assert!(allocated <= 29 * PAGE, "{allocated}");
+}
