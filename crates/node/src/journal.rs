@@ -14,6 +14,7 @@ use hearth_machine::MachineRecord;
 use hearth_snapshot::Shape;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::DirBuilderExt,
     os::unix::fs::OpenOptionsExt,
@@ -161,6 +162,17 @@ impl Record {
 
     pub(crate) fn origin(&self) -> Origin {
         self.origin.unwrap_or(Origin::Restored(self.spec.build_id))
+    }
+
+    /// Every build that the sandbox needs, or is making.
+    pub(crate) fn builds(&self) -> Vec<BuildId> {
+        let mut builds = vec![self.disk_base()];
+        if let Origin::Restored(build) = self.origin() {
+            builds.push(build);
+        }
+        builds.extend(self.keeping.map(|keeping| keeping.build));
+        builds.extend(self.paused.map(|paused| paused.build));
+        builds
     }
 
     /// The build that the disk stands on.
@@ -331,6 +343,26 @@ impl Journals {
         }
         Ok(found)
     }
+}
+
+pub(crate) fn kept_builds(root: &Path) -> io::Result<BTreeSet<BuildId>> {
+    if !root.exists() {
+        return Ok(BTreeSet::new());
+    }
+    let journals = Journals {
+        root: root.to_owned(),
+    };
+    let mut builds = BTreeSet::new();
+    for found in journals.scan()? {
+        match found {
+            Found::Readable(record) => builds.extend(record.builds()),
+            Found::Unreadable { id, why } => {
+                let why = format!("the journal of sandbox {id}: {why}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+        }
+    }
+    Ok(builds)
 }
 
 fn read(path: &Path) -> io::Result<Record> {

@@ -23,6 +23,17 @@ mod server;
 mod service;
 mod spec;
 
+/// Builds that sandboxes in this state directory need, by their journals. For use
+/// while no daemon runs.
+///
+/// # Errors
+/// When a journal cannot be read: then nothing is known to be needless.
+pub fn kept_builds(
+    state_dir: &std::path::Path,
+) -> std::io::Result<std::collections::BTreeSet<hearth_ids::BuildId>> {
+    journal::kept_builds(&state_dir.join("sandboxes"))
+}
+
 pub use config::NodeConfig;
 pub use error::Error;
 pub use node::{BuildInfo, EndAt, Info, Node, Target};

@@ -7,6 +7,7 @@ use hearth_client::bench::{Report, TtiPlan, tti};
 use std::process::ExitCode;
 
 mod bare;
+mod lifecycle;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -26,11 +27,43 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Pause, resume, snapshot and fork, by memory written, beside fresh starts
+    Lifecycle {
+        /// Runs of each step
+        #[arg(short = 'n', long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        runs: u32,
+        /// MiB of memory that the sandbox writes before
+        #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 500])]
+        dirtied: Vec<u32>,
+        /// Copies started at once from one snapshot
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 10])]
+        forks: Vec<usize>,
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     daemon::log::quiet();
-    let Command::Tti { runs, json } = args.command;
+    let (runs, json) = match args.command {
+        Command::Tti { runs, json } => (runs, json),
+        Command::Lifecycle {
+            runs,
+            dirtied,
+            forks,
+            json,
+        } => {
+            let plan = lifecycle::Plan {
+                runs: usize::try_from(runs)?,
+                dirtied_mib: dirtied,
+                forks,
+            };
+            let report = lifecycle::measure(settings, &plan).await?;
+            print_report(&report, json)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let plan = TtiPlan {
         runs: usize::try_from(runs)?,
         ..TtiPlan::default()
@@ -38,16 +71,22 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     let bare = bare::restores(settings, plan.runs).await?;
     let mut report: Report = tti(&client(settings)?, &plan, |_, _| {}).await?;
     report.push("bare restore", &bare);
-    if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{report}");
-        if let (Some(create), Some(bare)) = (report.row("create"), report.row("bare restore")) {
-            println!(
-                "create p50 is {:.2} × the bare restore's",
-                create.p50_ms / bare.p50_ms
-            );
-        }
+    print_report(&report, json)?;
+    if !json && let (Some(create), Some(bare)) = (report.row("create"), report.row("bare restore"))
+    {
+        println!(
+            "create p50 is {:.2} × the bare restore's",
+            create.p50_ms / bare.p50_ms
+        );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_report(report: &Report, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(())
 }

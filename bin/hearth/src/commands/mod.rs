@@ -7,6 +7,7 @@ mod env;
 mod key;
 mod sandbox;
 mod serve;
+mod snapshot;
 mod up;
 
 use crate::settings::Settings;
@@ -40,6 +41,8 @@ enum Command {
     Key(key::Args),
     /// List and end sandboxes
     Sandbox(sandbox::Args),
+    /// Look at the builds on this machine's disk
+    Snapshot(snapshot::Args),
     /// Measure Hearth on this machine
     Bench(bench::Args),
 }
@@ -59,6 +62,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Doctor(args) => doctor::run(&settings, &args).await,
             Command::Key(args) => key::run(&settings, args).await,
             Command::Sandbox(args) => sandbox::run(&settings, args).await,
+            Command::Snapshot(args) => snapshot::run(&settings, args).await,
             Command::Bench(args) => bench::run(&settings, args).await,
         }
     })

@@ -115,7 +115,12 @@ impl Daemon {
         }
         self.control.shutdown(STOP_LIMIT).await;
         self.server.stop(STOP_LIMIT).await;
-        let left = self.node.list().len();
+        let left = self
+            .node
+            .list()
+            .iter()
+            .filter(|status| status.state != hearth_node::SandboxState::Paused)
+            .count();
         self.node.shutdown(STOP_LIMIT).await;
         tracing::info!(sandboxes = left, "Hearth has stopped");
         left
@@ -325,7 +330,9 @@ pub fn make_state_dir(settings: &Settings) -> anyhow::Result<()> {
 pub async fn end_sandboxes(settings: &Settings) -> anyhow::Result<usize> {
     use hearth_control::{Node as _, NodeError};
     let node = NodeClient::unix(settings.node_socket());
-    let sandboxes = node.list().await?;
+    let mut sandboxes = node.list().await?;
+    // What is paused holds nothing that could be stopped.
+    sandboxes.retain(|sandbox| sandbox.state != hearth_control::NodeSandboxState::Paused);
     for sandbox in &sandboxes {
         match node.delete(&sandbox.config.sandbox_id).await {
             Ok(()) | Err(NodeError::NotFound(_)) => {}
@@ -348,7 +355,11 @@ pub async fn clean_up(settings: &Settings) -> anyhow::Result<usize> {
         ..network_config(settings)?
     };
     let node = Node::start(node_config(settings)?, engine, builds, network).await?;
-    let left = node.list().len();
+    let left = node
+        .list()
+        .iter()
+        .filter(|status| status.state != hearth_node::SandboxState::Paused)
+        .count();
     node.delete_all().await;
     node.shutdown(STOP_LIMIT).await;
     Ok(left)

@@ -1,0 +1,303 @@
+//! `hearth bench lifecycle`: what pausing, resuming and taking snapshots cost, by how
+//! much memory a sandbox has written, beside a fresh start of the same template on
+//! the same machine in the same run. Talks to the daemon's node directly, so that
+//! nothing but the node is measured.
+//!
+//! A snapshot's standstill is seen from outside: how long the guest's agent, asked
+//! without a pause over one connection, keeps silent at most.
+
+use crate::settings::Settings;
+use anyhow::Context;
+use chrono::Utc;
+use hearth_client::{
+    Command, SandboxClient,
+    bench::{Report, Samples},
+};
+use hearth_control::{Node, NodeSandbox, SandboxConfig};
+use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
+use hearth_node_client::NodeClient;
+use hearth_snapshot::{ArtefactStore, Kind, LocalStore};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+};
+
+const AGENT_PORT: u16 = 49983;
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What to measure.
+pub struct Plan {
+    pub runs: usize,
+    /// Amounts of memory, in MiB, that the sandbox writes before it is measured.
+    pub dirtied_mib: Vec<u32>,
+    /// Copies of one snapshot that are started at once.
+    pub forks: Vec<usize>,
+}
+
+pub async fn measure(settings: &Settings, plan: &Plan) -> anyhow::Result<Report> {
+    let store = LocalStore::open(settings.builds_dir())?;
+    let bench = Bench {
+        node: NodeClient::unix(settings.node_socket()),
+        template: base(&store).await?,
+        store,
+    };
+    let mut report = Report::default();
+    bench.fresh(plan, &mut report).await?;
+    for mib in &plan.dirtied_mib {
+        bench.dirtied(plan, *mib, &mut report).await?;
+    }
+    for count in &plan.forks {
+        bench.fork(*count, &mut report).await?;
+    }
+    Ok(report)
+}
+
+struct Bench {
+    node: NodeClient,
+    store: LocalStore,
+    template: BuildId,
+}
+
+async fn base(store: &LocalStore) -> anyhow::Result<BuildId> {
+    let builds = store.list().await?.into_iter();
+    let newest = builds
+        .filter(|build| build.kind == Kind::Template && build.name.as_deref() == Some("base"))
+        .next_back();
+    Ok(newest
+        .context("no base template is prepared: run `hearth up`")?
+        .build_id)
+}
+
+impl Bench {
+    /// The baseline: create to a completed command.
+    async fn fresh(&self, plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
+        let mut samples = Samples::default();
+        for run in 0..=plan.runs {
+            let begun = Instant::now();
+            let sandbox = self.create(self.template).await?;
+            exec(&sandbox, "true").await?;
+            // The first one warms the machine up.
+            if run > 0 {
+                samples.push(begun.elapsed());
+            }
+            self.node.delete(&sandbox.config.sandbox_id).await?;
+        }
+        report.push("create + exec", &samples);
+        Ok(())
+    }
+
+    async fn dirtied(&self, plan: &Plan, mib: u32, report: &mut Report) -> anyhow::Result<()> {
+        let [
+            mut pause,
+            mut resume,
+            mut total,
+            mut standstill,
+            mut copied,
+            mut boot,
+        ] = std::array::from_fn(|_| Samples::default());
+        let mut space = 0;
+        for _ in 0..plan.runs {
+            let sandbox = self.create(self.template).await?;
+            let id = sandbox.config.sandbox_id.clone();
+            dirty(&sandbox, mib).await?;
+
+            let build = BuildId::random();
+            let silence = Silence::watch(&sandbox).await?;
+            let begun = Instant::now();
+            self.node.checkpoint(&id, build).await?;
+            total.push(begun.elapsed());
+            standstill.push(silence.longest().await?);
+
+            // The same bytes from memory to memory: what copying alone costs here.
+            copied.push(tokio::task::spawn_blocking(move || copy(mib)).await?);
+
+            let begun = Instant::now();
+            let kept = BuildId::random();
+            self.node.pause(&id, kept, true).await?;
+            pause.push(begun.elapsed());
+            space = self.own_bytes(kept).await?;
+
+            let begun = Instant::now();
+            let sandbox = self.node.resume(&id, end_at(), false).await?;
+            exec(&sandbox, "true").await?;
+            resume.push(begun.elapsed());
+
+            if mib == 0 {
+                self.node.pause(&id, BuildId::random(), false).await?;
+                let begun = Instant::now();
+                let sandbox = self.node.resume(&id, end_at(), false).await?;
+                exec(&sandbox, "true").await?;
+                boot.push(begun.elapsed());
+            }
+            self.node.delete(&id).await?;
+            self.node.build_delete(build).await?;
+        }
+        let name = |what: &str| format!("{what}, {mib} MiB dirty");
+        report.push(&name("pause"), &pause);
+        report.push(&name("resume + exec"), &resume);
+        report.push(&name("snapshot"), &total);
+        report.push(&name("snapshot's standstill"), &standstill);
+        report.push(&name("memcpy of as much"), &copied);
+        if mib == 0 {
+            report.push("resume without memory + exec", &boot);
+        }
+        eprintln!("{}: {} KiB on disk", name("a pause"), space >> 10);
+        Ok(())
+    }
+
+    /// One snapshot and several starts of it at once.
+    async fn fork(&self, count: usize, report: &mut Report) -> anyhow::Result<()> {
+        let source = self.create(self.template).await?;
+        exec(&source, "true").await?;
+        let build = BuildId::random();
+        let silence = Silence::watch(&source).await?;
+        let begun = Instant::now();
+        self.node
+            .checkpoint(&source.config.sandbox_id, build)
+            .await?;
+        let forks = (0..count).map(|_| async {
+            let sandbox = self.create(build).await?;
+            exec(&sandbox, "true").await?;
+            anyhow::Ok(sandbox)
+        });
+        let forks = futures::future::join_all(forks).await;
+        let (mut all, mut standstill) = (Samples::default(), Samples::default());
+        all.push(begun.elapsed());
+        standstill.push(silence.longest().await?);
+        for fork in forks {
+            self.node.delete(&fork?.config.sandbox_id).await?;
+        }
+        self.node.delete(&source.config.sandbox_id).await?;
+        self.node.build_delete(build).await?;
+        report.push(&format!("fork {count}, all exec-ready"), &all);
+        report.push(&format!("fork {count}, source silent"), &standstill);
+        Ok(())
+    }
+
+    async fn create(&self, build: BuildId) -> anyhow::Result<NodeSandbox> {
+        let config = SandboxConfig {
+            sandbox_id: SandboxId::random(),
+            template_id: TemplateId::random(),
+            build_id: build,
+            team_id: TeamId::random(),
+            alias: None,
+            metadata: std::collections::BTreeMap::new(),
+            env_vars: std::collections::BTreeMap::new(),
+            envd_access_token: "bench".to_owned().into(),
+            traffic_access_token: None,
+            allow_internet_access: None,
+            network: None,
+            lifecycle: hearth_control::Lifecycle::default(),
+            volume_mounts: Vec::new(),
+        };
+        Ok(self.node.create(config, end_at()).await?)
+    }
+
+    async fn own_bytes(&self, build: BuildId) -> anyhow::Result<u64> {
+        let all = self.store.list_all().await?.into_iter();
+        let mut found = all.filter(|(found, _)| found.manifest.build_id == build);
+        Ok(found.next().map_or(0, |(_, bytes)| bytes))
+    }
+}
+
+fn end_at() -> chrono::DateTime<Utc> {
+    Utc::now() + chrono::TimeDelta::hours(1)
+}
+
+fn agent(sandbox: &NodeSandbox) -> anyhow::Result<SandboxClient> {
+    let address = sandbox.address.context("the sandbox has no address")?;
+    Ok(SandboxClient::direct(
+        &format!("http://{}", SocketAddr::new(address, AGENT_PORT)),
+        sandbox.config.sandbox_id.clone(),
+        "bench",
+        LIMIT,
+    )?)
+}
+
+async fn exec(sandbox: &NodeSandbox, line: &str) -> anyhow::Result<()> {
+    let command = Command::new("/bin/sh").args(["-c", line]).user("root");
+    let output = agent(sandbox)?.run(command.timeout(LIMIT)).await?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.exit.code == 0, "{line:?} failed: {errors}");
+    Ok(())
+}
+
+/// Lets the guest hold `mib` MiB of memory that it has written.
+async fn dirty(sandbox: &NodeSandbox, mib: u32) -> anyhow::Result<()> {
+    if mib == 0 {
+        return exec(sandbox, "true").await;
+    }
+    // Not from the random device: under emulation that alone takes a minute. Every
+    // page differs, and none is zeros.
+    let line = format!(
+        "mount -o remount,size=100% /dev/shm; python3 -c \"
+import os
+block = os.urandom(1 << 20)
+with open('/dev/shm/dirty', 'wb') as file:
+    for number in range({mib}):
+        file.write(number.to_bytes(8, 'little') + block[8:])
+\""
+    );
+    exec(sandbox, &line).await
+}
+
+/// Copies memory that is in no cache, page by page into fresh memory.
+fn copy(mib: u32) -> Duration {
+    let bytes = usize::try_from(mib).unwrap_or_default() << 20;
+    let source = vec![1_u8; bytes];
+    let begun = Instant::now();
+    let copy = source.clone();
+    let took = begun.elapsed();
+    std::hint::black_box(copy);
+    took
+}
+
+/// Asks the agent for its health over and over, and knows the longest wait.
+struct Silence {
+    stop: oneshot::Sender<()>,
+    asking: tokio::task::JoinHandle<anyhow::Result<Duration>>,
+}
+
+impl Silence {
+    async fn watch(sandbox: &NodeSandbox) -> anyhow::Result<Self> {
+        let address = sandbox.address.context("the sandbox has no address")?;
+        let mut stream = TcpStream::connect((address, AGENT_PORT)).await?;
+        stream.set_nodelay(true)?;
+        ask(&mut stream).await?;
+        let (stop, mut stopped) = oneshot::channel();
+        let asking = tokio::spawn(async move {
+            let mut longest = Duration::ZERO;
+            while stopped.try_recv() == Err(oneshot::error::TryRecvError::Empty) {
+                let begun = Instant::now();
+                ask(&mut stream).await?;
+                longest = longest.max(begun.elapsed());
+            }
+            Ok(longest)
+        });
+        Ok(Self { stop, asking })
+    }
+
+    async fn longest(self) -> anyhow::Result<Duration> {
+        let _ = self.stop.send(());
+        self.asking.await?
+    }
+}
+
+async fn ask(stream: &mut TcpStream) -> anyhow::Result<()> {
+    stream
+        .write_all(b"GET /health HTTP/1.1\r\nhost: guest\r\n\r\n")
+        .await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut part = [0; 512];
+        let count = stream.read(&mut part).await?;
+        anyhow::ensure!(count > 0, "the agent hung up");
+        answer.extend_from_slice(&part[..count]);
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! `hearth snapshot`: the builds on this machine's disk: templates, snapshots, and
+//! what paused sandboxes go on from. Everything but `gc` also works beside a daemon.
+
+use crate::{
+    daemon::lock::{self, Lock},
+    settings::Settings,
+};
+use anyhow::Context;
+use clap::Subcommand;
+use hearth_ids::BuildId;
+use hearth_snapshot::{ArtefactStore, Build, Error, LocalStore};
+use std::{collections::BTreeSet, process::ExitCode};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List builds with what each takes on the disk
+    Ls,
+    /// Print a build's manifest
+    Show {
+        /// ID of the build
+        build: BuildId,
+    },
+    /// Read builds, with all that they stand on, and compare every byte
+    Verify {
+        /// IDs of the builds; all when there are none
+        builds: Vec<BuildId>,
+    },
+    /// Remove builds that nothing needs any more; a daemon does it by itself
+    Gc {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
+    let directory = settings.builds_dir();
+    anyhow::ensure!(
+        directory.is_dir(),
+        "{} does not exist: run `hearth up`",
+        directory.display()
+    );
+    let store = LocalStore::open(directory)?;
+    match args.command {
+        Command::Ls => list(&store).await,
+        Command::Show { build } => {
+            let stack = store.stack(build).await?;
+            println!("{}", serde_json::to_string_pretty(&stack.build.manifest)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Verify { builds } => verify(&store, builds).await,
+        Command::Gc { dry_run } => collect(settings, &store, dry_run).await,
+    }
+}
+
+async fn list(store: &LocalStore) -> anyhow::Result<ExitCode> {
+    println!(
+        "{:<36} {:<9} {:<20} {:>9} {:>6} {:<12}",
+        "BUILD", "KIND", "CREATED", "MIB", "BELOW", "NAME"
+    );
+    let mut sum = 0;
+    for (build, bytes) in store.list_all().await? {
+        let Build { manifest, .. } = &build;
+        let name = manifest.name.as_deref().unwrap_or_default();
+        let retired = if build.is_retired() {
+            " (deleted, in use)"
+        } else {
+            ""
+        };
+        println!(
+            "{:<36} {:<9} {:<20} {:>9.1} {:>6} {name}{retired}",
+            manifest.build_id,
+            manifest.kind.as_str(),
+            manifest.created_at.format("%Y-%m-%dT%H:%M:%SZ"),
+            mib(bytes),
+            manifest.parents.len(),
+        );
+        sum += bytes;
+    }
+    println!("{:.1} MiB in all", mib(sum));
+    Ok(ExitCode::SUCCESS)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for display")]
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+async fn verify(store: &LocalStore, builds: Vec<BuildId>) -> anyhow::Result<ExitCode> {
+    let wanted = match builds.is_empty() {
+        true => ids(store)?,
+        false => builds,
+    };
+    let mut seen = BTreeSet::new();
+    let mut damaged = false;
+    for build in wanted {
+        let result = verify_deep(store, build, &mut seen).await;
+        match result {
+            Ok(()) => println!("{build}: sound"),
+            Err(error) => {
+                damaged = true;
+                println!("{build}: {:#}", anyhow::Error::from(error));
+            }
+        }
+    }
+    Ok(match damaged {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}
+
+/// Every directory that is named like a build, readable or not.
+fn ids(store: &LocalStore) -> anyhow::Result<Vec<BuildId>> {
+    let entries = std::fs::read_dir(store.root()).context("list the builds")?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut ids: Vec<BuildId> = names.filter_map(|name| name.parse().ok()).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Verifies a build and what it stands on, each of them once.
+async fn verify_deep(
+    store: &LocalStore,
+    build: BuildId,
+    seen: &mut BTreeSet<BuildId>,
+) -> Result<(), Error> {
+    let stack = store.stack(build).await?;
+    for id in stack.build.manifest.parents.iter().chain([&build]) {
+        if !seen.contains(id) {
+            store.verify(*id).await?;
+            seen.insert(*id);
+        }
+    }
+    Ok(())
+}
+
+async fn collect(
+    settings: &Settings,
+    store: &LocalStore,
+    dry_run: bool,
+) -> anyhow::Result<ExitCode> {
+    if let Some(pid) = lock::holder(&settings.pid_file()) {
+        anyhow::bail!("the daemon (process {pid}) runs, and removes what nothing needs by itself");
+    }
+    // What paused sandboxes go on from is needed, though no daemon says so now.
+    let _lock = Lock::take(&settings.pid_file())?;
+    let mut leases = Vec::new();
+    for build in hearth_node::kept_builds(&settings.state_dir)? {
+        leases.push(store.lease(build));
+    }
+    let removed = match dry_run {
+        true => store.garbage().await?,
+        false => store.collect().await?,
+    };
+    for build in &removed {
+        println!("{build}");
+    }
+    let verb = if dry_run { "would remove" } else { "removed" };
+    println!("{verb} {} builds", removed.len());
+    Ok(ExitCode::SUCCESS)
+}

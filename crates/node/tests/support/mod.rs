@@ -1,0 +1,250 @@
+//! A node with real microVMs, in namespaces of its own: what happens in here meets
+//! no other Hearth on the machine, and ends with the test.
+//!
+//! Needs root, QEMU, and what `scripts/prepare` makes: `HEARTH_TEST_KERNEL` names
+//! the prepared kernel, and the base template is found beside it.
+
+use hearth_client::{Command, SandboxClient};
+use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
+use hearth_machine::{
+    accelerator::Accelerator,
+    qemu::{QemuConfig, QemuEngine},
+};
+use hearth_network::{NetworkConfig, TapOwner};
+use hearth_node::{
+    Node, NodeConfig, SandboxSpec, SandboxState, Status, TimeoutAction,
+    config::GrpcConfig,
+    hooks::{Hooks, NoHooks},
+};
+use hearth_snapshot::{ArtefactStore, Kind, LocalStore};
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+const INSIDE: &str = "HEARTH_TEST_INSIDE";
+/// The longest wait for anything; generous, because emulation shares the host.
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// Runs the body of the test `name` in namespaces of its own, unless VM tests are
+/// switched off.
+pub(crate) fn isolated<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
+    if std::env::var_os("HEARTH_SKIP_VM_TESTS").is_some_and(|value| value == "1") {
+        return;
+    }
+    if std::env::var_os(INSIDE).is_some() {
+        let _ = tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .try_init();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(body());
+        return;
+    }
+    let status = std::process::Command::new("unshare")
+        .args(["-n", "-m", "-p", "--fork", "--mount-proc", "--kill-child"])
+        .args(["--propagation", "private", "--", "sh", "-c"])
+        .arg(
+            "ip link set lo up && ip addr add 198.51.100.254/24 dev lo && \
+             mount -t tmpfs tmpfs /run && mkdir -p /run/lock /run/netns && exec \"$@\"",
+        )
+        .arg("isolated")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .status()
+        .expect("unshare (util-linux) runs");
+    assert!(status.success(), "{status}");
+}
+
+/// Directories of a node that starts and ends several times.
+pub(crate) struct Home {
+    dir: tempfile::TempDir,
+    pub(crate) base: BuildId,
+}
+
+impl Home {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("hn")
+            .tempdir_in("/tmp")
+            .unwrap();
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let state = dir.path().join("state");
+        std::fs::create_dir_all(state.join("builds")).unwrap();
+        std::fs::set_permissions(&state, PermissionsExt::from_mode(0o711)).unwrap();
+        let cache = cache();
+        std::os::unix::fs::symlink(&cache, state.join("artefacts")).unwrap();
+        let store = LocalStore::open(cache.join("builds")).unwrap();
+        let newest = store
+            .list()
+            .await
+            .unwrap()
+            .into_iter()
+            .filter(|build| build.kind == Kind::Template && build.parents.is_empty())
+            .next_back()
+            .expect("scripts/prepare has made a base template");
+        let build = store.open(newest.build_id).await.unwrap();
+        let target = state.join("builds").join(newest.build_id.to_string());
+        std::fs::create_dir(&target).unwrap();
+        for entry in std::fs::read_dir(build.directory()).unwrap() {
+            let entry = entry.unwrap();
+            let to = target.join(entry.file_name());
+            if std::fs::hard_link(entry.path(), &to).is_err() {
+                std::fs::copy(entry.path(), &to).unwrap();
+            }
+        }
+        Self {
+            dir,
+            base: newest.build_id,
+        }
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub(crate) fn run(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    pub(crate) fn store(&self) -> LocalStore {
+        LocalStore::open(self.state().join("builds")).unwrap()
+    }
+
+    pub(crate) async fn start(&self) -> Arc<Node> {
+        self.start_with(Arc::new(NoHooks)).await
+    }
+
+    pub(crate) async fn start_with(&self, hooks: Arc<dyn Hooks>) -> Arc<Node> {
+        let accelerator = Accelerator::Tcg {
+            reason: "the tests run anywhere".to_owned(),
+        };
+        let engine = QemuEngine::new(QemuConfig::new(accelerator)).unwrap();
+        let config = NodeConfig {
+            node_id: "test".to_owned(),
+            state_dir: self.state(),
+            run_dir: self.run(),
+            max_sandboxes: 8,
+            memory_reserve_bytes: 0,
+            disk_reserve_bytes: 0,
+            agent_timeout: LIMIT,
+            uid_base: 64_400,
+            grpc: GrpcConfig {
+                socket: self.run().join("node.sock"),
+                tcp: None,
+            },
+        };
+        let network = NetworkConfig {
+            state_dir: self.state(),
+            pool_size: 1,
+            max_slots: 16,
+            tap_owner: TapOwner::PerSlot { base: 64_400 },
+            ..NetworkConfig::default()
+        };
+        Node::start_with(
+            config,
+            Arc::new(engine),
+            Arc::new(self.store()),
+            network,
+            hooks,
+        )
+        .await
+        .unwrap()
+    }
+
+    pub(crate) fn spec(&self, build: BuildId) -> SandboxSpec {
+        SandboxSpec {
+            sandbox_id: SandboxId::random(),
+            template_id: TemplateId::random(),
+            build_id: build,
+            team_id: TeamId::random(),
+            alias: None,
+            metadata: BTreeMap::new(),
+            env_vars: BTreeMap::new(),
+            envd_access_token: TOKEN.to_owned(),
+            traffic_access_token: None,
+            allow_internet_access: None,
+            network_json: String::new(),
+            lifecycle_json: String::new(),
+            volume_mounts_json: String::new(),
+            timeout_action: TimeoutAction::Kill,
+        }
+    }
+
+    /// Files and processes that no sandbox accounts for.
+    pub(crate) fn assert_nothing_left(&self) {
+        let names = |path: &Path| -> Vec<String> {
+            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+            entries
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect()
+        };
+        assert_eq!(names(&self.state().join("sandboxes")), [""; 0]);
+        assert_eq!(names(&self.run().join("sb")), [""; 0]);
+        assert_eq!(names(&self.state().join("builds/.staging")), [""; 0]);
+        assert_eq!(self.vm_processes(), [0; 0]);
+    }
+
+    pub(crate) fn vm_processes(&self) -> Vec<u32> {
+        let marker = format!("{}/", self.run().display());
+        hearth_machine::processes::naming(&marker)
+    }
+}
+
+/// Where `scripts/prepare` put what guests are made of.
+fn cache() -> PathBuf {
+    let kernel = std::env::var_os("HEARTH_TEST_KERNEL")
+        .expect("set HEARTH_TEST_KERNEL to the prepared guest kernel, or HEARTH_SKIP_VM_TESTS=1");
+    let cache = Path::new(&kernel).ancestors().nth(2);
+    cache.expect("the kernel lies in the cache").to_owned()
+}
+
+pub(crate) fn in_an_hour() -> chrono::DateTime<chrono::Utc> {
+    chrono::Utc::now() + chrono::TimeDelta::hours(1)
+}
+
+/// The agent of a sandbox that is up.
+pub(crate) fn agent(status: &Status) -> SandboxClient {
+    let address = status.address.expect("the sandbox is up");
+    SandboxClient::direct(
+        &format!("http://{address}:49983"),
+        status.spec.sandbox_id.clone(),
+        &status.spec.envd_access_token,
+        LIMIT,
+    )
+    .unwrap()
+}
+
+/// The output of a shell line that must succeed.
+pub(crate) async fn run(status: &Status, line: &str) -> String {
+    let command = Command::new("/bin/sh")
+        .args(["-c", line])
+        .user("root")
+        .timeout(LIMIT);
+    let output = agent(status).run(command).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.exit.code, 0, "{line}: {text}{errors}");
+    text.trim().to_owned()
+}
+
+pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !done().await {
+        assert!(begun.elapsed() < LIMIT, "no {what} in time");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The state in which a sandbox is listed.
+pub(crate) fn state(node: &Node, id: &SandboxId) -> Option<SandboxState> {
+    node.status(id).ok().map(|status| status.state)
+}
