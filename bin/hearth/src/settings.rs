@@ -48,6 +48,9 @@ pub struct Node {
     pub max_sandboxes: usize,
     pub memory_reserve_mib: u64,
     pub disk_reserve_mib: u64,
+    /// Sandboxes made ahead for each template in use: a create that finds one takes
+    /// a fraction of the time. Each takes some 60 MiB; 0 for none.
+    pub spares: usize,
     /// Keeps guests' consoles in `<run_dir>/sb/<id>/console.log`.
     pub keep_consoles: bool,
     /// TCP address of the node's gRPC service, beside its unix socket.
@@ -118,6 +121,7 @@ impl Default for Node {
             max_sandboxes: hearth_node::config::DEFAULT_MAX_SANDBOXES,
             memory_reserve_mib: hearth_node::config::DEFAULT_MEMORY_RESERVE_BYTES >> 20,
             disk_reserve_mib: hearth_node::config::DEFAULT_DISK_RESERVE_BYTES >> 20,
+            spares: hearth_node::config::DEFAULT_SPARES_PER_BUILD,
             keep_consoles: false,
             grpc_address: None,
             grpc_token_file: None,

@@ -16,7 +16,9 @@ use tokio::net::TcpStream;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Init<'a> {
     pub env_vars: &'a BTreeMap<String, String>,
-    pub access_token: &'a str,
+    /// Absent leaves the agent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<&'a str>,
     /// RFC 3339, with nanoseconds: the guest's clock is set to it.
     pub timestamp: String,
     pub default_user: &'a str,
@@ -25,6 +27,7 @@ pub(crate) struct Init<'a> {
     /// Base64 of bytes for the guest kernel's random generator.
     pub entropy: String,
     pub sandbox_id: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub template_id: &'a str,
     /// 32 hexadecimal digits; absent leaves the id as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,6 +46,11 @@ pub(crate) enum InitError {
     Http(#[source] hyper::Error),
     #[error("the agent refused with status {status}: {body}")]
     Refused { status: u16, body: String },
+}
+
+/// The present, as the agent reads it.
+pub(crate) fn now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true)
 }
 
 /// Fresh seed for the guest's random generator, as base64.

@@ -10,6 +10,8 @@ pub const DEFAULT_MEMORY_RESERVE_BYTES: u64 = 512 << 20;
 pub const DEFAULT_DISK_RESERVE_BYTES: u64 = 256 << 20;
 /// How long the agent may take to answer its settings after a restore.
 pub const DEFAULT_AGENT_TIMEOUT: Duration = Duration::from_secs(20);
+/// VMs that are made ahead for each template in use, unless configured.
+pub const DEFAULT_SPARES_PER_BUILD: usize = 4;
 /// Port of the agent in every guest.
 pub const AGENT_PORT: u16 = 49983;
 /// First user id that VM processes run as; slot `i` takes `base + i`.
@@ -27,6 +29,8 @@ pub struct NodeConfig {
     pub disk_reserve_bytes: u64,
     pub agent_timeout: Duration,
     pub uid_base: u32,
+    /// VMs that are made ahead for each template in use; 0 for none.
+    pub spares_per_build: usize,
     pub grpc: GrpcConfig,
 }
 

@@ -160,6 +160,22 @@ impl Record {
         }
     }
 
+    /// The record of the same VM as the sandbox of other settings.
+    pub(crate) fn given_to(
+        self,
+        spec: SandboxSpec,
+        started_at: DateTime<Utc>,
+        end_at: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            spec,
+            started_at,
+            end_at,
+            execution_id: ExecutionId::random(),
+            ..self
+        }
+    }
+
     pub(crate) fn origin(&self) -> Origin {
         self.origin.unwrap_or(Origin::Restored(self.spec.build_id))
     }

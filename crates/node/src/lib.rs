@@ -21,6 +21,7 @@ mod registry;
 mod sandbox;
 mod server;
 mod service;
+mod spares;
 mod spec;
 
 /// Builds that sandboxes in this state directory need, by their journals. For use

@@ -9,6 +9,7 @@ use crate::{
     journal::{Found, Journals, Keeping, Origin, Record},
     recovery,
     registry::{Count, Registry},
+    spares::{self, Spare, Spares},
     sandbox::{Command, Handle, driver::Driver, ground::Ground, resources::Resources},
     spec::{SandboxSpec, SandboxState, Status},
 };
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub registry: Registry,
     pub builds: Arc<LocalStore>,
     pub hooks: Announcer,
+    pub spares: Spares,
     /// Told when a build may have become needless.
     pub collect: Notify,
     /// Cancelled when the daemon goes down: drivers let go of their VMs.
@@ -114,6 +116,7 @@ impl Node {
             .await
             .map_err(Error::step("prepare the network"))?;
         let shared = Arc::new(Shared {
+            spares: Spares::new(config.spares_per_build),
             config,
             engine,
             slots,
@@ -138,6 +141,7 @@ impl Node {
         node.shared.collect.notify_one();
         node.drivers
             .spawn(collect_garbage(Arc::clone(&node.shared)));
+        node.drivers.spawn(spares::keep(Arc::clone(&node.shared)));
         Ok(node)
     }
 
@@ -162,6 +166,25 @@ impl Node {
             .open(build)
             .await
             .map_err(Error::build(build))?;
+        let id = spec.sandbox_id.clone();
+        let driver = match self.shared.spares.take(&id, build) {
+            Some(spare) => self.adopt_spare(spare, spec, now, end_at)?,
+            None => self.driver_from_nothing(spec, now, end_at).await?,
+        };
+        let (started, result) = oneshot::channel();
+        // The driver goes on if the caller goes away; the sandbox is then ended
+        // by its end time, as one whose answer was lost on the way.
+        self.drivers.spawn(driver.start_and_run(started));
+        result.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    async fn driver_from_nothing(
+        &self,
+        spec: SandboxSpec,
+        now: DateTime<Utc>,
+        end_at: DateTime<Utc>,
+    ) -> Result<Driver, Error> {
+        let build = spec.build_id;
         let mut ground = Ground::load(&self.shared.builds, Origin::Restored(build), build).await?;
         if ground.disk.memory.is_none() {
             ground.memory = None;
@@ -169,20 +192,63 @@ impl Node {
         let id = spec.sandbox_id.clone();
         let mut record = Record::new(spec, now, end_at);
         record.shape = Some(ground.disk.build.manifest.shape);
-        let (driver, handle) = Driver::new(
-            Arc::clone(&self.shared),
-            Some(ground),
-            record,
-            Resources::default(),
-        );
-        self.shared
+        let admit = || {
+            let (driver, handle) = Driver::new(
+                Arc::clone(&self.shared),
+                Some(ground),
+                record,
+                Resources::default(),
+            );
+            let admitted = self
+                .shared
+                .registry
+                .insert(&id, handle, |count| self.shared.refuse(count));
+            admitted.map(|()| driver)
+        };
+        let full = |count| matches!(self.shared.refuse(count), Some(Error::Capacity(_)));
+        if full(self.shared.registry.count()) {
+            spares::make_room(&self.shared).await;
+        }
+        admit()
+    }
+
+    /// Makes a spare the sandbox of these settings. Its room was taken before: it
+    /// is refused only where nothing at all may start.
+    fn adopt_spare(
+        &self,
+        spare: Spare,
+        spec: SandboxSpec,
+        now: DateTime<Utc>,
+        end_at: DateTime<Utc>,
+    ) -> Result<Driver, Error> {
+        let Spare {
+            ground,
+            record: made,
+            resources,
+        } = spare;
+        let id = spec.sandbox_id.clone();
+        let record = made.given_to(spec, now, end_at);
+        let (driver, handle) =
+            Driver::new(Arc::clone(&self.shared), Some(ground), record, resources);
+        let admitted = self
+            .shared
             .registry
-            .insert(&id, handle, |count| self.shared.refuse(count))?;
-        let (started, result) = oneshot::channel();
-        // The driver goes on if the caller goes away; the sandbox is then ended
-        // by its end time, as one whose answer was lost on the way.
-        self.drivers.spawn(driver.start_and_run(started));
-        result.await.unwrap_or(Err(Error::ShuttingDown))
+            .insert(&id, handle, |count| self.shared.refuse(count));
+        match admitted {
+            Ok(()) => Ok(driver),
+            Err(refusal) => {
+                self.drivers.spawn(driver.give_up());
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The id of a sandbox of this build that is made already, to create it with.
+    pub async fn reserve(&self, build: BuildId) -> Option<SandboxId> {
+        if self.shared.detach.is_cancelled() {
+            return None;
+        }
+        self.shared.spares.reserve(build).await
     }
 
     /// # Errors

@@ -70,6 +70,10 @@ impl Registry {
         )
     }
 
+    pub(crate) fn count(&self) -> Count {
+        count(self.lock().values())
+    }
+
     pub(crate) fn active(&self) -> usize {
         count(self.lock().values()).active
     }

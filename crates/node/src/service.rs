@@ -29,6 +29,19 @@ impl Service {
 
 #[expect(refining_impl_trait, reason = "the concrete response types say more")]
 impl proto::SandboxService for Service {
+    async fn reserve(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, proto::SandboxReserveRequest>,
+    ) -> ServiceResult<proto::SandboxReserveResponse> {
+        let build = parse(request.build_id)?;
+        let sandbox_id = self.node.reserve(build).await.map(|id| id.to_string());
+        Response::ok(proto::SandboxReserveResponse {
+            sandbox_id,
+            ..Default::default()
+        })
+    }
+
     async fn create(
         &self,
         _context: RequestContext,

@@ -191,6 +191,7 @@ fn node_config(settings: &Settings) -> anyhow::Result<NodeConfig> {
         disk_reserve_bytes: settings.node.disk_reserve_mib << 20,
         agent_timeout: DEFAULT_AGENT_TIMEOUT,
         uid_base: DEFAULT_UID_BASE,
+        spares_per_build: settings.node.spares,
         grpc: GrpcConfig {
             socket: settings.node_socket(),
             tcp,

@@ -113,12 +113,21 @@ impl Driver {
         self.run().await;
     }
 
+    /// Gives back what a sandbox holds that is not wanted after all.
+    pub(crate) async fn give_up(self) {
+        self.finish(None).await;
+    }
+
     async fn start(&mut self) -> Result<(), Error> {
         let Some(ground) = &self.ground else {
             return Err(Error::ShuttingDown);
         };
         if ground.memory.is_none() {
             self.record.origin = Some(Origin::Booted);
+        }
+        if self.resources.machine.is_some() {
+            let (shared, resources) = (&self.shared, &mut self.resources);
+            return setup::hand_over(shared, ground, &mut self.record, resources).await;
         }
         self.shared
             .journals

@@ -15,9 +15,9 @@ use crate::{
     hooks::Step,
     journal::{Origin, Record},
     node::Shared,
+    spares,
     spec::SandboxState,
 };
-use chrono::Utc;
 use hearth_block::{
     Device, DeviceConfig, WritableConfig,
     server::{self, ServerConfig},
@@ -35,8 +35,8 @@ use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc
 /// Name of the NBD export of every sandbox's disk.
 const EXPORT: &str = "root";
 /// User and directory that the base template's commands run as and in.
-const DEFAULT_USER: &str = "user";
-const DEFAULT_WORKDIR: &str = "/home/user";
+pub(crate) const DEFAULT_USER: &str = "user";
+pub(crate) const DEFAULT_WORKDIR: &str = "/home/user";
 /// What a VM process may take beyond its guest's memory: QEMU, its translation
 /// buffers, and page tables.
 const OVERHEAD_BYTES: u64 = 192 << 20;
@@ -73,20 +73,48 @@ pub(crate) async fn start(
     resources: &mut Resources,
     identity: Identity,
 ) -> Result<(), Error> {
-    let id = record.spec.sandbox_id.clone();
     // A rollback keeps the slot, and with it the address.
+    if resources.slot.is_none() {
+        resources.slot = Some(slot_with_room(shared).await?);
+    }
+    launch(shared, ground, record, resources).await?;
+    introduce(shared, ground, record, resources, identity).await
+}
+
+/// Makes a spare the sandbox of the record, whose VM it is already.
+pub(crate) async fn hand_over(
+    shared: &Shared,
+    ground: &Ground,
+    record: &mut Record,
+    resources: &mut Resources,
+) -> Result<(), Error> {
+    if let Some(slot) = &resources.slot {
+        restrict(shared, record, slot).await?;
+    }
+    write_journal(shared, record)?;
+    let machine = resources.machine.as_ref();
+    let machine = machine.ok_or_else(|| Error::step("let the VM run")("it has none".to_owned()))?;
+    machine
+        .resume()
+        .await
+        .map_err(Error::step("let the VM run"))?;
+    introduce(shared, ground, record, resources, Identity::New).await
+}
+
+/// Takes what a VM needs and starts it. The record is in a journal already.
+pub(crate) async fn launch(
+    shared: &Shared,
+    ground: &Ground,
+    record: &mut Record,
+    resources: &mut Resources,
+) -> Result<(), Error> {
+    let id = record.spec.sandbox_id.clone();
     if resources.slot.is_none() {
         resources.slot = Some(acquire_slot(shared).await?);
     }
     let slot = resources.slot.as_ref().expect("taken above");
     record.slot = Some(slot.index);
-    if record.spec.allow_internet_access == Some(false) {
-        shared
-            .slots
-            .set_internet(slot, false)
-            .await
-            .map_err(Error::step("close the sandbox's internet access"))?;
-    }
+    restrict(shared, record, slot).await?;
     let run_dir = run_dir(shared, &id);
     resources.run_dir = Some(run_dir.clone());
     make_run_dir(&run_dir, slot.uid)?;
@@ -104,10 +132,32 @@ pub(crate) async fn start(
     write_journal(shared, record)?;
     shared.hooks.reached(Step::VmStarted)?;
     tracing::debug!(sandbox = %id, "VM started");
+    Ok(())
+}
 
+/// Closes what the settings close of the network, before the guest runs.
+async fn restrict(shared: &Shared, record: &Record, slot: &Slot) -> Result<(), Error> {
+    if record.spec.allow_internet_access == Some(false) {
+        shared
+            .slots
+            .set_internet(slot, false)
+            .await
+            .map_err(Error::step("close the sandbox's internet access"))?;
+    }
+    Ok(())
+}
+
+/// Tells the agent whose it is.
+async fn introduce(
+    shared: &Shared,
+    ground: &Ground,
+    record: &mut Record,
+    resources: &Resources,
+    identity: Identity,
+) -> Result<(), Error> {
     record.envd_version = greet_agent(shared, ground, record, resources, identity).await?;
     shared.hooks.reached(Step::Greeted)?;
-    tracing::debug!(sandbox = %id, "agent set up");
+    tracing::debug!(sandbox = %record.spec.sandbox_id, "agent set up");
     record.state = SandboxState::Running;
     record.paused = None;
     write_journal(shared, record)
@@ -138,6 +188,14 @@ async fn start_machine(
             .boot(boot_spec(shared, ground, id, slot, run_dir)?)
             .await
             .map_err(Error::step("boot the VM")),
+    }
+}
+
+/// Takes a slot; spares that hold one make room.
+async fn slot_with_room(shared: &Shared) -> Result<Slot, Error> {
+    match acquire_slot(shared).await {
+        Err(Error::Capacity(_)) if spares::make_room(shared).await => acquire_slot(shared).await,
+        result => result,
     }
 }
 
@@ -318,8 +376,8 @@ async fn greet_agent(
     let spec = &record.spec;
     let settings = Init {
         env_vars: &spec.env_vars,
-        access_token: &spec.envd_access_token,
-        timestamp: Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
+        access_token: Some(&spec.envd_access_token),
+        timestamp: agent::now(),
         default_user: DEFAULT_USER,
         default_workdir: DEFAULT_WORKDIR,
         hostname: spec.sandbox_id.as_str(),
