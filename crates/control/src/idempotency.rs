@@ -72,9 +72,9 @@ impl Control {
         team: TeamId,
         key: &IdempotencyKey,
         request: &NewSandbox,
+        sandbox_id: SandboxId,
     ) -> Result<Begin, Error> {
         let now = Utc::now();
-        let sandbox_id = SandboxId::random();
         let mut claim = Claim {
             team,
             key: key.0.clone(),

@@ -188,6 +188,11 @@ impl NodeError {
 
 #[async_trait]
 pub trait Node: Send + Sync + 'static {
+    /// The id of a sandbox of this build that is made already: a create with this id
+    /// is quicker than with any other. `None` where there is none.
+    async fn reserve(&self, _build: BuildId) -> Result<Option<SandboxId>, NodeError> {
+        Ok(None)
+    }
     /// Starts a sandbox; answers when commands can run in it.
     async fn create(
         &self,

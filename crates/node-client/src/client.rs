@@ -22,6 +22,8 @@ use std::time::Duration;
 /// reaches the caller.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// A node lets a caller wait a moment for a sandbox that is nearly made.
+const RESERVE_TIMEOUT: Duration = Duration::from_secs(3);
 const QUICK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls that wait for the connection; what comes on top waits for them.
 const MAX_WAITING_CALLS: usize = 1024;
@@ -128,6 +130,26 @@ impl Node for NodeClient {
             .await
             .map_err(node_error)?;
         Ok(())
+    }
+
+    async fn reserve(&self, build: BuildId) -> Result<Option<SandboxId>, NodeError> {
+        let request = proto::SandboxReserveRequest {
+            build_id: build.to_string(),
+            ..Default::default()
+        };
+        let answer = self
+            .sandboxes
+            .reserve_with_options(request, within(RESERVE_TIMEOUT))
+            .await
+            .map_err(node_error)?
+            .into_owned();
+        answer
+            .sandbox_id
+            .map(|id| {
+                id.parse()
+                    .map_err(|_| NodeError::Internal(format!("the node sent a malformed id: {id}")))
+            })
+            .transpose()
     }
 
     async fn pause(&self, id: &SandboxId, build: BuildId, memory: bool) -> Result<(), NodeError> {

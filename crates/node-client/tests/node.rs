@@ -129,6 +129,15 @@ impl proto::SandboxService for Service {
         Response::ok(proto::SandboxCheckpointResponse::default())
     }
 
+    async fn reserve(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, proto::SandboxReserveRequest>,
+    ) -> ServiceResult<proto::SandboxReserveResponse> {
+        self.refuse()?;
+        Response::ok(proto::SandboxReserveResponse::default())
+    }
+
     async fn resume(
         &self,
         _: RequestContext,

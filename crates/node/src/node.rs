@@ -9,8 +9,8 @@ use crate::{
     journal::{Found, Journals, Keeping, Origin, Record},
     recovery,
     registry::{Count, Registry},
-    spares::{self, Spare, Spares},
     sandbox::{Command, Handle, driver::Driver, ground::Ground, resources::Resources},
+    spares::{self, Spare, Spares},
     spec::{SandboxSpec, SandboxState, Status},
 };
 use chrono::{DateTime, Utc};

@@ -183,7 +183,9 @@ impl Spares {
             let there = there.filter(|entry| entry.spare.build() == **build).count();
             wish.not_before.is_none_or(|at| at <= now) && there < self.per_build
         });
-        let build = lacking.max_by_key(|(_, wish)| wish.last).map(|(build, _)| *build);
+        let build = lacking
+            .max_by_key(|(_, wish)| wish.last)
+            .map(|(build, _)| *build);
         state.making = if state.closed { None } else { build };
         state.making
     }
@@ -318,7 +320,11 @@ pub(crate) async fn make_room(shared: &Shared) -> bool {
 
 async fn make(shared: &Shared, build: BuildId) -> Result<Spare, Error> {
     let _lease = shared.builds.lease(build);
-    let opened = shared.builds.open(build).await.map_err(Error::build(build))?;
+    let opened = shared
+        .builds
+        .open(build)
+        .await
+        .map_err(Error::build(build))?;
     if opened.manifest.kind != Kind::Template {
         return Err(Error::Invalid("only templates have spares".to_owned()));
     }
@@ -384,7 +390,10 @@ async fn prepare(shared: &Shared, spare: &mut Spare) -> Result<(), Error> {
     }
     let machine = resources.machine.as_ref();
     let machine = machine.ok_or_else(|| Error::step("stop the spare")("no VM".to_owned()))?;
-    machine.pause().await.map_err(Error::step("stop the spare"))?;
+    machine
+        .pause()
+        .await
+        .map_err(Error::step("stop the spare"))?;
     setup::write_journal(shared, record)
 }
 
@@ -409,7 +418,9 @@ async fn warm(address: SocketAddr, id: &SandboxId) -> Result<(), Error> {
     let url = format!("http://{address}");
     match SandboxClient::direct(&url, id.clone(), "", WARM_LIMIT) {
         Ok(client) => {
-            let line = Command::shell(WARM_LINE).user(setup::DEFAULT_USER).timeout(WARM_LIMIT);
+            let line = Command::shell(WARM_LINE)
+                .user(setup::DEFAULT_USER)
+                .timeout(WARM_LIMIT);
             if let Err(error) = client.run(line).await {
                 tracing::debug!(sandbox = %id, error = %chain(&error), "no shell to warm up");
             }

@@ -178,8 +178,8 @@ impl Control {
     ) -> Result<SandboxAccess, Error> {
         let time = time_to_live(request.timeout_seconds, 1, caller.team.limits)?;
         let request = request.check(self.config.features)?;
+        let id = self.sandbox_new_id(caller, &request).await;
         let Some(key) = key else {
-            let id = SandboxId::random();
             let placed = self.place(caller, &request, time, id.clone(), false).await;
             return match placed {
                 Ok(sandbox) => Ok(self.sandbox_access(&sandbox)),
@@ -192,7 +192,7 @@ impl Control {
             };
         };
         let (claim, resumed) = match self
-            .idempotency_begin(caller.team_id(), &key, &request)
+            .idempotency_begin(caller.team_id(), &key, &request, id)
             .await?
         {
             Begin::Go { claim, resumed } => (claim, resumed),

@@ -7,6 +7,7 @@
 mod create;
 mod list;
 mod metrics;
+mod reserve;
 
 pub use create::NewSandbox;
 pub use list::{ListRequest, SandboxPage, StateFilter};

@@ -194,7 +194,9 @@ async fn start_machine(
 /// Takes a slot; spares that hold one make room.
 async fn slot_with_room(shared: &Shared) -> Result<Slot, Error> {
     match acquire_slot(shared).await {
-        Err(Error::Capacity(_)) if spares::make_room(shared).await => acquire_slot(shared).await,
+        Err(Error::Capacity(_)) if Box::pin(spares::make_room(shared)).await => {
+            acquire_slot(shared).await
+        }
         result => result,
     }
 }

@@ -129,6 +129,7 @@ impl Home {
         };
         let engine = QemuEngine::new(QemuConfig::new(accelerator)).unwrap();
         let config = NodeConfig {
+            spares_per_build: 0,
             node_id: "test".to_owned(),
             state_dir: self.state(),
             run_dir: self.run(),

@@ -19,10 +19,9 @@ const EXPORT: &str = "root";
 /// Restores the newest base build `runs` times, one after another.
 pub async fn restores(settings: &Settings, runs: usize) -> anyhow::Result<Samples> {
     let store = LocalStore::open(settings.builds_dir())?;
-    let builds = store.list().await?.into_iter();
+    let mut builds = store.list().await?.into_iter();
     let newest = builds
-        .filter(|manifest| manifest.kind == Kind::Template && manifest.parents.is_empty())
-        .next_back()
+        .rfind(|manifest| manifest.kind == Kind::Template && manifest.parents.is_empty())
         .context("no build is prepared: run `hearth up`")?;
     let build = store.open(newest.build_id).await?;
     let engine = daemon::engine(settings).await?;

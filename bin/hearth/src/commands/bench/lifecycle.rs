@@ -64,10 +64,9 @@ struct Bench {
 }
 
 async fn base(store: &LocalStore) -> anyhow::Result<BuildId> {
-    let builds = store.list().await?.into_iter();
-    let newest = builds
-        .filter(|build| build.kind == Kind::Template && build.name.as_deref() == Some("base"))
-        .next_back();
+    let mut builds = store.list().await?.into_iter();
+    let newest =
+        builds.rfind(|build| build.kind == Kind::Template && build.name.as_deref() == Some("base"));
     Ok(newest
         .context("no base template is prepared: run `hearth up`")?
         .build_id)
