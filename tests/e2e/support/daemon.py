@@ -64,6 +64,11 @@ def render_toml(values: dict[str, Any]) -> str:
     return "\n".join(plain + tables) + "\n"
 
 
+def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """Nothing is made ahead unless a test is about it: counts stay exact, cores free."""
+    return {**config, "node": {"spares": 0, **config.get("node", {})}}
+
+
 class Hearth:
     """One daemon's whole life. Use it as a context manager."""
 
@@ -77,7 +82,7 @@ class Hearth:
         self.port = free_port()
         self.edge_port = free_port()
         self.config_path = self.home / "hearth.toml"
-        self.config_path.write_text(render_toml(config or {}))
+        self.config_path.write_text(render_toml(with_defaults(config or {})))
         self.log_path = self.home / "hearth.log"
         self.process: Optional[subprocess.Popen] = None
         self.exports: dict[str, str] = {}
