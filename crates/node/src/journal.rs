@@ -160,6 +160,12 @@ impl Record {
         }
     }
 
+    /// As before anything was taken.
+    pub(crate) fn forget_vm(&mut self) {
+        (self.slot, self.machine) = (None, None);
+        self.disk = DiskRecord::default();
+    }
+
     /// The record of the same VM as the sandbox of other settings.
     pub(crate) fn given_to(
         self,

@@ -167,9 +167,15 @@ impl Node {
             .await
             .map_err(Error::build(build))?;
         let id = spec.sandbox_id.clone();
-        let driver = match self.shared.spares.take(&id, build) {
-            Some(spare) => self.adopt_spare(spare, spec, now, end_at)?,
-            None => self.driver_from_nothing(spec, now, end_at).await?,
+        let driver = match self.shared.spares.take(&id) {
+            Some(spare) if spare.fits(build) => self.adopt_spare(spare, spec, now, end_at)?,
+            unfit => {
+                // It died since it was promised. Its id is free once it is gone.
+                if let Some(spare) = unfit {
+                    spares::discard(&self.shared, spare).await;
+                }
+                Box::pin(self.driver_from_nothing(spec, now, end_at)).await?
+            }
         };
         let (started, result) = oneshot::channel();
         // The driver goes on if the caller goes away; the sandbox is then ended

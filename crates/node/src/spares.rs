@@ -93,6 +93,11 @@ impl Spare {
         self.record.spec.build_id
     }
 
+    /// Whether it can be a sandbox of this build.
+    pub(crate) fn fits(&self, build: BuildId) -> bool {
+        self.build() == build && self.is_alive()
+    }
+
     fn is_alive(&self) -> bool {
         self.resources.vm_ended().now_or_never().is_none()
     }
@@ -156,15 +161,9 @@ impl Spares {
         }
     }
 
-    /// Takes the spare of this id for good.
-    pub(crate) fn take(&self, id: &SandboxId, build: BuildId) -> Option<Spare> {
-        let mut state = self.lock();
-        let fits = state
-            .spares
-            .get(id)
-            .is_some_and(|entry| entry.spare.build() == build && entry.spare.is_alive());
-        let taken = fits.then(|| state.spares.remove(id)).flatten();
-        drop(state);
+    /// Takes the spare of this id for good, in whatever state it is.
+    pub(crate) fn take(&self, id: &SandboxId) -> Option<Spare> {
+        let taken = self.lock().spares.remove(id);
         self.work.notify_one();
         taken.map(|entry| entry.spare)
     }
@@ -430,7 +429,8 @@ async fn warm(address: SocketAddr, id: &SandboxId) -> Result<(), Error> {
     Ok(())
 }
 
-async fn discard(shared: &Shared, mut spare: Spare) {
+/// Gives back what a spare holds.
+pub(crate) async fn discard(shared: &Shared, mut spare: Spare) {
     let id = spare.record.spec.sandbox_id.clone();
     if let Err(error) = spare.resources.release(shared).await {
         tracing::error!(sandbox = %id, error = %chain(&error), "leaving what a spare held to the next start");

@@ -127,7 +127,18 @@ impl Driver {
         }
         if self.resources.machine.is_some() {
             let (shared, resources) = (&self.shared, &mut self.resources);
-            return setup::hand_over(shared, ground, &mut self.record, resources).await;
+            let handed = setup::hand_over(shared, ground, &mut self.record, resources).await;
+            let Err(error) = handed else {
+                return Ok(());
+            };
+            // A spare may die at any moment; a sandbox can still be made from nothing.
+            tracing::warn!(sandbox = %self.id(), error = %chain(&error), "a sandbox made ahead is of no use");
+            self.resources.release(&self.shared).await?;
+            self.shared
+                .journals
+                .remove(self.id())
+                .map_err(Error::step("remove the files of a sandbox made ahead"))?;
+            self.record.forget_vm();
         }
         self.shared
             .journals

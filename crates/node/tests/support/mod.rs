@@ -4,6 +4,8 @@
 //! Needs root, QEMU, and what `scripts/prepare` makes: `HEARTH_TEST_KERNEL` names
 //! the prepared kernel, and the base template is found beside it.
 
+#![allow(dead_code, reason = "every test binary uses a part of this")]
+
 use hearth_client::{Command, SandboxClient};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use hearth_machine::{
@@ -68,6 +70,8 @@ pub(crate) fn isolated<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -
 pub(crate) struct Home {
     dir: tempfile::TempDir,
     pub(crate) base: BuildId,
+    /// Sandboxes that its nodes make ahead.
+    pub(crate) spares: usize,
 }
 
 impl Home {
@@ -88,8 +92,7 @@ impl Home {
             .await
             .unwrap()
             .into_iter()
-            .filter(|build| build.kind == Kind::Template && build.parents.is_empty())
-            .next_back()
+            .rfind(|build| build.kind == Kind::Template && build.parents.is_empty())
             .expect("scripts/prepare has made a base template");
         let build = store.open(newest.build_id).await.unwrap();
         let target = state.join("builds").join(newest.build_id.to_string());
@@ -104,6 +107,7 @@ impl Home {
         Self {
             dir,
             base: newest.build_id,
+            spares: 0,
         }
     }
 
@@ -129,7 +133,7 @@ impl Home {
         };
         let engine = QemuEngine::new(QemuConfig::new(accelerator)).unwrap();
         let config = NodeConfig {
-            spares_per_build: 0,
+            spares_per_build: self.spares,
             node_id: "test".to_owned(),
             state_dir: self.state(),
             run_dir: self.run(),
