@@ -4,9 +4,10 @@ use super::client;
 use crate::{daemon, settings::Settings};
 use clap::Subcommand;
 use hearth_client::bench::{Report, TtiPlan, tti};
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 mod bare;
+mod density;
 mod lifecycle;
 
 #[derive(Debug, clap::Args)]
@@ -23,7 +24,20 @@ enum Command {
         /// Sandboxes to create, one after another
         #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         runs: u32,
+        /// Milliseconds between two sandboxes. With 0 the machine makes sandboxes
+        /// ahead more slowly than they are used up
+        #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+        pause_ms: u64,
         /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Memory of sandboxes that are alive at once, each after its first command
+    Density {
+        /// Sandboxes to keep alive
+        #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        sandboxes: u32,
+        /// Print JSON instead of text
         #[arg(long)]
         json: bool,
     },
@@ -46,8 +60,21 @@ enum Command {
 
 pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     daemon::log::quiet();
-    let (runs, json) = match args.command {
-        Command::Tti { runs, json } => (runs, json),
+    let (runs, pause_ms, json) = match args.command {
+        Command::Tti {
+            runs,
+            pause_ms,
+            json,
+        } => (runs, pause_ms, json),
+        Command::Density { sandboxes, json } => {
+            let report = density::measure(settings, sandboxes).await?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&report)?);
+            } else {
+                print!("{report}");
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Lifecycle {
             runs,
             dirtied,
@@ -66,6 +93,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     };
     let plan = TtiPlan {
         runs: usize::try_from(runs)?,
+        pause: Duration::from_millis(pause_ms),
         ..TtiPlan::default()
     };
     let bare = bare::restores(settings, plan.runs).await?;

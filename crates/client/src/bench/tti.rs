@@ -20,6 +20,8 @@ pub struct TtiPlan {
     pub warmups: usize,
     /// Commands in each warm sandbox.
     pub execs: usize,
+    /// Time between the end of one sandbox and the create of the next.
+    pub pause: Duration,
 }
 
 impl Default for TtiPlan {
@@ -29,6 +31,7 @@ impl Default for TtiPlan {
             runs: 20,
             warmups: 1,
             execs: 3,
+            pause: Duration::ZERO,
         }
     }
 }
@@ -71,6 +74,7 @@ pub async fn tti(
             .await
             .map_err(|(step, source)| TtiError { run, step, source })?;
         progress(run, total);
+        tokio::time::sleep(plan.pause).await;
     }
     let mut report = Report::default();
     report.push("create", &steps.create);
