@@ -1,0 +1,212 @@
+//! The local certificate authority: made once, kept in files that only root reads,
+//! replaced well before it expires or when the domain changes.
+
+use crate::{Error, file};
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    NameConstraints, PKCS_ECDSA_P256_SHA256, SanType,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long the authority is valid, and how long before its end a new one is made.
+const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3650);
+const AUTHORITY_RENEWAL: Duration = DAY.saturating_mul(180);
+/// How long a leaf is valid. Clients refuse leaves of more than 825 days.
+pub(crate) const LEAF_LIFE: Duration = DAY.saturating_mul(90);
+/// For clients whose clock is behind.
+const CLOCK_SKEW: Duration = DAY;
+
+/// Issues certificates for the names of one domain.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    pem: String,
+    not_after: SystemTime,
+}
+
+impl Authority {
+    /// Opens the authority in `keys_dir`, or makes one: when there is none, when it
+    /// ends soon, and when it is not for `domain` (a host name without a port).
+    /// The one that is replaced is kept beside it as `ca.crt.old`.
+    pub fn open_or_create(keys_dir: &Path, domain: &str) -> Result<Self, Error> {
+        let (key_path, certificate_path) = (keys_dir.join("ca.key"), keys_dir.join("ca.crt"));
+        let found = match (
+            file::read_if_there(&key_path)?,
+            file::read_if_there(&certificate_path)?,
+        ) {
+            (Some(key), Some(pem)) => Some((key, pem)),
+            _ => None,
+        };
+        if let Some((key, pem)) = &found {
+            let authority = Self::from_pem(key, pem, &certificate_path)?;
+            let left = authority.not_after.duration_since(SystemTime::now());
+            let ends_soon = left.unwrap_or_default() < AUTHORITY_RENEWAL;
+            if !ends_soon && authority.is_for(domain) {
+                return Ok(authority);
+            }
+            tracing::warn!(
+                domain,
+                ends_soon,
+                "replace the certificate authority: whoever trusts it must trust the new one"
+            );
+            file::write(&keys_dir.join("ca.crt.old"), pem.as_bytes(), 0o600)?;
+        }
+        let (key, pem) = generate(domain)?;
+        // The certificate last: without it the key is made anew.
+        file::write(&key_path, key.as_bytes(), 0o600)?;
+        file::write(&certificate_path, pem.as_bytes(), 0o600)?;
+        Self::from_pem(&key, &pem, &certificate_path)
+    }
+
+    fn from_pem(key: &str, pem: &str, path: &Path) -> Result<Self, Error> {
+        let broken = |what| Error::Content {
+            path: path.to_owned(),
+            what,
+        };
+        let certificate = file::certificates(path, pem.as_bytes())?.swap_remove(0);
+        let key = KeyPair::from_pem(key)?;
+        let (_, parsed) =
+            X509Certificate::from_der(&certificate).map_err(|_| broken("readable certificate"))?;
+        if parsed.public_key().raw != key_info(&key) {
+            return Err(broken("certificate of the key beside it"));
+        }
+        let not_after = system_time(&parsed);
+        Ok(Self {
+            issuer: Issuer::from_ca_cert_der(&certificate, key)?,
+            certificate,
+            pem: pem.to_owned(),
+            not_after,
+        })
+    }
+
+    /// The authority's own certificate, which clients are to trust.
+    #[must_use]
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    #[must_use]
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// Issues a server certificate with a key of its own. Names that parse as
+    /// addresses are addresses.
+    pub fn issue(&self, names: &[String]) -> Result<CertifiedKey, Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names
+            .iter()
+            .map(|name| match name.parse() {
+                Ok(address) => Ok(SanType::IpAddress(address)),
+                Err(_) => {
+                    let name = name.as_str().try_into();
+                    Ok(SanType::DnsName(name.map_err(|_| {
+                        Error::Name(names.first().cloned().unwrap_or_default())
+                    })?))
+                }
+            })
+            .collect::<Result<_, Error>>()?;
+        let mut subject = DistinguishedName::new();
+        subject.push(DnType::OrganizationName, "Hearth");
+        params.distinguished_name = subject;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let now = SystemTime::now();
+        params.not_before = (now - CLOCK_SKEW).into();
+        params.not_after = (now + LEAF_LIFE).into();
+        let leaf = params.signed_by(&key, &self.issuer)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(CertifiedKey::from_der(
+            vec![leaf.der().clone()],
+            key,
+            &rustls::crypto::ring::default_provider(),
+        )?)
+    }
+
+    /// Whether the names that this authority is constrained to are those of `domain`.
+    fn is_for(&self, domain: &str) -> bool {
+        let Ok((_, parsed)) = X509Certificate::from_der(&self.certificate) else {
+            return false;
+        };
+        let Ok(Some(constraints)) = parsed.name_constraints() else {
+            return false;
+        };
+        let permitted: Vec<&str> = constraints
+            .value
+            .permitted_subtrees
+            .iter()
+            .flatten()
+            .filter_map(|subtree| match subtree.base {
+                GeneralName::DNSName(name) => Some(name),
+                _ => None,
+            })
+            .collect();
+        permitted == names(domain)
+    }
+}
+
+/// The names below which an authority for `domain` may certify.
+fn names(domain: &str) -> Vec<&str> {
+    let mut names = vec!["localhost"];
+    if domain != "localhost" && !domain.ends_with(".localhost") {
+        names.push(domain);
+    }
+    names
+}
+
+/// Key and certificate of a new authority, as PEM.
+fn generate(domain: &str) -> Result<(String, String), Error> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut tag = [0; 4];
+    getrandom::fill(&mut tag).expect("the kernel's random source answers after boot");
+    let mut params = CertificateParams::default();
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::OrganizationName, "Hearth");
+    // Told apart from those of other machines in a list of authorities.
+    let name = format!("Hearth local CA {}", hex::encode(tag));
+    subject.push(DnType::CommonName, name);
+    params.distinguished_name = subject;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let mut permitted: Vec<GeneralSubtree> = names(domain)
+        .into_iter()
+        .map(|name| GeneralSubtree::DnsName(name.to_owned()))
+        .collect();
+    permitted.push(GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(
+        Ipv4Addr::new(127, 0, 0, 0).into(),
+        8,
+    )));
+    permitted.push(GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(
+        Ipv6Addr::LOCALHOST.into(),
+        128,
+    )));
+    params.name_constraints = Some(NameConstraints {
+        permitted_subtrees: permitted,
+        excluded_subtrees: Vec::new(),
+    });
+    let now = SystemTime::now();
+    params.not_before = (now - CLOCK_SKEW).into();
+    params.not_after = (now + AUTHORITY_LIFE).into();
+    let certificate = params.self_signed(&key)?;
+    Ok((key.serialize_pem(), certificate.pem()))
+}
+
+fn key_info(key: &KeyPair) -> Vec<u8> {
+    use rcgen::PublicKeyData as _;
+    key.subject_public_key_info()
+}
+
+/// When a certificate ends.
+pub(crate) fn system_time(certificate: &X509Certificate<'_>) -> SystemTime {
+    let seconds = certificate.validity().not_after.timestamp();
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
