@@ -23,7 +23,15 @@ pub struct Settings {
     pub cache_dir: PathBuf,
     /// The guest agent's binary that `hearth up` puts into new builds.
     pub agent: Option<PathBuf>,
+    /// One line of JSON for each request to a sandbox, when it is over.
+    pub access_log: Option<PathBuf>,
     pub api: Api,
+    pub tls: Tls,
+    pub metrics: Metrics,
+    /// Limits of the proxy towards sandboxes.
+    pub edge: hearth_edge::EdgeConfig,
+    /// Limits of clients' connections.
+    pub connections: hearth_edge::ServerConfig,
     pub node: Node,
     pub network: Network,
     pub limits: Limits,
@@ -38,8 +46,33 @@ pub struct Api {
     pub port: u16,
     /// A second plain-HTTP port with the same service; 0 for none.
     pub edge_port: u16,
-    /// What clients append to `{port}-{sandboxID}.`; default `localhost:<port>`.
+    /// What clients append to `{port}-{sandboxID}.`, with the TLS port unless that
+    /// is 443; default `localhost:<TLS port>`.
     pub domain: Option<String>,
+}
+
+/// Prometheus metrics in plain HTTP under `/metrics`; no key is asked for, so the
+/// address is best one that only the scraper reaches.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    pub address: IpAddr,
+    /// 0 for none.
+    pub port: u16,
+}
+
+/// The API and the sandboxes over HTTPS: `api.<domain>`, `<port>-<id>.<domain>`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Default: the API's address.
+    pub address: Option<IpAddr>,
+    /// 0 for none.
+    pub port: u16,
+    /// A given certificate chain (PEM, leaf first) for `*.<domain>`, and its key.
+    /// Without them Hearth is its own authority. Read again when they change.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -95,7 +128,12 @@ impl Default for Settings {
             run_dir: "/run/hearth".into(),
             cache_dir: "/var/cache/hearth".into(),
             agent: None,
+            access_log: None,
             api: Api::default(),
+            metrics: Metrics::default(),
+            tls: Tls::default(),
+            edge: hearth_edge::EdgeConfig::default(),
+            connections: hearth_edge::ServerConfig::default(),
             node: Node::default(),
             network: Network::default(),
             limits: Limits::default(),
@@ -111,6 +149,26 @@ impl Default for Api {
             port: 3000,
             edge_port: 3002,
             domain: None,
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 3004,
+        }
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            address: None,
+            port: 3443,
+            certificate: None,
+            key: None,
         }
     }
 }
@@ -194,6 +252,8 @@ impl Settings {
         for (name, port) in [
             ("HEARTH_API_PORT", &mut self.api.port),
             ("HEARTH_EDGE_PORT", &mut self.api.edge_port),
+            ("HEARTH_TLS_PORT", &mut self.tls.port),
+            ("HEARTH_METRICS_PORT", &mut self.metrics.port),
         ] {
             if let Some(text) = var(name) {
                 *port = text
@@ -218,14 +278,52 @@ impl Settings {
         if self.node.grpc_address.is_some() != self.node.grpc_token_file.is_some() {
             bail!("node.grpc_address and node.grpc_token_file go together: the port is never open");
         }
+        if self.tls.certificate.is_some() != self.tls.key.is_some() {
+            bail!("tls.certificate and tls.key go together");
+        }
+        let host = self.domain_host();
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        if host.is_empty()
+            || host.starts_with('.')
+            || host.ends_with('.')
+            || !host.chars().all(fits)
+        {
+            bail!("api.domain must be a host name in lower case, with or without a port: {host:?}");
+        }
         Ok(())
     }
 
     pub fn domain(&self) -> String {
-        self.api
-            .domain
-            .clone()
-            .unwrap_or_else(|| format!("localhost:{}", self.api.port))
+        self.api.domain.clone().unwrap_or_else(|| {
+            let port = match self.tls.port {
+                0 => self.api.port,
+                port => port,
+            };
+            format!("localhost:{port}")
+        })
+    }
+
+    /// The domain without its port.
+    pub fn domain_host(&self) -> String {
+        let domain = self.domain();
+        match domain.split_once(':') {
+            Some((host, _)) => host.to_owned(),
+            None => domain,
+        }
+    }
+
+    pub fn tls_address(&self) -> IpAddr {
+        self.tls.address.unwrap_or(self.api.address)
+    }
+
+    /// The local authority's certificate, once the daemon has made it.
+    pub fn authority_file(&self) -> PathBuf {
+        self.state_dir.join("ca.crt")
+    }
+
+    /// The same with the system's authorities.
+    pub fn bundle_file(&self) -> PathBuf {
+        self.state_dir.join("ca-bundle.crt")
     }
 
     /// Base URL of the API for clients on this machine.

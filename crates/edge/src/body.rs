@@ -4,6 +4,7 @@
 //! never takes a part for the whole.
 
 use crate::BoxError;
+use crate::exchange::Exchange;
 use crate::lane::{GuestConnection, GuestMultiplex, Lane};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -36,6 +37,7 @@ struct GuestBody {
     carrier: Option<Carrier>,
     lane: Arc<Lane>,
     port: u16,
+    exchange: Arc<Exchange>,
     _open: OwnedSemaphorePermit,
 }
 
@@ -58,6 +60,7 @@ impl EdgeBody {
         lane: Arc<Lane>,
         port: u16,
         open: OwnedSemaphorePermit,
+        exchange: Arc<Exchange>,
     ) -> Self {
         let mut body = GuestBody {
             ended: Box::pin(lane.ended.clone().cancelled_owned()),
@@ -65,6 +68,7 @@ impl EdgeBody {
             carrier: Some(carrier),
             lane,
             port,
+            exchange,
             _open: open,
         };
         if body.incoming.is_end_stream() {
@@ -93,6 +97,7 @@ impl GuestBody {
         }
         match ready!(Pin::new(&mut self.incoming).poll_frame(context)) {
             Some(Ok(frame)) => {
+                self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
                 if self.incoming.is_end_stream() {
                     self.finish();
                 }

@@ -9,6 +9,7 @@
 //! body. What is written after that goes nowhere, without an error ([`Deaf`]), so
 //! that its answer is read and passed on instead of lost in a failed write.
 
+use crate::exchange::Exchange;
 use bytes::Bytes;
 use http::{Request, Version, header};
 use http_body::{Body, Frame, SizeHint};
@@ -16,6 +17,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -37,6 +39,7 @@ pub(crate) struct Drains {
 /// A request's body. Dropped before its end, it is read on in a task of its own.
 pub(crate) struct Upload {
     incoming: Option<Incoming>,
+    exchange: Arc<Exchange>,
     /// Absent where closing does no harm: HTTP/2 ends streams apart from the
     /// connection, and who waits to be told to continue sends nothing.
     drains: Option<Drains>,
@@ -44,11 +47,16 @@ pub(crate) struct Upload {
 
 impl Upload {
     /// Takes over the body of a request.
-    pub(crate) fn of(request: Request<Incoming>, drains: &Drains) -> Request<Self> {
+    pub(crate) fn of(
+        request: Request<Incoming>,
+        drains: &Drains,
+        exchange: Arc<Exchange>,
+    ) -> Request<Self> {
         let sends_on =
             request.version() < Version::HTTP_2 && !request.headers().contains_key(header::EXPECT);
         request.map(|incoming| Self {
             incoming: (!incoming.is_end_stream()).then_some(incoming),
+            exchange,
             drains: sends_on.then(|| drains.clone()),
         })
     }
@@ -59,20 +67,25 @@ impl Body for Upload {
     type Error = hyper::Error;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(incoming) = &mut self.incoming else {
+        let this = self.get_mut();
+        let Some(incoming) = &mut this.incoming else {
             return Poll::Ready(None);
         };
         let polled = Pin::new(&mut *incoming).poll_frame(context);
         let over = match &polled {
-            Poll::Ready(Some(Ok(_))) => incoming.is_end_stream(),
+            Poll::Ready(Some(Ok(frame))) => {
+                let count = frame.data_ref().map_or(0, Bytes::len);
+                this.exchange.received(count);
+                incoming.is_end_stream()
+            }
             Poll::Ready(None | Some(Err(_))) => true,
             Poll::Pending => false,
         };
         if over {
-            self.incoming = None;
+            this.incoming = None;
         }
         polled
     }

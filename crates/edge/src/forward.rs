@@ -1,7 +1,8 @@
 //! Passes one request to a guest and its answer back.
 //!
 //! The guest is spoken to in HTTP/1.1, except for gRPC that came in HTTP/2: that
-//! goes on as HTTP/2 without TLS. A request is sent a second time only when nothing
+//! goes on as HTTP/2 without TLS. A WebSocket that came in a stream of HTTP/2 (RFC
+//! 8441) becomes an upgrade. A request is sent a second time only when nothing
 //! of it can have been seen (the transport gave it back unsent), or when it has no
 //! body, is idempotent and the kept connection broke before an answer began.
 
@@ -9,6 +10,7 @@ use crate::AGENT_PORT;
 use crate::body::{Carrier, EdgeBody};
 use crate::config::EdgeConfig;
 use crate::drain::Upload;
+use crate::exchange::Exchange;
 use crate::headers;
 use crate::lane::{GuestConnection, Lane, OutgoingBody};
 use crate::refusal::Refusal;
@@ -16,7 +18,9 @@ use crate::routes::Route;
 use crate::server::Peer;
 use crate::target;
 use crate::tunnel;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TE, TRANSFER_ENCODING};
+use http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, TE, TRANSFER_ENCODING,
+};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
@@ -26,6 +30,13 @@ use hyper::upgrade::OnUpgrade;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
+/// What a client that asked to switch protocols gives for it.
+struct Switch {
+    client: OnUpgrade,
+    /// Asked for by an extended CONNECT in HTTP/2.
+    extended: bool,
+}
+
 /// One admitted request.
 pub(crate) struct Visit {
     pub(crate) lane: Arc<Lane>,
@@ -33,6 +44,7 @@ pub(crate) struct Visit {
     pub(crate) port: u16,
     pub(crate) peer: Peer,
     pub(crate) open: OwnedSemaphorePermit,
+    pub(crate) exchange: Arc<Exchange>,
 }
 
 impl Visit {
@@ -41,14 +53,21 @@ impl Visit {
         config: &EdgeConfig,
         mut request: Request<Upload>,
     ) -> Result<Response<EdgeBody>, Refusal> {
-        if request.method() == Method::CONNECT {
-            return Err(Refusal::UnsupportedMethod(Method::CONNECT));
+        let extended = request.method() == Method::CONNECT;
+        if extended {
+            headers::from_extended_connect(&mut request)?;
         }
         // The agent switches no protocols: nothing could be checked after that.
         let protocol = (request.version() == Version::HTTP_11 && self.port != AGENT_PORT)
             .then(|| headers::upgrade_protocol(request.headers()))
             .flatten();
-        let client = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
+        if extended && protocol.is_none() {
+            return Err(Refusal::UnsupportedMethod(Method::CONNECT));
+        }
+        let client = protocol.is_some().then(|| Switch {
+            client: hyper::upgrade::on(&mut request),
+            extended,
+        });
         let grpc = is_grpc(&request);
         let mut request = self.outgoing(config, request)?;
         if let Some(protocol) = protocol {
@@ -66,7 +85,7 @@ impl Visit {
         self,
         request: Request<OutgoingBody>,
         grpc: bool,
-        client: Option<OnUpgrade>,
+        client: Option<Switch>,
     ) -> Result<Response<EdgeBody>, Refusal> {
         if grpc {
             return self.send_multiplexed(request).await;
@@ -169,7 +188,14 @@ impl Visit {
         headers::strip_hop_by_hop(&mut head.headers);
         head.extensions.clear();
         head.version = Version::HTTP_11;
-        let body = EdgeBody::guest(body, carrier, self.lane, self.port, self.open);
+        let body = EdgeBody::guest(
+            body,
+            carrier,
+            self.lane,
+            self.port,
+            self.open,
+            self.exchange,
+        );
         Response::from_parts(head, body)
     }
 
@@ -178,17 +204,27 @@ impl Visit {
         self,
         mut response: Response<Incoming>,
         connection: GuestConnection,
-        client: OnUpgrade,
+        Switch { client, extended }: Switch,
     ) -> Response<EdgeBody> {
         let guest = hyper::upgrade::on(&mut response);
         let protocol = response.headers().get(http::header::UPGRADE).cloned();
         let (mut head, _) = response.into_parts();
         headers::strip_hop_by_hop(&mut head.headers);
         head.extensions.clear();
-        if let Some(protocol) = protocol {
+        if extended {
+            head.status = StatusCode::OK;
+            head.headers.remove(SEC_WEBSOCKET_ACCEPT);
+        } else if let Some(protocol) = protocol {
             headers::set_upgrade(&mut head.headers, protocol);
         }
-        tunnel::spawn(self.lane, client, guest, connection, self.open);
+        tunnel::spawn(
+            self.lane,
+            client,
+            guest,
+            connection,
+            self.open,
+            self.exchange,
+        );
         Response::from_parts(head, EdgeBody::empty())
     }
 }

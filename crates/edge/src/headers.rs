@@ -1,14 +1,18 @@
 //! Headers on their way through: what belongs to one connection is taken out, what
 //! the guest should know of the client is put in, and the API key never passes.
 
+use crate::refusal::Refusal;
 use crate::routes::Route;
 use crate::server::Peer;
 use crate::target::{SANDBOX_ID, SANDBOX_PORT};
 use crate::{AGENT_PORT, EdgeConfig};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{
     CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    PROXY_AUTHORIZATION, SEC_WEBSOCKET_KEY, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
+use http::{Method, Request, Version};
 
 /// Opens the ports of a sandbox without public traffic.
 pub(crate) const TRAFFIC_TOKEN: HeaderName = HeaderName::from_static("e2b-traffic-access-token");
@@ -68,6 +72,24 @@ pub(crate) fn upgrade_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
         .to_str()
         .map_or(true, |text| text.to_ascii_lowercase().contains("h2c"));
     (asks && !offers_h2c).then(|| protocol.clone())
+}
+
+/// Turns an extended CONNECT (RFC 8441) into the HTTP/1.1 request that means the
+/// same. Only WebSockets are known to travel so.
+pub(crate) fn from_extended_connect<B>(request: &mut Request<B>) -> Result<(), Refusal> {
+    let protocol = request.extensions().get::<hyper::ext::Protocol>();
+    if protocol.is_none_or(|protocol| !protocol.as_str().eq_ignore_ascii_case("websocket")) {
+        return Err(Refusal::UnsupportedMethod(Method::CONNECT));
+    }
+    *request.method_mut() = Method::GET;
+    *request.version_mut() = Version::HTTP_11;
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).expect("the kernel's random source answers after boot");
+    let key = HeaderValue::from_str(&STANDARD.encode(nonce)).expect("base64 is a header's text");
+    let headers = request.headers_mut();
+    headers.insert(SEC_WEBSOCKET_KEY, key);
+    set_upgrade(headers, HeaderValue::from_static("websocket"));
+    Ok(())
 }
 
 /// Puts the two headers of a switch of protocols (back) in.

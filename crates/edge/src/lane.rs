@@ -13,6 +13,7 @@
 use crate::AGENT_PORT;
 use crate::config::EdgeConfig;
 use crate::drain::{Deaf, Upload};
+use crate::exchange::Counters;
 use crate::loopback;
 use crate::refusal::Refusal;
 use crate::routes::Route;
@@ -67,6 +68,7 @@ pub(crate) struct Lane {
     pub(crate) route: Arc<Route>,
     /// Fires with the route's `closed`, or when the edge shuts down.
     pub(crate) ended: CancellationToken,
+    pub(crate) counters: Arc<Counters>,
     open: Arc<Semaphore>,
     kept: Mutex<Kept>,
     config: Arc<EdgeConfig>,
@@ -84,6 +86,7 @@ impl Lane {
             id,
             ended: route.closed.child_token(),
             route,
+            counters: Arc::default(),
             open: Arc::new(Semaphore::new(config.max_open_per_sandbox)),
             kept: Mutex::default(),
             config,

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!  accept ─▶ Server ─▶ EdgeService ─▶ classify ─┬─▶ fallback service
-//!            (h1, h2c)                          └─▶ lane of the sandbox ─▶ guest
+//!            (h1, h2, TLS)                         └─▶ lane of the sandbox ─▶ guest
 //! ```
 //!
 //! What the edge holds per sandbox is a *lane*: its kept connections and its count
@@ -24,11 +24,13 @@
 mod body;
 mod config;
 mod drain;
+mod exchange;
 mod forward;
 mod headers;
 mod internal;
 mod lane;
 mod loopback;
+mod metrics;
 mod page;
 mod refusal;
 mod routes;
@@ -36,6 +38,7 @@ mod server;
 mod service;
 mod signature;
 pub mod target;
+mod tls;
 mod tunnel;
 mod watch;
 
@@ -43,12 +46,16 @@ pub use body::EdgeBody;
 pub use config::{EdgeConfig, ServerConfig};
 pub use refusal::Refusal;
 pub use routes::{Credentials, Route, RouteTable, Routes, WakeError};
-pub use server::{Peer, Server, ServerStopped, serve};
+pub use server::{Peer, Server, ServerStopped, serve, serve_tls};
 pub use service::{Edge, EdgeService, NoFallback, Stats};
 pub use signature::{FileOperation, file_signature};
 
 /// The guest agent's port. Its routes are guarded by the agent's own token.
 pub const AGENT_PORT: u16 = 49_983;
+
+/// The `tracing` target of the access log: one event at INFO for each request, when
+/// it is over.
+pub const ACCESS_LOG: &str = "hearth_edge::access";
 
 /// The error type of streamed bodies.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

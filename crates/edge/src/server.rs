@@ -1,5 +1,5 @@
-//! Accepts connections and serves HTTP/1.1 and HTTP/2 (without TLS: by prior
-//! knowledge) on them, with limits and a graceful end.
+//! Accepts connections and serves HTTP/1.1 and HTTP/2 on them (with TLS by ALPN,
+//! without it by prior knowledge), with limits and a graceful end.
 //!
 //! One task per connection, owned by the server. At shutdown accepting stops, each
 //! connection finishes its open requests, and what has not ended after the drain
@@ -7,6 +7,7 @@
 
 use crate::BoxError;
 use crate::config::ServerConfig;
+use crate::tls;
 use crate::watch::{OpenRequest, Pace, TooSlow, Watched};
 use bytes::Bytes;
 use http::{Extensions, Request, Response, Version};
@@ -25,6 +26,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt as _};
@@ -88,6 +90,27 @@ where
     server.drain().await
 }
 
+/// The same with TLS. What `tls` resolves certificates with may change meanwhile.
+pub async fn serve_tls<S, B>(
+    listener: TcpListener,
+    service: S,
+    config: ServerConfig,
+    tls: Arc<rustls::ServerConfig>,
+    shutdown: CancellationToken,
+) -> ServerStopped
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let server = Server::new(service, config);
+    server.accept_tls(&listener, tls, &shutdown).await;
+    drop(listener);
+    server.drain().await
+}
+
 impl<S, B> Server<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
@@ -112,7 +135,8 @@ where
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(1 << 22)
             .keep_alive_interval(Duration::from_secs(60))
-            .keep_alive_timeout(Duration::from_secs(30));
+            .keep_alive_timeout(Duration::from_secs(30))
+            .enable_connect_protocol();
         Self {
             service,
             slots: Arc::new(Semaphore::new(config.max_connections)),
@@ -127,6 +151,39 @@ where
     /// Accepts until `shutdown` fires. A failed accept (a client that is already
     /// gone, no descriptors left) never ends it.
     pub async fn accept(&self, listener: &TcpListener, shutdown: &CancellationToken) {
+        self.accept_each(listener, shutdown, |server, stream, address| async move {
+            let peer = Peer {
+                address,
+                tls: false,
+            };
+            server.connection(stream, peer).await;
+        })
+        .await;
+    }
+
+    /// The same for TLS connections.
+    pub async fn accept_tls(
+        &self,
+        listener: &TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        shutdown: &CancellationToken,
+    ) {
+        let acceptor = TlsAcceptor::from(tls);
+        self.accept_each(listener, shutdown, |server, stream, address| {
+            let acceptor = acceptor.clone();
+            async move { server.tls_connection(stream, address, acceptor).await }
+        })
+        .await;
+    }
+
+    async fn accept_each<F>(
+        &self,
+        listener: &TcpListener,
+        shutdown: &CancellationToken,
+        handle: impl Fn(Self, TcpStream, SocketAddr) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
         loop {
             let slot = tokio::select! {
                 slot = Arc::clone(&self.slots).acquire_owned() => slot,
@@ -139,13 +196,9 @@ where
             match accepted {
                 Ok((stream, address)) => {
                     prepare(&stream);
-                    let peer = Peer {
-                        address,
-                        tls: false,
-                    };
-                    let server = self.clone();
+                    let handled = handle(self.clone(), stream, address);
                     self.connections.spawn(async move {
-                        server.connection(stream, peer).await;
+                        handled.await;
                         drop(slot);
                     });
                 }
@@ -170,7 +223,24 @@ where
         ServerStopped { drained }
     }
 
-    /// Serves one connection to its end, for listeners of other kinds (TLS).
+    async fn tls_connection(self, stream: TcpStream, address: SocketAddr, acceptor: TlsAcceptor) {
+        let handshake = tokio::time::timeout(
+            self.config.header_timeout(),
+            tls::handshake(stream, &acceptor),
+        );
+        let shaken = tokio::select! {
+            shaken = handshake => shaken,
+            // Nothing was asked for yet.
+            () = self.draining.cancelled() => return,
+        };
+        match shaken {
+            Ok(Ok(stream)) => self.connection(stream, Peer { address, tls: true }).await,
+            Ok(Err(error)) => tracing::debug!(peer = %address, %error, "TLS handshake failed"),
+            Err(_) => tracing::debug!(peer = %address, "TLS handshake took too long"),
+        }
+    }
+
+    /// Serves one connection to its end, for listeners of other kinds.
     pub async fn connection<I>(&self, io: I, peer: Peer)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,

@@ -4,10 +4,12 @@
 use crate::body::EdgeBody;
 use crate::config::EdgeConfig;
 use crate::drain::{Drains, Upload};
+use crate::exchange::{Counters, Exchange};
 use crate::forward::Visit;
 use crate::headers::{ACCESS_TOKEN, TRAFFIC_TOKEN};
 use crate::internal;
 use crate::lane::Lane;
+use crate::metrics;
 use crate::refusal::{Client, Refusal};
 use crate::routes::{Credentials, Route, Routes, WakeError};
 use crate::server::Peer;
@@ -29,7 +31,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use subtle::ConstantTimeEq as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,8 +50,7 @@ struct Shared {
     config: Arc<EdgeConfig>,
     lanes: Mutex<HashMap<SandboxId, Arc<Lane>>>,
     drains: Drains,
-    requests: AtomicU64,
-    refused: AtomicU64,
+    totals: Arc<Counters>,
 }
 
 /// What the edge has done and holds.
@@ -78,8 +79,7 @@ impl Edge {
                 tasks: TaskTracker::new(),
                 stop: CancellationToken::new(),
             },
-            requests: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
+            totals: Arc::default(),
         });
         let stop = shared.drains.stop.clone();
         shared
@@ -106,13 +106,37 @@ impl Edge {
 
     #[must_use]
     pub fn stats(&self) -> Stats {
+        let totals = &self.shared.totals;
+        let sum = |counts: &[AtomicU64]| -> u64 {
+            counts
+                .iter()
+                .map(|count| count.load(Ordering::Relaxed))
+                .sum()
+        };
         let lanes = self.shared.lanes();
         Stats {
-            requests: self.shared.requests.load(Ordering::Relaxed),
-            refused: self.shared.refused.load(Ordering::Relaxed),
+            requests: sum(&totals.answered) + sum(&totals.refused),
+            refused: sum(&totals.refused),
             lanes: lanes.len(),
             open: lanes.values().map(|lane| lane.open_requests()).sum(),
         }
+    }
+
+    /// All counters in Prometheus' text format.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let mut lanes: Vec<Arc<Lane>> = self.shared.lanes().values().cloned().collect();
+        lanes.retain(|lane| !lane.ended.is_cancelled());
+        lanes.sort_unstable_by(|one, other| one.id.as_str().cmp(other.id.as_str()));
+        let shown: Vec<metrics::Shown<'_>> = lanes
+            .iter()
+            .map(|lane| metrics::Shown {
+                id: &lane.id,
+                counters: &lane.counters,
+                open: lane.open_requests(),
+            })
+            .collect();
+        metrics::render(&self.shared.totals, &shown)
     }
 
     /// Breaks off everything that is still open and waits for it to end. Call it
@@ -168,6 +192,7 @@ impl Shared {
         &self,
         target: Result<Target, Refusal>,
         head: &request::Parts,
+        exchange: &Arc<Exchange>,
     ) -> Result<Visit, Refusal> {
         let destination = match target? {
             Target::Sandbox(destination) => destination,
@@ -181,12 +206,14 @@ impl Shared {
         let route = self.route(&id, port, &head.headers).await?;
         check_traffic_token(&id, port, &route, &head.headers)?;
         let lane = self.lane(id, &route)?;
+        exchange.at(&lane.id, port, &lane.counters);
         Ok(Visit {
             open: lane.admit()?,
             lane,
             route,
             port,
             peer: Peer::of(&head.extensions),
+            exchange: Arc::clone(exchange),
         })
     }
 
@@ -326,31 +353,33 @@ impl Shared {
         target: Result<Target, Refusal>,
         request: Request<Incoming>,
     ) -> Response<EdgeBody> {
-        let (head, body) = Upload::of(request, &self.drains).into_parts();
-        let started = Instant::now();
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let (method, uri) = (head.method.clone(), head.uri.clone());
+        let exchange = Exchange::new(
+            request.method().clone(),
+            request.uri().clone(),
+            Peer::of(request.extensions()),
+            Arc::clone(&self.totals),
+        );
+        let request = Upload::of(request, &self.drains, Arc::clone(&exchange));
+        let (head, body) = request.into_parts();
         let client = Client::of(&head);
-        let answer = match self.admit(target, &head).await {
+        let answer = match self.admit(target, &head, &exchange).await {
             Ok(visit) => {
                 let request = Request::from_parts(head, body);
                 visit.forward(&self.config, request).await
             }
             Err(refusal) => Err(refusal),
         };
-        let response = answer.unwrap_or_else(|refusal| {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(sandbox = ?refusal.sandbox(), %refusal, "refused");
-            refusal.into_response(&client)
-        });
-        tracing::debug!(
-            target: "hearth_edge::access",
-            %method,
-            path = uri.path(),
-            status = response.status().as_u16(),
-            elapsed_ms = started.elapsed().as_millis(),
-        );
-        response
+        match answer {
+            Ok(response) => {
+                exchange.answered(response.status(), false);
+                response
+            }
+            Err(refusal) => {
+                exchange.answered(refusal.status(), true);
+                tracing::debug!(sandbox = ?refusal.sandbox(), %refusal, "refused");
+                refusal.into_response(&client)
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! content. An idle tunnel so costs its two sockets and a small task. The end of one
 //! direction is passed on while the other continues.
 
+use crate::exchange::Exchange;
 use crate::lane::{GuestConnection, Lane};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -30,6 +31,7 @@ pub(crate) fn spawn(
     guest: OnUpgrade,
     connection: GuestConnection,
     open: OwnedSemaphorePermit,
+    exchange: Arc<Exchange>,
 ) {
     let ended = lane.ended.clone();
     let tasks = lane.tasks.clone();
@@ -38,7 +40,8 @@ pub(crate) fn spawn(
         let _held = (connection, open);
         let joined = async {
             let (client, guest) = tokio::try_join!(client, guest).map_err(io::Error::other)?;
-            join(&mut TokioIo::new(client), &mut TokioIo::new(guest)).await
+            let (mut client, mut guest) = (TokioIo::new(client), TokioIo::new(guest));
+            join(&mut client, &mut guest, &exchange).await
         };
         tokio::select! {
             result = joined => if let Err(error) = result {
@@ -49,16 +52,18 @@ pub(crate) fn spawn(
     });
 }
 
-async fn join<A, B>(client: &mut A, guest: &mut B) -> io::Result<()>
+async fn join<A, B>(client: &mut A, guest: &mut B, exchange: &Exchange) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     poll_fn(|context| {
-        let up = up.poll(context, client, guest)?;
-        let down = down.poll(context, guest, client)?;
-        if up.is_ready() && down.is_ready() {
+        let up_over = up.poll(context, client, guest)?;
+        exchange.received(std::mem::take(&mut up.passed));
+        let down_over = down.poll(context, guest, client)?;
+        exchange.sent(std::mem::take(&mut down.passed));
+        if up_over.is_ready() && down_over.is_ready() {
             Poll::Ready(Ok(()))
         } else {
             Poll::Pending
@@ -73,6 +78,8 @@ struct Direction {
     /// Read but not yet written, from `written` on.
     pending: Vec<u8>,
     written: usize,
+    /// Read since this was last taken.
+    passed: usize,
     unflushed: bool,
     eof: bool,
     done: bool,
@@ -142,6 +149,7 @@ impl Direction {
                 return Poll::Ready(Ok(()));
             }
             self.unflushed = true;
+            self.passed += bytes.len();
             let count = match Pin::new(writer).poll_write(context, bytes)? {
                 Poll::Ready(count) => count,
                 Poll::Pending => 0,

@@ -2,7 +2,10 @@
 //! system's authorities, for programs that take one file for all.
 
 use crate::{Error, file};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use std::path::{Path, PathBuf};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Where distributions keep their bundle.
 const SYSTEM: [&str; 5] = [
@@ -17,6 +20,15 @@ const SYSTEM: [&str; 5] = [
 #[must_use]
 pub fn system_bundle() -> Option<PathBuf> {
     SYSTEM.iter().map(PathBuf::from).find(|path| path.is_file())
+}
+
+/// The common name of the first certificate in PEM text.
+#[must_use]
+pub fn common_name(pem: &[u8]) -> Option<String> {
+    let certificate = CertificateDer::from_pem_slice(pem).ok()?;
+    let (_, parsed) = X509Certificate::from_der(&certificate).ok()?;
+    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
+    Some(name.to_owned())
 }
 
 /// Writes `ca.crt` and `ca-bundle.crt` into `dir`, readable by everybody, unless

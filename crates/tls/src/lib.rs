@@ -23,7 +23,7 @@ mod certificates;
 mod file;
 
 pub use authority::Authority;
-pub use bundle::{publish, system_bundle};
+pub use bundle::{common_name, publish, system_bundle};
 pub use certificates::{Certificates, server_config};
 
 use std::path::PathBuf;

@@ -20,6 +20,8 @@ def test_up_detached_env_and_down():
         assert hearth.url in printed and "from e2b import Sandbox" in printed
         exports = hearth.read_exports()
         assert KEY_PATTERN.fullmatch(exports["E2B_API_KEY"])
+        assert exports["E2B_DOMAIN"] == f"localhost:{hearth.tls_port}"
+        exports = hearth.read_exports("--http")
         assert exports["E2B_API_URL"] == exports["E2B_SANDBOX_URL"] == hearth.url
         assert httpx.get(f"{hearth.url}/health").is_success
         # A second `up` finds it running.

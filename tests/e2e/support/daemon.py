@@ -81,6 +81,8 @@ class Hearth:
         self.state_dir = state_dir or self.home / "state"
         self.port = free_port()
         self.edge_port = free_port()
+        self.tls_port = free_port()
+        self.metrics_port = free_port()
         self.config_path = self.home / "hearth.toml"
         self.config_path.write_text(render_toml(with_defaults(config or {})))
         self.log_path = self.home / "hearth.log"
@@ -139,6 +141,8 @@ class Hearth:
             "HEARTH_RUN_DIR": str(self.run_dir),
             "HEARTH_API_PORT": str(self.port),
             "HEARTH_EDGE_PORT": str(self.edge_port),
+            "HEARTH_TLS_PORT": str(self.tls_port),
+            "HEARTH_METRICS_PORT": str(self.metrics_port),
             "NO_COLOR": "1",
         }
 
@@ -158,7 +162,7 @@ class Hearth:
                 start_new_session=True,
             )
         self._await_up(len(printed_before))
-        self.exports = self.read_exports()
+        self.exports = self.read_exports("--http")
 
     def _await_up(self, printed_before: int) -> None:
         def healthy() -> bool:
@@ -251,9 +255,9 @@ class Hearth:
             )
         return done
 
-    def read_exports(self) -> dict[str, str]:
+    def read_exports(self, *arguments: str) -> dict[str, str]:
         """What `eval "$(hearth env)"` sets, as the shell understands it."""
-        printed = self.run("env").stdout
+        printed = self.run("env", *arguments).stdout
         shell = subprocess.run(
             ["sh", "-c", 'eval "$1" && env', "sh", printed],
             env={"PATH": os.environ["PATH"]},
@@ -262,7 +266,7 @@ class Hearth:
             check=True,
         )
         exports = dict(line.split("=", 1) for line in shell.stdout.splitlines() if "=" in line)
-        return {key: value for key, value in exports.items() if key.startswith("E2B_")}
+        return {key: value for key, value in exports.items() if f"export {key}=" in printed}
 
     def create_key(self, team: str) -> str:
         printed = self.run("key", "create", "--team", team).stdout

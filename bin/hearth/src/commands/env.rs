@@ -1,25 +1,103 @@
-//! `hearth env`: exports for the official SDKs and CLI.
+//! `hearth env`: what a shell sets for the official SDKs and CLI, curl and browsers
+//! of the command line.
+//!
+//! With TLS a domain says it all: the SDKs then speak HTTPS to `api.<domain>` and
+//! `<port>-<sandbox>.<domain>`. Where such names do not resolve, and on request,
+//! base URLs over plain HTTP take their place.
 
 use crate::settings::Settings;
 use anyhow::Context;
-use std::process::ExitCode;
+use std::{net::ToSocketAddrs, process::ExitCode};
 
-pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
-    for (name, value) in exports(settings)? {
+/// Base URLs; the SDKs prefer them to the domain.
+const URLS: [&str; 2] = ["E2B_API_URL", "E2B_SANDBOX_URL"];
+/// One file of authorities in place of the system's.
+const BUNDLES: [&str; 4] = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+];
+/// A file of authorities beside the system's.
+const EXTRAS: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Plain HTTP with base URLs, also where names below the domain resolve
+    #[arg(long)]
+    http: bool,
+    /// HTTPS by domain, also where names below it do not resolve yet
+    #[arg(long, conflicts_with = "http")]
+    https: bool,
+}
+
+pub fn run(settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
+    let way = match (args.http, args.https) {
+        (true, _) => Way::Urls,
+        (_, true) => Way::Domain,
+        _ => Way::best(settings),
+    };
+    if way == Way::Domain {
+        anyhow::ensure!(settings.tls.port != 0, "there is no HTTPS: tls.port is 0");
+        println!("unset {}", URLS.join(" "));
+    } else if !args.http && settings.tls.port != 0 {
+        println!(
+            "# api.{} does not resolve here, so this is plain HTTP. Install libnss-myhostname, \
+             or see `hearth dns`.",
+            settings.domain_host()
+        );
+    }
+    for (name, value) in exports(settings, way)? {
         println!("export {name}={}", quoted(&value));
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// How clients find Hearth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Domain,
+    Urls,
+}
+
+impl Way {
+    pub fn best(settings: &Settings) -> Self {
+        let probe = (format!("api.{}", settings.domain_host()), settings.tls.port);
+        let resolves = || {
+            probe
+                .to_socket_addrs()
+                .is_ok_and(|mut found| found.next().is_some())
+        };
+        if settings.tls.port != 0 && resolves() {
+            Self::Domain
+        } else {
+            Self::Urls
+        }
+    }
+}
+
 /// The variables, in the order in which they are printed.
-pub fn exports(settings: &Settings) -> anyhow::Result<Vec<(&'static str, String)>> {
-    let url = settings.api_url();
-    Ok(vec![
-        ("E2B_API_KEY", api_key(settings)?),
-        ("E2B_API_URL", url.clone()),
-        ("E2B_SANDBOX_URL", url),
-        ("E2B_DOMAIN", settings.domain()),
-    ])
+pub fn exports(settings: &Settings, way: Way) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let mut exports = vec![("E2B_API_KEY", api_key(settings)?)];
+    if way == Way::Urls {
+        exports.extend(URLS.map(|name| (name, settings.api_url())));
+    }
+    exports.push(("E2B_DOMAIN", settings.domain()));
+    // A given certificate is one that clients trust already.
+    if settings.tls.port != 0 && settings.tls.certificate.is_none() {
+        for (names, file) in [
+            (&BUNDLES[..], settings.bundle_file()),
+            (&EXTRAS[..], settings.authority_file()),
+        ] {
+            anyhow::ensure!(
+                file.is_file(),
+                "there is no {} yet; `hearth up` makes it",
+                file.display()
+            );
+            exports.extend(names.iter().map(|name| (*name, file.display().to_string())));
+        }
+    }
+    Ok(exports)
 }
 
 /// The first team's key.

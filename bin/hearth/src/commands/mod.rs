@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod bench;
+mod dns;
 mod doctor;
 mod down;
 mod env;
@@ -8,6 +9,7 @@ mod key;
 mod sandbox;
 mod serve;
 mod snapshot;
+mod trust;
 mod up;
 
 use crate::settings::Settings;
@@ -34,7 +36,11 @@ enum Command {
     /// Run the daemon alone, with what `hearth up` has prepared
     Serve(serve::Args),
     /// Print what a shell exports to use Hearth: eval "$(hearth env)"
-    Env,
+    Env(env::Args),
+    /// Let browsers and the system trust Hearth's certificates, or no longer
+    Trust(trust::Args),
+    /// Serve the names of the sandboxes, where no other name server does
+    Dns(dns::Args),
     /// Check whether this machine can run Hearth, and how to mend what is amiss
     Doctor(doctor::Args),
     /// Manage API keys
@@ -58,7 +64,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Up(args) => up::run(&settings, config.as_deref(), args).await,
             Command::Down(args) => down::run(&settings, args).await,
             Command::Serve(args) => serve::run(&settings, &args).await,
-            Command::Env => env::run(&settings),
+            Command::Env(args) => env::run(&settings, &args),
+            Command::Trust(args) => trust::run(&settings, &args),
+            Command::Dns(args) => dns::run(&settings, args).await,
             Command::Doctor(args) => doctor::run(&settings, &args).await,
             Command::Key(args) => key::run(&settings, args).await,
             Command::Sandbox(args) => sandbox::run(&settings, args).await,

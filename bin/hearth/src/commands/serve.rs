@@ -14,7 +14,7 @@ pub struct Args {
 }
 
 pub async fn run(settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
-    daemon::log::to_stderr();
+    daemon::log::of_daemon(settings.access_log.as_deref())?;
     let daemon = daemon::Daemon::start(settings).await?;
     if args.announce {
         println!("{ANNOUNCEMENT}");

@@ -41,7 +41,7 @@ pub async fn run(
         return Ok(ExitCode::SUCCESS);
     }
     if !args.detach {
-        daemon::log::to_file(&settings.log_file())?;
+        daemon::log::to_file(&settings.log_file(), settings.access_log.as_deref())?;
     } else {
         daemon::log::quiet();
     }
@@ -138,7 +138,7 @@ fn print_usage(settings: &Settings) -> anyhow::Result<()> {
     let program = std::env::current_exe().unwrap_or_else(|_| "hearth".into());
     println!("\nHearth is up at {}. In a shell:\n", settings.api_url());
     println!("  eval \"$({} env)\"", program.display());
-    for (name, _) in env::exports(settings)? {
+    for (name, _) in env::exports(settings, env::Way::best(settings))? {
         println!("    # exports {name}");
     }
     println!("\nThen, with `pip install e2b`:\n");

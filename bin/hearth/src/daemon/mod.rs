@@ -11,13 +11,14 @@ pub mod log;
 pub mod prepare;
 mod routes;
 pub mod secrets;
+mod serving;
 pub mod signals;
+pub mod tls;
 
 use crate::settings::Settings;
 use anyhow::Context;
 use hearth_api::AppState;
 use hearth_control::{Control, TeamConfig, TeamLimits};
-use hearth_edge::{Edge, EdgeConfig, ServerConfig};
 use hearth_ids::TeamId;
 use hearth_machine::{
     accelerator,
@@ -36,13 +37,10 @@ use hearth_store::{NewTeam, Store, Team, sqlite::SqliteStore};
 use lock::Lock;
 use secrecy::ExposeSecret;
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     sync::Arc,
     time::Duration,
 };
-use tokio::net::TcpListener;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Slug of the first team.
 pub const DEFAULT_TEAM: &str = "default";
@@ -54,8 +52,7 @@ pub struct Daemon {
     server: hearth_node::Server,
     control: Arc<Control>,
     api: AppState,
-    listeners: TaskTracker,
-    stop: CancellationToken,
+    serving: serving::Serving,
     _lock: Lock,
 }
 
@@ -63,9 +60,9 @@ impl Daemon {
     /// Starts every role. When this returns, requests are served.
     pub async fn start(settings: &Settings) -> anyhow::Result<Self> {
         let lock = Lock::take(&settings.pid_file())?;
-        let stop = CancellationToken::new();
         // Bound before anything is changed: a port in use changes nothing.
-        let listeners = bind(settings).await?;
+        let listeners = serving::Listeners::bind(settings).await?;
+        let tls = tls::Tls::start(settings).context("prepare TLS")?;
         let (node, server) = start_node(settings).await?;
         let started = start_control(settings).await;
         let control = match started {
@@ -78,27 +75,14 @@ impl Daemon {
         };
         let api = AppState::new(Arc::clone(&control));
         let routes = Arc::new(routes::NodeRoutes::new(Arc::clone(&node)));
-        let edge =
-            Edge::new(routes, EdgeConfig::default()).or_else(hearth_api::router(api.clone()));
-        let tasks = TaskTracker::new();
-        for listener in listeners {
-            let (edge, stop) = (edge.clone(), stop.clone());
-            tasks.spawn(async move {
-                let ended = hearth_edge::serve(listener, edge, ServerConfig::default(), stop).await;
-                if !ended.drained {
-                    tracing::warn!("connections were still open at the stop");
-                }
-            });
-        }
-        tasks.close();
+        let serving = serving::Serving::start(settings, listeners, tls, routes, api.clone());
         tracing::info!(url = settings.api_url(), "Hearth listens");
         Ok(Self {
             node,
             server,
             control,
             api,
-            listeners: tasks,
-            stop,
+            serving,
             _lock: lock,
         })
     }
@@ -106,13 +90,7 @@ impl Daemon {
     /// Stops serving and lets go of the sandboxes, which run on. Returns how many.
     pub async fn stop(self) -> usize {
         self.api.drain();
-        self.stop.cancel();
-        if tokio::time::timeout(STOP_LIMIT, self.listeners.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!("listeners did not end in time");
-        }
+        self.serving.stop(STOP_LIMIT).await;
         self.control.shutdown(STOP_LIMIT).await;
         self.server.stop(STOP_LIMIT).await;
         let left = self
@@ -125,30 +103,6 @@ impl Daemon {
         tracing::info!(sandboxes = left, "Hearth has stopped");
         left
     }
-}
-
-/// The API's port, on IPv6 loopback too where it is on IPv4's, and the edge's.
-async fn bind(settings: &Settings) -> anyhow::Result<Vec<TcpListener>> {
-    let api = &settings.api;
-    let mut listeners = Vec::new();
-    for port in [api.port, api.edge_port]
-        .into_iter()
-        .filter(|port| *port != 0)
-    {
-        let address = SocketAddr::new(api.address, port);
-        listeners.push(
-            TcpListener::bind(address)
-                .await
-                .with_context(|| format!("listen on {address}"))?,
-        );
-        if api.address == IpAddr::from([127, 0, 0, 1]) {
-            // A host may have no IPv6; names like `localhost` then mean IPv4.
-            if let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await {
-                listeners.push(listener);
-            }
-        }
-    }
-    Ok(listeners)
 }
 
 async fn start_node(settings: &Settings) -> anyhow::Result<(Arc<Node>, hearth_node::Server)> {

@@ -44,14 +44,21 @@ pub(super) fn ports(settings: &Settings) -> Vec<Check> {
             format!("held by Hearth itself (process {pid})"),
         )];
     }
+    let api = settings.api.address;
     [
-        ("API port", settings.api.port),
-        ("edge port", settings.api.edge_port),
+        ("API port", api, settings.api.port),
+        ("edge port", api, settings.api.edge_port),
+        ("TLS port", settings.tls_address(), settings.tls.port),
+        (
+            "metrics port",
+            settings.metrics.address,
+            settings.metrics.port,
+        ),
     ]
     .into_iter()
-    .filter(|(_, port)| *port != 0)
+    .filter(|(_, _, port)| *port != 0)
     .map(
-        |(name, port)| match TcpListener::bind((settings.api.address, port)) {
+        |(name, address, port)| match TcpListener::bind((address, port)) {
             Ok(_) => Check::ok(name, format!("{port} is free")),
             Err(error) if error.kind() == ErrorKind::AddrInUse => Check::failed(
                 name,

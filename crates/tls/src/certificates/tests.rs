@@ -81,6 +81,8 @@ fn the_authority_is_made_once_and_is_roots_alone() {
     let keys = dir.path().join("keys");
     let first = own(&keys, "localhost").authority_pem().map(str::to_owned);
     let second = own(&keys, "localhost").authority_pem().map(str::to_owned);
+    let name = crate::common_name(first.as_deref().expect("own").as_bytes());
+    assert!(name.expect("a name").starts_with("Hearth local CA "));
     assert_eq!(first, second);
     let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
     assert_eq!(mode(&keys), 0o700);

@@ -1,0 +1,140 @@
+//! The listeners, the edge behind them, and their end.
+
+use super::{routes::NodeRoutes, tls::Tls};
+use crate::settings::Settings;
+use anyhow::Context;
+use axum::http::header::CONTENT_TYPE;
+use hearth_api::AppState;
+use hearth_edge::Edge;
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Bound, but not yet served.
+pub struct Listeners {
+    plain: Vec<TcpListener>,
+    tls: Vec<TcpListener>,
+    metrics: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Every port of the settings; what is on IPv4 loopback also on IPv6's.
+    pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        let api = &settings.api;
+        let mut plain = bind(api.address, api.port).await?;
+        plain.extend(bind(api.address, api.edge_port).await?);
+        Ok(Self {
+            plain,
+            tls: bind(settings.tls_address(), settings.tls.port).await?,
+            metrics: bind(settings.metrics.address, settings.metrics.port).await?,
+        })
+    }
+}
+
+/// No listener for port 0.
+async fn bind(ip: IpAddr, port: u16) -> anyhow::Result<Vec<TcpListener>> {
+    if port == 0 {
+        return Ok(Vec::new());
+    }
+    let address = SocketAddr::new(ip, port);
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listen on {address}"))?;
+    let mut listeners = vec![listener];
+    if ip == IpAddr::from([127, 0, 0, 1]) {
+        // A host may have no IPv6; names like `localhost` then mean IPv4.
+        listeners.extend(TcpListener::bind((Ipv6Addr::LOCALHOST, port)).await);
+    }
+    Ok(listeners)
+}
+
+/// Everything that answers clients.
+pub struct Serving {
+    edge: Edge,
+    tls: Option<Tls>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Serving {
+    pub fn start(
+        settings: &Settings,
+        listeners: Listeners,
+        tls: Option<Tls>,
+        routes: Arc<NodeRoutes>,
+        api: AppState,
+    ) -> Self {
+        let edge = Edge::new(routes, settings.edge.clone());
+        let service = edge.or_else(hearth_api::router(api));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        for listener in listeners.plain {
+            let (service, limits, stop) =
+                (service.clone(), settings.connections.clone(), stop.clone());
+            tasks.spawn(async move {
+                report(hearth_edge::serve(listener, service, limits, stop).await);
+            });
+        }
+        for listener in listeners.tls {
+            let Some(config) = tls.as_ref().map(Tls::server_config) else {
+                continue;
+            };
+            let (service, limits, stop) =
+                (service.clone(), settings.connections.clone(), stop.clone());
+            tasks.spawn(async move {
+                report(hearth_edge::serve_tls(listener, service, limits, config, stop).await);
+            });
+        }
+        for listener in listeners.metrics {
+            let (pages, limits, stop) = (
+                metrics(edge.clone()),
+                settings.connections.clone(),
+                stop.clone(),
+            );
+            tasks.spawn(async move {
+                report(hearth_edge::serve(listener, pages, limits, stop).await);
+            });
+        }
+        tasks.close();
+        Self {
+            edge,
+            tls,
+            tasks,
+            stop,
+        }
+    }
+
+    /// Stops accepting, lets open requests end for a while, and breaks off the rest.
+    pub async fn stop(self, limit: Duration) {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(limit, self.tasks.wait()).await;
+        if ended.is_err() {
+            tracing::warn!("listeners did not end in time");
+        }
+        if tokio::time::timeout(limit, self.edge.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!("streams did not end in time");
+        }
+        if let Some(tls) = self.tls {
+            tls.stop().await;
+        }
+    }
+}
+
+/// What a Prometheus server reads.
+fn metrics(edge: Edge) -> axum::Router {
+    const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+    let page = move || async move { ([(CONTENT_TYPE, TEXT)], edge.metrics()) };
+    axum::Router::new().route("/metrics", axum::routing::get(page))
+}
+
+fn report(ended: hearth_edge::ServerStopped) {
+    if !ended.drained {
+        tracing::warn!("connections were still open at the stop");
+    }
+}
