@@ -100,6 +100,22 @@ impl Authority {
     /// Issues a server certificate with a key of its own. Names that parse as
     /// addresses are addresses.
     pub fn issue(&self, names: &[String]) -> Result<CertifiedKey, Error> {
+        let (leaf, key) = self.make(names)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(CertifiedKey::from_der(
+            vec![leaf.der().clone()],
+            key,
+            &rustls::crypto::ring::default_provider(),
+        )?)
+    }
+
+    /// The same as PEM: the certificate, and its key.
+    pub fn issue_pem(&self, names: &[String]) -> Result<(String, String), Error> {
+        let (leaf, key) = self.make(names)?;
+        Ok((leaf.pem(), key.serialize_pem()))
+    }
+
+    fn make(&self, names: &[String]) -> Result<(rcgen::Certificate, KeyPair), Error> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
         params.subject_alt_names = names
@@ -124,12 +140,7 @@ impl Authority {
         params.not_before = (now - CLOCK_SKEW).into();
         params.not_after = (now + LEAF_LIFE).into();
         let leaf = params.signed_by(&key, &self.issuer)?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        Ok(CertifiedKey::from_der(
-            vec![leaf.der().clone()],
-            key,
-            &rustls::crypto::ring::default_provider(),
-        )?)
+        Ok((leaf, key))
     }
 
     /// Whether the names that this authority is constrained to are those of `domain`.

@@ -5,9 +5,11 @@
 Ends with the command's status.
 """
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from support.daemon import Hearth
 
@@ -19,7 +21,14 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     with Hearth() as hearth:
-        status = subprocess.run(arguments, env={**os.environ, **hearth.exports}).returncode
+        environment = {
+            **hearth.environment,
+            **hearth.exports,
+            # For tests that call `hearth` themselves or run a site in a sandbox.
+            "HEARTH_E2E_COMMAND": json.dumps(hearth.command()),
+            "HEARTH_E2E_SITE": str(Path(__file__).with_name("site.py")),
+        }
+        status = subprocess.run(arguments, env=environment).returncode
         if status != 0:
             print(hearth.log_tail(), file=sys.stderr)
         return status

@@ -9,6 +9,7 @@ use std::{process::ExitCode, time::Duration};
 mod bare;
 mod density;
 mod lifecycle;
+mod edge;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -56,6 +57,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The edge beside nginx: requests, a download, and the memory of WebSockets
+    Edge(edge::Args),
+    #[command(hide = true)]
+    EdgePart(edge::PartArgs),
 }
 
 pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
@@ -90,6 +95,8 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
             print_report(&report, json)?;
             return Ok(ExitCode::SUCCESS);
         }
+        Command::Edge(args) => return edge::run(args).await,
+        Command::EdgePart(args) => return edge::run_part(args).await,
     };
     let plan = TtiPlan {
         runs: usize::try_from(runs)?,
