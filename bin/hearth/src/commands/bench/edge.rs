@@ -76,7 +76,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let upstream = echo.port.to_string();
     let edge = Part::start(
         "edge",
-        &[&upstream, &chain_path.to_string_lossy(), &key_path.to_string_lossy()],
+        &[
+            &upstream,
+            &chain_path.to_string_lossy(),
+            &key_path.to_string_lossy(),
+        ],
     )?;
     let nginx = Nginx::start(&folder.0, echo.port)?;
     let host = format!("{upstream}-{}.localhost", parts::SANDBOX);
@@ -87,7 +91,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut edge_rounds = Vec::new();
     let mut nginx_rounds = Vec::new();
     for _ in 0..args.rounds {
-        edge_rounds.push(round(&edge_target, &args).await.context("measure the edge")?);
+        edge_rounds.push(
+            round(&edge_target, &args)
+                .await
+                .context("measure the edge")?,
+        );
         if let Some(target) = &nginx_target {
             nginx_rounds.push(round(target, &args).await.context("measure nginx")?);
         }
@@ -97,7 +105,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     // A process that has done nothing yet: growth is the WebSockets' alone.
     let (tls_mib, plain_mib) = memory(&args, &upstream, &chain_path, &key_path, &target).await?;
     let ratio = |of: fn(&Proxy) -> f64| {
-        nginx_figures.as_ref().map(|nginx| of(&edge_figures) / of(nginx))
+        nginx_figures
+            .as_ref()
+            .map(|nginx| of(&edge_figures) / of(nginx))
     };
     let report = Report {
         requests_ratio: ratio(|proxy| proxy.requests_per_second),
@@ -152,7 +162,10 @@ async fn memory(
 ) -> anyhow::Result<(f64, f64)> {
     let mut grown = Vec::new();
     for role in ["edge", "plain-edge"] {
-        let part = Part::start(role, &[upstream, &chain.to_string_lossy(), &key.to_string_lossy()])?;
+        let part = Part::start(
+            role,
+            &[upstream, &chain.to_string_lossy(), &key.to_string_lossy()],
+        )?;
         let target = target(part.port)?.with_tls(role == "edge");
         // What the first connections make once is not what the others cost.
         drop(load::websockets(&target, 8).await?);
@@ -169,20 +182,37 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(report)?);
         return Ok(());
     }
-    println!("{:<26}{:>12}{:>12}{:>10}{:>10}", "", "edge", "nginx", "ratio", "wanted");
+    println!(
+        "{:<26}{:>12}{:>12}{:>10}{:>10}",
+        "", "edge", "nginx", "ratio", "wanted"
+    );
     type Row = (&'static str, fn(&Proxy) -> f64, Option<f64>);
     let rows: [Row; 4] = [
-        ("requests/s", |proxy| proxy.requests_per_second, report.requests_ratio),
+        (
+            "requests/s",
+            |proxy| proxy.requests_per_second,
+            report.requests_ratio,
+        ),
         ("p50 (ms)", |proxy| proxy.p50_ms, None),
         ("p99 (ms)", |proxy| proxy.p99_ms, None),
-        ("1 GiB download (MiB/s)", |proxy| proxy.download_mib_per_second, report.download_ratio),
+        (
+            "1 GiB download (MiB/s)",
+            |proxy| proxy.download_mib_per_second,
+            report.download_ratio,
+        ),
     ];
     for (name, of, ratio) in rows {
-        let nginx = report.nginx.as_ref().map_or("-".into(), |nginx| format!("{:.1}", of(nginx)));
+        let nginx = report
+            .nginx
+            .as_ref()
+            .map_or("-".into(), |nginx| format!("{:.1}", of(nginx)));
         let (ratio, wanted) = ratio.map_or(Default::default(), |ratio| {
             (format!("{ratio:.2}"), format!("≥ {WANTED_RATIO}"))
         });
-        println!("{name:<26}{:>12.1}{nginx:>12}{ratio:>10}{wanted:>10}", of(&report.edge));
+        println!(
+            "{name:<26}{:>12.1}{nginx:>12}{ratio:>10}{wanted:>10}",
+            of(&report.edge)
+        );
     }
     println!(
         "{} idle WebSockets: {:.1} MiB with TLS, {:.1} MiB without (wanted: ≤ {WANTED_MIB} MiB)",

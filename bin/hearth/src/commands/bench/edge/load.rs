@@ -65,7 +65,10 @@ impl Target {
         Ok(match &self.tls {
             None => Box::new(stream),
             // The certificate's one name; the request names the sandbox.
-            Some(tls) => Box::new(tls.connect(ServerName::try_from("localhost")?, stream).await?),
+            Some(tls) => Box::new(
+                tls.connect(ServerName::try_from("localhost")?, stream)
+                    .await?,
+            ),
         })
     }
 
@@ -78,7 +81,9 @@ impl Target {
     }
 
     fn get(&self, path: &str) -> anyhow::Result<Request<Empty<Bytes>>> {
-        Ok(Request::get(path).header("host", &self.host).body(Empty::new())?)
+        Ok(Request::get(path)
+            .header("host", &self.host)
+            .body(Empty::new())?)
     }
 }
 
@@ -112,7 +117,11 @@ pub async fn requests(
         times.extend(task.await??);
     }
     times.sort_unstable();
-    let at = |part: usize| times.get((times.len() * part / 100).min(times.len() - 1)).copied();
+    let at = |part: usize| {
+        times
+            .get((times.len() * part / 100).min(times.len() - 1))
+            .copied()
+    };
     ensure!(!times.is_empty(), "nothing was answered in time");
     Ok(Throughput {
         requests_per_second: times.len() as f64 / time.as_secs_f64(),
@@ -123,7 +132,9 @@ pub async fn requests(
 
 pub async fn download(target: &Target, length: u64) -> anyhow::Result<()> {
     let mut sender = target.http().await?;
-    let answer = sender.send_request(target.get(&format!("/bytes/{length}"))?).await?;
+    let answer = sender
+        .send_request(target.get(&format!("/bytes/{length}"))?)
+        .await?;
     ensure!(answer.status().is_success(), "answered {}", answer.status());
     let mut body = answer.into_body();
     let mut seen = 0;
@@ -148,7 +159,12 @@ pub async fn websockets(target: &Target, count: u32) -> anyhow::Result<Vec<Box<d
         stream.flush().await?;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.context("read the switch of protocols")?);
+            head.push(
+                stream
+                    .read_u8()
+                    .await
+                    .context("read the switch of protocols")?,
+            );
             if head.len() > 4096 {
                 bail!("the switch of protocols has no end");
             }

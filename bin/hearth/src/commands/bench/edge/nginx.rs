@@ -25,11 +25,18 @@ impl Nginx {
         let Some(program) = program else {
             return Ok(None);
         };
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+            .local_addr()?
+            .port();
         let file = folder.join("nginx.conf");
         std::fs::write(&file, configuration(folder, port, upstream))?;
         let mut child = Command::new(program)
-            .args(["-c".as_ref(), file.as_os_str(), "-p".as_ref(), folder.as_os_str()])
+            .args([
+                "-c".as_ref(),
+                file.as_os_str(),
+                "-p".as_ref(),
+                folder.as_os_str(),
+            ])
             .args(["-e", "stderr"])
             .stdin(Stdio::null())
             .spawn()

@@ -138,5 +138,8 @@ async fn bytes(UrlPath(count): UrlPath<u64>) -> ([(&'static str, String); 1], Bo
         let piece = Bytes::from_static(&PIECES[..usize::try_from(next).ok()?]);
         (next > 0).then_some((Ok::<_, std::convert::Infallible>(piece), left - next))
     });
-    ([("content-length", count.to_string())], Body::from_stream(body))
+    (
+        [("content-length", count.to_string())],
+        Body::from_stream(body),
+    )
 }
