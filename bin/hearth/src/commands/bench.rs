@@ -8,8 +8,8 @@ use std::{process::ExitCode, time::Duration};
 
 mod bare;
 mod density;
-mod lifecycle;
 mod edge;
+mod lifecycle;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
