@@ -12,15 +12,30 @@ pub(crate) fn render(refusal: &Refusal) -> String {
              sandbox, or check the address."
         }
         Refusal::PortClosed { .. } => {
-            "Nothing listens there. Start the server inside the sandbox, have it listen on \
-             0.0.0.0, then load this page again."
+            "Nothing listens there. Start the server inside the sandbox, then load this page \
+             again."
         }
         Refusal::TrafficTokenMissing(_) | Refusal::TrafficTokenInvalid(_) => {
             "Its owner closed it to public traffic. A request needs the sandbox's traffic \
              access token."
         }
-        _ => "",
+        Refusal::Broken { .. } => {
+            "The program that listens there hung up without an answer. Its own log, inside \
+             the sandbox, may say why."
+        }
+        Refusal::ResumeDenied(_) => {
+            "It is paused, and only who has its access token may wake it by a visit."
+        }
+        Refusal::Transitioning(_) => {
+            "It is being started, paused or resumed. Load this page again in a moment."
+        }
+        Refusal::TooManyConnections { .. } | Refusal::TeamLimit(_) => {
+            "Try again when less is going on."
+        }
+        Refusal::InternalRoute(_) => "Programs inside and outside never need it.",
+        _ => "Addresses look like 8080-<sandbox>.<domain>: a port, a hyphen, a sandbox's id.",
     };
+    let advice = escape(advice);
     let mut details = String::new();
     if let Some(id) = refusal.sandbox() {
         details.push_str(&format!("<dt>Sandbox</dt><dd>{id}</dd>"));

@@ -102,7 +102,8 @@ test('a page in a browser', { skip: !CHROMIUM && 'there is no Chromium', timeout
   let browser
   try {
     // Trusted as a user would have it; no certificate check is switched off.
-    const environment = { ...process.env, HOME: home, SUDO_USER: '' }
+    const environment = { ...process.env, HOME: home }
+    delete environment.SUDO_USER
     const [program, ...rest] = JSON.parse(process.env.HEARTH_E2E_COMMAND)
     await promisify(execFile)(program, [...rest, 'trust', '--browsers'], { env: environment })
     browser = await chromium.launch({

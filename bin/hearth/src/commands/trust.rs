@@ -193,7 +193,7 @@ impl User {
     fn who_asks() -> anyhow::Result<Self> {
         let asker = std::env::var("SUDO_USER")
             .ok()
-            .filter(|name| name != "root");
+            .filter(|name| !name.is_empty() && name != "root");
         if let (Some(name), true) = (asker, rustix::process::geteuid().is_root()) {
             let passwd = std::fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
             let home = passwd.lines().find_map(|line| {
