@@ -2,9 +2,9 @@
 //! generations of the API are applied here, and nowhere else.
 
 use hearth_control::{
-    Build, BuildStatus, EgressProxy, EgressProxyTls, HeaderTransform, Lifecycle, Metric,
-    NetworkRule, NetworkSettings, NetworkUpdate, NewSandbox, OnTimeout, SandboxAccess, SandboxView,
-    TagAssignment, TemplateView, VisibleState, VolumeMount,
+    Build, BuildStatus, EgressProxy, EgressProxyTls, HeaderTransform, Lifecycle, LogEntry,
+    LogLevel, Metric, NetworkRule, NetworkSettings, NetworkUpdate, NewSandbox, OnTimeout,
+    SandboxAccess, SandboxView, TagAssignment, TemplateView, VisibleState, VolumeMount,
 };
 use hearth_wire as wire;
 use secrecy::ExposeSecret;
@@ -230,6 +230,40 @@ pub(crate) fn listed_sandbox(view: SandboxView) -> wire::ListedSandbox {
         state: state(view.state),
         envd_version: access.envd_version,
         volume_mounts: volume_mounts(view.volume_mounts),
+    }
+}
+
+/// The first generation's line: a JSON object of its own, with the fields beside
+/// level and message.
+pub(crate) fn log_line(entry: &LogEntry) -> wire::SandboxLog {
+    let mut line: serde_json::Map<_, _> = entry
+        .fields
+        .iter()
+        .map(|(name, value)| (name.clone(), value.clone().into()))
+        .collect();
+    line.insert("level".to_owned(), log_level(entry.level).as_str().into());
+    line.insert("message".to_owned(), entry.message.clone().into());
+    wire::SandboxLog {
+        timestamp: entry.timestamp,
+        line: serde_json::Value::Object(line).to_string(),
+    }
+}
+
+pub(crate) fn log_entry(entry: LogEntry) -> wire::SandboxLogEntry {
+    wire::SandboxLogEntry {
+        timestamp: entry.timestamp,
+        level: log_level(entry.level),
+        message: entry.message,
+        fields: entry.fields,
+    }
+}
+
+fn log_level(level: LogLevel) -> wire::LogLevel {
+    match level {
+        LogLevel::Debug => wire::LogLevel::Debug,
+        LogLevel::Info => wire::LogLevel::Info,
+        LogLevel::Warn => wire::LogLevel::Warn,
+        LogLevel::Error => wire::LogLevel::Error,
     }
 }
 

@@ -291,6 +291,90 @@ async fn metrics_are_the_agents_present_sample() {
     assert_eq!(api.get(&path).await.json(), json!([]));
 }
 
+/// Knows one sandbox, which has ended.
+struct Told(hearth_ids::SandboxId, hearth_ids::TeamId);
+
+#[async_trait::async_trait]
+impl hearth_control::Telemetry for Told {
+    async fn owner(
+        &self,
+        id: &hearth_ids::SandboxId,
+    ) -> Result<Option<hearth_ids::TeamId>, hearth_control::TelemetryError> {
+        Ok((*id == self.0).then_some(self.1))
+    }
+
+    async fn logs(
+        &self,
+        _id: &hearth_ids::SandboxId,
+        query: hearth_control::LogQuery,
+    ) -> Result<Vec<hearth_control::LogEntry>, hearth_control::TelemetryError> {
+        let message = format!(
+            "{:?} {} {:?} {:?} {:?}",
+            query.direction,
+            query.limit,
+            query.least_level,
+            query.search,
+            query.cursor.map(|cursor| cursor.timestamp_millis()),
+        );
+        Ok(vec![hearth_control::LogEntry {
+            timestamp: chrono::DateTime::from_timestamp_millis(1_500).expect("a time"),
+            level: hearth_control::LogLevel::Warn,
+            message,
+            fields: [("logger".to_owned(), "process".to_owned())].into(),
+        }])
+    }
+
+    async fn samples(
+        &self,
+        _id: &hearth_ids::SandboxId,
+        _start: Option<chrono::DateTime<chrono::Utc>>,
+        _end: Option<chrono::DateTime<chrono::Utc>>,
+        _most: usize,
+    ) -> Result<Vec<hearth_control::AgentMetrics>, hearth_control::TelemetryError> {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test]
+async fn logs_outlive_their_sandbox_but_not_their_team() {
+    let api = Api::start().await;
+    let ended = hearth_ids::SandboxId::random();
+    let told = Told(ended.clone(), api.team);
+    api.control.connect_telemetry(std::sync::Arc::new(told));
+
+    let first = api
+        .get(&format!("/sandboxes/{ended}/logs?start=1000&limit=7"))
+        .await
+        .json();
+    let line = first["logs"][0]["line"].as_str().expect("text");
+    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let message = "Forward 7 None None Some(1000)";
+    assert_eq!(
+        line,
+        json!({"level": "warn", "logger": "process", "message": message})
+    );
+    assert_eq!(first["logs"][0]["timestamp"], "1970-01-01T00:00:01.500Z");
+    assert_eq!(first["logEntries"][0]["message"], message);
+    let second = api
+        .get(&format!(
+            "/v2/sandboxes/{ended}/logs?level=error&search=x&cursor=5"
+        ))
+        .await
+        .json();
+    assert_eq!(
+        second["logs"][0]["message"],
+        "Backward 1000 Some(Error) Some(\"x\") Some(5)"
+    );
+    let (_, other) = api.other_team("other").await;
+    for path in ["logs", "metrics"] {
+        let path = format!("/sandboxes/{ended}/{path}");
+        assert_eq!(api.get(&path).await.status, StatusCode::OK);
+        api.call_as(&other, Method::GET, &path, Body::empty())
+            .await
+            .error(404);
+    }
+}
+
 #[tokio::test]
 async fn logs_have_their_shapes() {
     let api = Api::start().await;

@@ -25,6 +25,7 @@ mod network;
 mod node;
 mod page;
 mod sandboxes;
+mod telemetry;
 mod templates;
 mod tokens;
 
@@ -47,12 +48,15 @@ pub use sandboxes::{
     ForkRequest, ListRequest, Metric, NewSandbox, SandboxAccess, SandboxPage, SandboxView,
     StateFilter, VisibleState,
 };
+pub use telemetry::{
+    LogDirection, LogEntry, LogLevel, LogQuery, MAX_LOG_ENTRIES, Telemetry, TelemetryError,
+};
 pub use templates::{TemplateAccess, TemplatePublication, TemplateView};
 pub use tokens::Tokens;
 
 use hearth_store::Store;
 use limits::Reservations;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
@@ -61,6 +65,7 @@ pub struct Control {
     store: Arc<dyn Store>,
     node: Arc<dyn Node>,
     agent: Arc<dyn Agent>,
+    telemetry: OnceLock<Arc<dyn Telemetry>>,
     config: Config,
     tokens: Tokens,
     keys: auth::KeyCache,
@@ -81,6 +86,7 @@ impl Control {
             store,
             node,
             agent,
+            telemetry: OnceLock::new(),
             config,
             keys: auth::KeyCache::default(),
             reservations: Arc::default(),

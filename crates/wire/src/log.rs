@@ -14,6 +14,19 @@ pub enum LogLevel {
     Error,
 }
 
+impl LogLevel {
+    /// As it is written in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// One line; `line` is itself a JSON object with `level` and `message`, which
 /// the command line client parses.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

@@ -14,6 +14,7 @@ pub mod secrets;
 mod serving;
 pub mod signals;
 pub mod tls;
+mod telemetry;
 
 use crate::settings::Settings;
 use anyhow::Context;
@@ -34,6 +35,7 @@ use hearth_node::{
 use hearth_node_client::{AgentClient, NodeClient};
 use hearth_snapshot::LocalStore;
 use hearth_store::{NewTeam, Store, Team, sqlite::SqliteStore};
+use hearth_telemetry::Collector;
 use lock::Lock;
 use secrecy::ExposeSecret;
 use std::{
@@ -51,6 +53,7 @@ pub struct Daemon {
     node: Arc<Node>,
     server: hearth_node::Server,
     control: Arc<Control>,
+    collector: Collector,
     api: AppState,
     serving: serving::Serving,
     _lock: Lock,
@@ -63,6 +66,12 @@ impl Daemon {
         // Bound before anything is changed: a port in use changes nothing.
         let listeners = serving::Listeners::bind(settings).await?;
         let tls = tls::Tls::start(settings).context("prepare TLS")?;
+        make_state_dir(settings)?;
+        let told = hearth_telemetry::Store::open(
+            settings.state_dir.join("telemetry"),
+            hearth_telemetry::Limits::default(),
+        )
+        .context("open what sandboxes told")?;
         let (node, server) = start_node(settings).await?;
         let started = start_control(settings).await;
         let control = match started {
@@ -73,6 +82,9 @@ impl Daemon {
                 return Err(error);
             }
         };
+        control.connect_telemetry(Arc::new(told.clone()));
+        let source = Arc::new(telemetry::NodeSource(Arc::clone(&node)));
+        let collector = Collector::start(source, told);
         let api = AppState::new(Arc::clone(&control));
         let routes = Arc::new(routes::NodeRoutes::new(Arc::clone(&node)));
         let serving = serving::Serving::start(settings, listeners, tls, routes, api.clone());
@@ -81,6 +93,7 @@ impl Daemon {
             node,
             server,
             control,
+            collector,
             api,
             serving,
             _lock: lock,
@@ -92,6 +105,7 @@ impl Daemon {
         self.api.drain();
         self.serving.stop(STOP_LIMIT).await;
         self.control.shutdown(STOP_LIMIT).await;
+        self.collector.stop().await;
         self.server.stop(STOP_LIMIT).await;
         let left = self
             .node

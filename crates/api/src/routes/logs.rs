@@ -1,15 +1,17 @@
-//! Logs of sandboxes. Nothing collects them, so that there are none: the answers
-//! have the contract's shape and no entries.
+//! Logs of sandboxes, in the shapes of both generations.
 
+use crate::convert;
 use crate::error::Result;
 use crate::extract::{Authenticated, SandboxPath};
 use crate::query::Query;
 use crate::state::AppState;
 use axum::Json;
 use axum::extract::State;
-use hearth_wire::{ApiError, LogLevel, SandboxLogs, SandboxLogsV2};
+use chrono::{DateTime, Utc};
+use hearth_control::{LogDirection, LogLevel, LogQuery, MAX_LOG_ENTRIES};
+use hearth_wire::{ApiError, SandboxLogs, SandboxLogsV2};
 
-const MAX_LINES: i64 = 1000;
+const MAX_LINES: i64 = MAX_LOG_ENTRIES as i64;
 
 #[utoipa::path(get, path = "/sandboxes/{sandboxID}/logs", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(
@@ -28,10 +30,17 @@ pub(crate) async fn first(
     SandboxPath(id): SandboxPath,
     query: Query,
 ) -> Result<Json<SandboxLogs>> {
-    query.integer_within("start", 0..=i64::MAX)?;
-    query.integer_within("limit", 0..=i64::from(u32::MAX))?;
-    state.control.sandbox(&caller, &id).await?;
-    Ok(Json(SandboxLogs::default()))
+    let wanted = LogQuery {
+        cursor: milliseconds(&query, "start")?,
+        direction: LogDirection::Forward,
+        limit: limit(query.integer_within("limit", 0..=i64::from(u32::MAX))?),
+        ..LogQuery::default()
+    };
+    let entries = state.control.sandbox_logs(&caller, &id, wanted).await?;
+    Ok(Json(SandboxLogs {
+        logs: entries.iter().map(convert::log_line).collect(),
+        log_entries: entries.into_iter().map(convert::log_entry).collect(),
+    }))
 }
 
 #[utoipa::path(get, path = "/v2/sandboxes/{sandboxID}/logs", tag = "sandboxes", security(("ApiKeyAuth" = [])),
@@ -40,7 +49,7 @@ pub(crate) async fn first(
         ("cursor" = Option<i64>, Query, description = "Milliseconds since 1970"),
         ("limit" = Option<i64>, Query, description = "At most 1000"),
         ("direction" = Option<String>, Query, description = "`backward`, the default, or `forward`"),
-        ("level" = Option<LogLevel>, Query, description = "The least level"),
+        ("level" = Option<hearth_wire::LogLevel>, Query, description = "The least level"),
         ("search" = Option<String>, Query),
     ),
     responses(
@@ -54,16 +63,39 @@ pub(crate) async fn second(
     SandboxPath(id): SandboxPath,
     query: Query,
 ) -> Result<Json<SandboxLogsV2>> {
-    query.integer_within("cursor", 0..=i64::MAX)?;
-    query.integer_within("limit", 0..=MAX_LINES)?;
-    query.word("direction", &[("forward", ()), ("backward", ())])?;
+    let directions = [
+        ("forward", LogDirection::Forward),
+        ("backward", LogDirection::Backward),
+    ];
     let levels = [
         ("debug", LogLevel::Debug),
         ("info", LogLevel::Info),
         ("warn", LogLevel::Warn),
         ("error", LogLevel::Error),
     ];
-    query.word("level", &levels)?;
-    state.control.sandbox(&caller, &id).await?;
-    Ok(Json(SandboxLogsV2::default()))
+    let wanted = LogQuery {
+        cursor: milliseconds(&query, "cursor")?,
+        direction: query.word("direction", &directions)?.unwrap_or_default(),
+        limit: limit(query.integer_within("limit", 0..=MAX_LINES)?),
+        least_level: query.word("level", &levels)?,
+        search: query.text("search").map(str::to_owned),
+    };
+    let entries = state.control.sandbox_logs(&caller, &id, wanted).await?;
+    Ok(Json(SandboxLogsV2 {
+        logs: entries.into_iter().map(convert::log_entry).collect(),
+    }))
+}
+
+/// Times beyond what a calendar holds are as good as its end.
+fn milliseconds(query: &Query, name: &'static str) -> Result<Option<DateTime<Utc>>> {
+    let value = query.integer_within(name, 0..=i64::MAX)?;
+    Ok(value
+        .map(|value| DateTime::from_timestamp_millis(value).unwrap_or(DateTime::<Utc>::MAX_UTC)))
+}
+
+fn limit(asked: Option<i64>) -> usize {
+    asked
+        .and_then(|asked| usize::try_from(asked).ok())
+        .unwrap_or(MAX_LOG_ENTRIES)
+        .min(MAX_LOG_ENTRIES)
 }

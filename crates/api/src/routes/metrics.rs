@@ -18,7 +18,7 @@ use hearth_wire::{ApiError, SandboxMetric, SandboxesWithMetrics};
         ("end" = Option<i64>, Query, description = "Seconds since 1970"),
     ),
     responses(
-        (status = 200, description = "The present sample, if it lies in the asked-for time", body = Vec<SandboxMetric>),
+        (status = 200, description = "Samples of the asked-for time, the oldest first, at most 1000, evenly spread", body = Vec<SandboxMetric>),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 404, body = ApiError),
         (status = 500, body = ApiError),
 ))]

@@ -1,13 +1,12 @@
-//! What sandboxes use. There is no history: a sandbox's metrics are what its
-//! agent says now.
+//! What sandboxes use: the history that was collected, and what their agents say
+//! now.
 
-use super::visible;
 use crate::Control;
 use crate::agent::AgentMetrics;
 use crate::auth::Caller;
 use crate::error::Error;
 use crate::node::{NodeSandbox, NodeSandboxState};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use hearth_ids::SandboxId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,14 +14,19 @@ use tokio::task::JoinSet;
 
 /// Most sandboxes in one question.
 const MAX_SANDBOXES: usize = 100;
+/// Most samples in one answer.
+const MAX_SAMPLES: usize = 1000;
+/// A history that ends longer ago than this gets the present sample too.
+const FRESH: TimeDelta = TimeDelta::seconds(5);
 /// How many agents are asked at the same time.
 const CONCURRENCY: usize = 16;
 
 pub type Metric = AgentMetrics;
 
 impl Control {
-    /// The present sample, if it lies within the asked-for time and the agent
-    /// answers.
+    /// The samples of the asked-for time, the oldest first; the present one is among
+    /// them when the agent answers. Those of a sandbox that has ended are there for a
+    /// while.
     pub async fn sandbox_metrics(
         &self,
         caller: &Caller,
@@ -35,16 +39,24 @@ impl Control {
         {
             return Err(Error::invalid("start", "must not be after end"));
         }
-        let sandbox = self.sandbox_find(caller, id).await?;
-        if visible(sandbox.state).is_none() {
-            return Err(Error::sandbox_not_found(id.as_str()));
-        }
+        self.sandbox_told(caller, id).await?;
+        let mut samples = match self.telemetry.get() {
+            Some(telemetry) => telemetry
+                .samples(id, start, end, MAX_SAMPLES)
+                .await
+                .map_err(Error::internal)?,
+            None => Vec::new(),
+        };
         let now = Utc::now();
         let asked = start.is_none_or(|start| start <= now) && end.is_none_or(|end| end >= now);
-        if !asked {
-            return Ok(Vec::new());
+        let stale = samples.last().is_none_or(|last| now - last.at > FRESH);
+        if asked
+            && stale
+            && let Ok(sandbox) = self.sandbox_find(caller, id).await
+        {
+            samples.extend(self.sample(&sandbox).await);
         }
-        Ok(self.sample(&sandbox).await.into_iter().collect())
+        Ok(samples)
     }
 
     /// The present samples of those of the sandboxes that are the caller's and
