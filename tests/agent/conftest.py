@@ -7,6 +7,8 @@ import os
 import pathlib
 import re
 import subprocess
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import pytest
 
@@ -17,8 +19,14 @@ os.environ.setdefault("E2B_API_KEY", "e2b_" + "0" * 40)
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
-def agent_url():
+class Agent(NamedTuple):
+    url: str
+    binary: str
+    pid: int
+
+
+@contextmanager
+def running():
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     binary = os.environ.get("HEARTH_ENVD", str(target / "debug" / "envd"))
     process = subprocess.Popen(
@@ -30,11 +38,30 @@ def agent_url():
         line = process.stdout.readline()
         match = re.fullmatch(r"listening on (127\.0\.0\.1:\d+)\n", line)
         assert match, f"{binary} said {line!r}"
-        yield f"http://{match[1]}"
+        yield Agent(f"http://{match[1]}", binary, process.pid)
         assert process.poll() is None, "the agent ended"
     finally:
         process.terminate()
         process.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def agent():
+    """One agent for all tests that leave it usable."""
+    with running() as shared:
+        yield shared
+
+
+@pytest.fixture
+def own_agent():
+    """An agent that a test may spoil."""
+    with running() as own:
+        yield own
+
+
+@pytest.fixture(scope="session")
+def agent_url(agent):
+    return agent.url
 
 
 @pytest.fixture

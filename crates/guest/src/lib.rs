@@ -20,6 +20,7 @@ pub mod agent;
 pub mod boot;
 pub mod cgroups;
 pub mod files;
+pub mod handover;
 pub mod http;
 pub mod logging;
 pub mod paths;
@@ -29,7 +30,7 @@ pub mod sys;
 pub mod telemetry;
 pub mod users;
 
-pub use agent::{Agent, Config, Error, Server};
+pub use agent::{Agent, Config, Error, Outcome, Server};
 
 /// The agent version that clients are told. Their feature gates compare it, so
 /// it names the generation of the wire contract, not this crate.

@@ -7,6 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use subtle::ConstantTimeEq as _;
 
+use crate::handover::state::SettingsState;
+
 /// One consistent state of the settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -34,7 +36,30 @@ impl Default for Settings {
     }
 }
 
+impl From<SettingsState> for Settings {
+    fn from(state: SettingsState) -> Self {
+        Self {
+            access_token: state.access_token,
+            system_env: state.system_env,
+            env: state.env,
+            default_user: state.default_user,
+            default_workdir: state.default_workdir,
+        }
+    }
+}
+
 impl Settings {
+    /// All of it, for the agent's successor.
+    pub fn state(&self) -> SettingsState {
+        SettingsState {
+            access_token: self.access_token.clone(),
+            system_env: self.system_env.clone(),
+            env: self.env.clone(),
+            default_user: self.default_user.clone(),
+            default_workdir: self.default_workdir.clone(),
+        }
+    }
+
     /// The token, for signatures.
     pub fn access_token(&self) -> Option<&str> {
         self.access_token.as_deref()
@@ -71,6 +96,12 @@ impl Settings {
 /// The current settings, shared.
 #[derive(Debug, Default)]
 pub struct SettingsCell(RwLock<Arc<Settings>>);
+
+impl From<Settings> for SettingsCell {
+    fn from(settings: Settings) -> Self {
+        Self(RwLock::new(Arc::new(settings)))
+    }
+}
 
 impl SettingsCell {
     pub fn snapshot(&self) -> Arc<Settings> {

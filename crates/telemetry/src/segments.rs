@@ -116,7 +116,9 @@ fn whole(file: &mut File, length: u64, framing: Framing) -> io::Result<u64> {
         let start = end.saturating_sub(STEP);
         file.seek(SeekFrom::Start(start))?;
         let mut bytes = Vec::new();
-        Read::by_ref(file).take(end - start).read_to_end(&mut bytes)?;
+        Read::by_ref(file)
+            .take(end - start)
+            .read_to_end(&mut bytes)?;
         if let Some(at) = bytes.iter().rposition(|byte| *byte == b'\n') {
             return Ok(start + at as u64 + 1);
         }

@@ -114,3 +114,22 @@ async def test_connect_and_timeout(box):
         return not await box.is_running()
 
     await until_async(ended, "the sandbox to end at its time")
+
+
+async def test_the_rest_of_the_calls(box):
+    handle = await box.commands.run("echo early; cat", background=True, stdin=True)
+    again = await box.commands.connect(handle.pid)
+    await box.commands.send_stdin(handle.pid, "typed\n")
+    await box.commands.close_stdin(handle.pid)
+    assert (await again.wait()).stdout == "early\ntyped\n"
+    assert await box.files.make_dir("/home/user/async/sub") is True
+    await box.files.write("/home/user/async/old", "12345")
+    moved = await box.files.rename("/home/user/async/old", "/home/user/async/new")
+    assert moved.path == "/home/user/async/new"
+    assert (await box.files.get_info("/home/user/async/new")).size == 5
+    shown = []
+    terminal = await box.pty.create(PtySize(rows=24, cols=80), on_data=shown.append, timeout=60)
+    await box.pty.resize(terminal.pid, PtySize(rows=10, cols=99))
+    await box.pty.send_stdin(terminal.pid, b"stty size\n")
+    await until_async(lambda: b"10 99" in b"".join(shown), "the terminal's size")
+    assert await box.pty.kill(terminal.pid) is True

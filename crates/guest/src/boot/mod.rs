@@ -5,8 +5,10 @@
 //!                 │ exec
 //!                 ▼
 //!            stage two (root disk): mounts, network ─▶ the agent, reaping
+//!                 └──▶ or the template's own init, with the agent beside it
 //! ```
 
+pub mod beside;
 pub mod certificates;
 pub mod identity;
 pub mod initramfs;

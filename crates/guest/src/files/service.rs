@@ -19,10 +19,13 @@ use hearth_guest_proto::filesystem::{
     WatchDirResponse,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::watch::tree::Tree;
 use super::watch::{self, Options};
 use super::{Actor, FileError, entry, tree};
 use crate::Agent;
+use crate::handover::interrupted;
 use crate::http::caller;
 use crate::process::service::keepalive_interval;
 
@@ -153,7 +156,9 @@ impl proto::Filesystem for FilesystemService {
         };
         let (actor, tree) = self.open(&ctx, request.path, options).await?;
         let keepalive = keepalive_interval(&ctx);
-        Response::ok(Box::pin(watch_stream(actor, tree, options, keepalive)))
+        let begun = self.0.handover.begun().clone();
+        let events = watch_stream(actor, tree, options, keepalive, begun);
+        Response::ok(Box::pin(events))
     }
 
     async fn create_watcher(
@@ -218,9 +223,10 @@ fn watch_stream(
     tree: Tree,
     options: Options,
     keepalive: Duration,
+    handover: CancellationToken,
 ) -> impl Stream<Item = Result<WatchDirResponse, ConnectError>> + Send + 'static {
     futures::stream::unfold(Step::Start(tree), move |step| {
-        let actor = actor.clone();
+        let (actor, handover) = (actor.clone(), handover.clone());
         async move {
             let (event, next) = match step {
                 Step::Done => return None,
@@ -233,7 +239,11 @@ fn watch_stream(
                         WatchEvent::Filesystem(Box::new(event)),
                         Step::Watching(tree, queue),
                     ),
-                    None => match wait(&actor, tree, options, keepalive).await {
+                    None => match tokio::select! {
+                        biased;
+                        () = handover.cancelled() => return Some((Err(interrupted()), Step::Done)),
+                        waited = wait(&actor, tree, options, keepalive) => waited,
+                    } {
                         Ok((Some(event), step)) => (event, step),
                         Ok((None, step)) => (WatchEvent::Keepalive(Box::default()), step),
                         Err(error) => return Some((Err(error.into()), Step::Done)),

@@ -111,12 +111,16 @@ pub fn handle(agent: &Agent, headers: &HeaderMap, body: &[u8]) -> Result<Respons
         "x-envd-version",
         http::HeaderValue::from_static(crate::ENVD_VERSION),
     );
+    // How often the agent was replaced while it ran.
+    response
+        .headers_mut()
+        .insert("x-envd-handover", agent.generation.into());
     Ok(response)
 }
 
 /// An absent body says nothing. Other JSON than an object is refused, although
 /// the fields could be read from an array.
-fn parse(body: &[u8]) -> Result<InitRequest, HttpError> {
+pub fn parse(body: &[u8]) -> Result<InitRequest, HttpError> {
     let body = body.trim_ascii();
     match body.first() {
         None => Ok(InitRequest::default()),

@@ -25,7 +25,6 @@ pub enum Operation {
     Collapse,
     FreezeDisk,
     ThawDisk,
-    Upgrade,
 }
 
 impl Operation {
@@ -36,7 +35,6 @@ impl Operation {
             "/collapse" => Self::Collapse,
             "/fsfreeze" => Self::FreezeDisk,
             "/fsthaw" => Self::ThawDisk,
-            "/upgrade" => Self::Upgrade,
             _ => return None,
         })
     }
@@ -58,12 +56,6 @@ pub fn admit(agent: &Agent, peer: Option<&Peer>) -> Result<(), HttpError> {
 
 /// Carries an operation out; answers when it is done.
 pub async fn handle(agent: &Arc<Agent>, operation: Operation) -> Result<Response, HttpError> {
-    if operation == Operation::Upgrade {
-        return Err(HttpError::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "this agent cannot be replaced while it runs",
-        ));
-    }
     let doing = Arc::clone(agent);
     let done = tokio::task::spawn_blocking(move || carry_out(&doing, operation)).await;
     match done {
@@ -77,8 +69,8 @@ pub async fn handle(agent: &Arc<Agent>, operation: Operation) -> Result<Response
 /// after a restore knows what to thaw.
 #[derive(Debug, Default)]
 pub struct FrozenParts {
-    programs: AtomicBool,
-    disk: AtomicBool,
+    pub programs: AtomicBool,
+    pub disk: AtomicBool,
 }
 
 /// Thaws what is frozen. Cheap when nothing is.
@@ -118,6 +110,6 @@ fn carry_out(agent: &Agent, operation: Operation) -> io::Result<()> {
             agent.frozen.disk.store(frozen, Ordering::Release);
             Ok(())
         }
-        Operation::FreezeDisk | Operation::ThawDisk | Operation::Upgrade => Err(unsupported()),
+        Operation::FreezeDisk | Operation::ThawDisk => Err(unsupported()),
     }
 }

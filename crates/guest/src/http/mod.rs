@@ -10,6 +10,7 @@ pub mod route;
 pub mod server;
 pub mod timeout;
 pub mod tunnel;
+pub mod upgrade;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tower::Service as _;
 
 use super::internal;
-use super::{HttpError, Response, caller, init, timeout, tunnel};
+use super::{HttpError, Response, caller, init, timeout, tunnel, upgrade};
 use crate::Agent;
 use crate::files::access::{self, FileQuery, Operation};
 use crate::files::compose::{self, ComposeRequest};
@@ -105,9 +105,15 @@ impl Routes {
                 internal::admit(&self.agent, request.extensions().get())?;
                 telemetry::stream::answer(&self.agent, &request)
             }
-            (_, "/telemetry" | "/health" | "/init" | "/envs" | "/metrics" | "/files/compose") => {
-                Err(method_not_allowed())
+            (&Method::POST, "/upgrade") => {
+                internal::admit(&self.agent, request.extensions().get())?;
+                upgrade::handle(&self.agent, request.into_body()).await
             }
+            (
+                _,
+                "/telemetry" | "/upgrade" | "/health" | "/init" | "/envs" | "/metrics"
+                | "/files/compose",
+            ) => Err(method_not_allowed()),
             (&Method::POST, path) if internal::Operation::of_path(path).is_some() => {
                 internal::admit(&self.agent, request.extensions().get())?;
                 match internal::Operation::of_path(path) {

@@ -24,13 +24,16 @@ const IDLE_LIMIT: Duration = Duration::from_secs(640);
 /// Pause after a failed accept, which is nearly always a lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `stop`. Open connections are then dropped with their tasks.
+/// Serves until `stop`; open connections are then dropped with their tasks. When a
+/// handover begins it accepts no more, lets connections finish what they do, and
+/// gives the listening socket back.
 pub async fn serve(
     listener: TcpListener,
     routes: Routes,
-    tasks: TaskTracker,
+    connections: TaskTracker,
+    handover: CancellationToken,
     stop: CancellationToken,
-) {
+) -> TcpListener {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -46,11 +49,13 @@ pub async fn serve(
     loop {
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
-            () = stop.cancelled() => return,
+            () = handover.cancelled() => return listener,
+            () = stop.cancelled() => return listener,
         };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
+            () = handover.cancelled() => return listener,
+            () = stop.cancelled() => return listener,
         };
         let (stream, peer) = match accepted {
             Ok((stream, peer)) => (stream, Peer(peer)),
@@ -61,8 +66,9 @@ pub async fn serve(
             }
         };
         let _ = stream.set_nodelay(true);
-        let (builder, routes, stop) = (builder.clone(), routes.clone(), stop.clone());
-        tasks.spawn(async move {
+        let (builder, routes) = (builder.clone(), routes.clone());
+        let (handover, stop) = (handover.clone(), stop.clone());
+        connections.spawn(async move {
             let _place = place;
             let service = service_fn(move |mut request: http::Request<Incoming>| {
                 request.extensions_mut().insert(peer);
@@ -70,8 +76,14 @@ pub async fn serve(
                 async move { Ok::<_, std::convert::Infallible>(routes.serve(request).await) }
             });
             let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+            tokio::pin!(connection);
             tokio::select! {
                 // Errors here are clients that went away.
+                _ = connection.as_mut() => return,
+                () = handover.cancelled() => connection.as_mut().graceful_shutdown(),
+                () = stop.cancelled() => return,
+            }
+            tokio::select! {
                 _ = connection => {}
                 () = stop.cancelled() => {}
             }

@@ -3,7 +3,7 @@
 use hearth_guest_proto::process::process_event::EndEvent;
 
 /// A process' end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Exit {
     Code(i32),
     Signal { number: i32, core_dumped: bool },

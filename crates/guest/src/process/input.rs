@@ -3,13 +3,15 @@
 //! one write is never mixed with another.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
 
-use crate::sys::{readiness, terminal};
+use super::adopt::InputState;
+use crate::handover::state::Inherited;
+use crate::sys::{inherit, readiness, terminal};
 
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
@@ -39,6 +41,19 @@ impl Input {
             .map(|fd| readiness::watch(fd, Interest::WRITABLE))
             .transpose()?;
         Ok(Self::Pipe(Mutex::new(pipe)))
+    }
+
+    /// Where it goes, for the agent's successor. A pipe that is being written to is
+    /// as good as closed: what was to be written is lost with its writer.
+    pub fn state_for_successor(&self) -> io::Result<InputState> {
+        let keep = |fd: &AsyncFd<OwnedFd>| inherit::bequeath(fd.get_ref().as_fd()).map(Inherited);
+        match self {
+            Self::Terminal(_, controller) => Ok(InputState::Terminal(keep(controller)?)),
+            Self::Pipe(pipe) => match pipe.try_lock().as_deref() {
+                Ok(Some(pipe)) => Ok(InputState::Pipe(keep(pipe)?)),
+                Ok(None) | Err(_) => Ok(InputState::Closed),
+            },
+        }
     }
 
     pub async fn write_stdin(&self, data: &[u8]) -> Result<(), InputError> {

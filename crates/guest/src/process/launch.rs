@@ -30,7 +30,7 @@ use super::input::Input;
 use super::output::{Output, Reader, Source};
 use super::reaper::Reaper;
 use super::table::Table;
-use super::{Exit, Process, Signal, State};
+use super::{Exit, OutputStream, Process, Signal, State};
 use crate::cgroups::{Cgroups, Class};
 use crate::settings::Settings;
 use crate::sys::spawn::{Identity, Program, SpawnError, Stdio};
@@ -67,7 +67,7 @@ pub struct Launcher {
     pub table: Arc<Table>,
     /// Where programs are put; `None` outside a guest.
     pub cgroups: Option<Cgroups>,
-    reaper: Arc<Reaper>,
+    pub(crate) reaper: Arc<Reaper>,
     users: UserDatabase,
     log: Arc<Log>,
     /// What the output of all processes may take of the log.
@@ -79,7 +79,7 @@ pub struct Launcher {
 /// Our ends of a new process' streams.
 struct Streams {
     input: Input,
-    outputs: Vec<(Source, Arc<AsyncFd<OwnedFd>>)>,
+    outputs: Vec<OutputStream>,
 }
 
 impl Launcher {
@@ -148,6 +148,10 @@ impl Launcher {
         drop(program);
         let process = Arc::new(Process {
             pid,
+            exit,
+            deadline,
+            streams: std::sync::Mutex::new(streams.outputs),
+            forgotten: std::sync::Mutex::default(),
             config,
             tag: request.tag,
             output: Output::default(),
@@ -157,27 +161,23 @@ impl Launcher {
         });
         log_start(&self.log, &process, user);
         let reader = Reader::attach(Arc::clone(&process));
-        self.attend(process, streams.outputs, exit, deadline);
+        self.attend(process);
         Ok(reader)
     }
 
-    fn attend(
-        &self,
-        process: Arc<Process>,
-        outputs: Vec<(Source, Arc<AsyncFd<OwnedFd>>)>,
-        exit: oneshot::Receiver<Exit>,
-        deadline: Option<Instant>,
-    ) {
+    /// Puts the process into the table and sees to it until it is forgotten.
+    pub(super) fn attend(&self, process: Arc<Process>) {
         let key = self.table.insert(Arc::clone(&process));
-        let drained: Vec<oneshot::Receiver<()>> = outputs
+        let streams = process.streams().clone();
+        let drained: Vec<oneshot::Receiver<()>> = streams
             .into_iter()
-            .map(|(source, fd)| {
+            .map(|stream| {
                 let (sender, receiver) = oneshot::channel();
-                let lines = self.lines(process.pid, source);
+                let lines = self.lines(process.pid, stream.source);
                 let stop = self.stop.clone();
                 let process = Arc::clone(&process);
                 self.tasks
-                    .spawn(read_output(process, source, fd, lines, sender, stop));
+                    .spawn(read_output(process, stream, lines, sender, stop));
                 receiver
             })
             .collect();
@@ -186,13 +186,17 @@ impl Launcher {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                exit = see_through(&process, exit, drained, deadline) => {
-                    log_end(&log, &process, exit);
+                exit = see_through(&process, drained) => {
+                    if let Some(exit) = exit {
+                        log_end(&log, &process, exit);
+                    }
                 }
                 () = stop.cancelled() => return,
             }
+            let forgotten = *process.forgotten();
+            let forgotten = forgotten.unwrap_or_else(Instant::now);
             tokio::select! {
-                () = tokio::time::sleep(END_RETENTION) => table.remove(key),
+                () = tokio::time::sleep_until(forgotten) => table.remove(key),
                 () = stop.cancelled() => {}
             }
         });
@@ -230,7 +234,11 @@ impl Launcher {
             stdio,
             Streams {
                 input,
-                outputs: vec![(Source::Terminal, controller)],
+                outputs: vec![OutputStream {
+                    source: Source::Terminal,
+                    fd: controller,
+                    drained: false,
+                }],
             },
         ))
     }
@@ -248,10 +256,11 @@ fn pipe_streams(wants_input: bool) -> io::Result<(Stdio, Streams)> {
     let mut output = |source| -> io::Result<OwnedFd> {
         let (read, write) = pipes::pipe()?;
         rustix::io::ioctl_fionbio(&read, true)?;
-        outputs.push((
+        outputs.push(OutputStream {
             source,
-            Arc::new(readiness::watch(read, Interest::READABLE)?),
-        ));
+            fd: Arc::new(readiness::watch(read, Interest::READABLE)?),
+            drained: false,
+        });
         Ok(write)
     };
     let stdio = Stdio {
@@ -283,15 +292,21 @@ pub(super) fn terminal_size(pty: &hearth_guest_proto::process::PTY) -> terminal:
         })
 }
 
-/// Waits for the exit, then for the output, then publishes the end.
-async fn see_through(
-    process: &Process,
-    exit: oneshot::Receiver<Exit>,
-    drained: Vec<oneshot::Receiver<()>>,
-    deadline: Option<Instant>,
-) -> Exit {
+/// Waits for the exit, then for the output, then publishes the end. `None` when
+/// that was done before, by the agent's predecessor.
+async fn see_through(process: &Process, drained: Vec<oneshot::Receiver<()>>) -> Option<Exit> {
+    if process.output.has_ended() {
+        return None;
+    }
+    let mut exit = process.exit.clone();
     let wait = async {
-        let exit = exit.await;
+        // An error: the sender is dropped without a value only when the agent is
+        // going down.
+        let exit = exit
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|exit| *exit);
         process.set_exited();
         for stream in drained {
             // An error means that the reading task is gone: nothing will come.
@@ -300,7 +315,7 @@ async fn see_through(
         exit
     };
     tokio::pin!(wait);
-    let exit = match deadline {
+    let exit = match process.deadline {
         None => wait.await,
         Some(deadline) => match tokio::time::timeout_at(deadline, &mut wait).await {
             Ok(exit) => exit,
@@ -312,14 +327,14 @@ async fn see_through(
             }
         },
     };
-    // The sender is dropped without a value only when the agent is going down.
     let exit = exit.unwrap_or(Exit::Signal {
         number: libc::SIGKILL,
         core_dumped: false,
     });
+    *process.forgotten() = Some(Instant::now() + END_RETENTION);
     process.set_ended();
     process.output.end(exit.event());
-    exit
+    Some(exit)
 }
 
 /// Arguments may be long, and may be many.
@@ -355,56 +370,65 @@ fn log_end(log: &Log, process: &Process, exit: Exit) {
 }
 
 /// Reads one stream to its end. `drained` is told when no more output counts.
+///
+/// When the agent stops, nothing that was read is lost: it is put where the
+/// agent's successor finds it.
 async fn read_output(
     process: Arc<Process>,
-    source: Source,
-    fd: Arc<AsyncFd<OwnedFd>>,
+    stream: OutputStream,
     mut lines: Option<Lines>,
     drained: oneshot::Sender<()>,
     stop: CancellationToken,
 ) {
+    let (source, fd) = (stream.source, &stream.fd);
     let limit = if source == Source::Terminal {
         TERMINAL_CHUNK
     } else {
         PIPE_CHUNK
     };
-    let counted = async {
-        loop {
-            match read_now(&fd, limit) {
-                Ok(Some(data)) if data.is_empty() => return,
-                Ok(Some(data)) => {
-                    if let Some(lines) = &mut lines {
-                        lines.take(&data);
-                    }
-                    process.output.append(source, data).await;
-                    // Lets others run while a process writes without end.
-                    tokio::task::coop::consume_budget().await;
+    while !stream.drained {
+        match read_now(fd, limit) {
+            Ok(Some(data)) if data.is_empty() => break,
+            Ok(Some(data)) => {
+                if let Some(lines) = &mut lines {
+                    lines.take(&data);
                 }
-                Ok(None) if process.hurry.is_cancelled() => return,
-                Ok(None) => tokio::select! {
-                    ready = fd.readable() => match ready {
-                        Ok(mut ready) => ready.clear_ready(),
-                        Err(_) => return,
-                    },
-                    () = process.hurry.cancelled() => {}
-                },
-                // A terminal whose programs are all gone reads as an I/O error.
-                Err(_) => return,
+                tokio::select! {
+                    biased;
+                    () = process.output.append(source, data.clone()) => {}
+                    () = stop.cancelled() => return process.output.push(source, data),
+                }
+                // Lets others run while a process writes without end.
+                tokio::task::coop::consume_budget().await;
             }
+            Ok(None) if process.hurry.is_cancelled() => break,
+            Ok(None) => tokio::select! {
+                ready = fd.readable() => match ready {
+                    Ok(mut ready) => ready.clear_ready(),
+                    Err(_) => break,
+                },
+                () = process.hurry.cancelled() => {}
+                () = stop.cancelled() => return,
+            },
+            // A terminal whose programs are all gone reads as an I/O error.
+            Err(_) => break,
         }
-    };
-    tokio::select! {
-        () = counted => {}
-        () = stop.cancelled() => return,
+        if stop.is_cancelled() {
+            return;
+        }
     }
     if let Some(lines) = &mut lines {
         lines.finish();
     }
+    for stream in process.streams().iter_mut() {
+        stream.drained |= stream.source == source;
+    }
     let _ = drained.send(());
     tokio::select! {
-        () = discard(&fd, limit) => {}
-        () = stop.cancelled() => {}
+        () = discard(fd, limit) => {}
+        () = stop.cancelled() => return,
     }
+    process.streams().retain(|stream| stream.source != source);
 }
 
 async fn discard(fd: &AsyncFd<OwnedFd>, limit: usize) {

@@ -12,6 +12,7 @@
 //! ended one only for `Connect`, which then repeats its last output and its end
 //! event.
 
+pub mod adopt;
 pub mod command;
 pub mod exit;
 pub mod input;
@@ -21,15 +22,19 @@ pub mod reaper;
 pub mod service;
 pub mod table;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_guest_proto::process::ProcessConfig;
 use rustix::io::Errno;
 use rustix::process::Pid;
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
 
 pub use exit::Exit;
 use input::Input;
 use output::Output;
+use reaper::ExitReceiver;
 
 /// One started process.
 #[derive(Debug)]
@@ -43,6 +48,22 @@ pub struct Process {
     state: Mutex<State>,
     /// Set when output is no longer waited for beyond what is there already.
     pub(crate) hurry: tokio_util::sync::CancellationToken,
+    exit: ExitReceiver,
+    /// When it is killed.
+    deadline: Option<Instant>,
+    /// Its output, as long as somebody may write to it.
+    streams: Mutex<Vec<OutputStream>>,
+    /// When nobody may ask for its end any more; set with the end.
+    forgotten: Mutex<Option<Instant>>,
+}
+
+/// Our end of one output stream.
+#[derive(Clone, Debug)]
+struct OutputStream {
+    source: output::Source,
+    fd: Arc<AsyncFd<OwnedFd>>,
+    /// What comes now is thrown away.
+    drained: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +86,16 @@ pub enum Signal {
 impl Process {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Vec<OutputStream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forgotten(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.forgotten
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it, or children that still write to its output, are there.

@@ -21,6 +21,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hearth_guest_proto::process::process_event::EndEvent;
 use tokio::sync::Notify;
@@ -37,11 +39,19 @@ pub const LAG_BYTES: u64 = 1024 * 1024;
 pub const STALL_LIMIT: Duration = Duration::from_secs(120);
 
 /// Where output came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Source {
     Stdout,
     Stderr,
     Terminal,
+}
+
+/// What the output leaves to the agent's successor.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct OutputState {
+    total: u64,
+    /// Base64.
+    chunks: Vec<(Source, String)>,
 }
 
 /// What a reader gets next.
@@ -126,6 +136,49 @@ impl Output {
                 self.news.notify_waiters();
             }
         }
+    }
+
+    /// Adds output without asking for room.
+    pub fn push(&self, source: Source, data: Bytes) {
+        self.log().push(source, data);
+        self.news.notify_waiters();
+    }
+
+    /// All that is kept, for the agent's successor. Readers are not.
+    pub fn state(&self) -> OutputState {
+        let log = self.log();
+        let chunks = log.chunks.iter();
+        OutputState {
+            total: log.total,
+            chunks: chunks
+                .map(|chunk| (chunk.source, STANDARD.encode(&chunk.data)))
+                .collect(),
+        }
+    }
+
+    /// What the predecessor left; `None` when it is malformed.
+    pub fn restore(state: OutputState) -> Option<Self> {
+        let mut log = Log::default();
+        for (source, data) in state.chunks {
+            let data = Bytes::from(STANDARD.decode(data).ok()?);
+            let start = log.total;
+            log.total += data.len() as u64;
+            log.chunks.push_back(Chunk {
+                start,
+                source,
+                data,
+            });
+        }
+        // Positions go on from where they were.
+        let before = state.total.checked_sub(log.total)?;
+        for chunk in &mut log.chunks {
+            chunk.start += before;
+        }
+        log.total = state.total;
+        Some(Self {
+            log: Mutex::new(log),
+            ..Self::default()
+        })
     }
 
     /// Adds the end. Later output is still kept for replay but no stream shows

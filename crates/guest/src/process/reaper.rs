@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Pid, WaitOptions, wait, waitpid};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Exit;
@@ -29,10 +29,13 @@ pub enum Scope {
     Own,
 }
 
+/// Where the end of a process appears, and stays.
+pub type ExitReceiver = watch::Receiver<Option<Exit>>;
+
 #[derive(Debug)]
 pub struct Reaper {
     scope: Scope,
-    owners: Mutex<HashMap<i32, oneshot::Sender<Exit>>>,
+    owners: Mutex<HashMap<i32, watch::Sender<Option<Exit>>>>,
 }
 
 impl Reaper {
@@ -43,14 +46,21 @@ impl Reaper {
         }
     }
 
+    /// Waits for a child that was there before: the agent's predecessor started it.
+    pub fn adopt(&self, pid: u32) -> ExitReceiver {
+        let (sender, receiver) = watch::channel(None);
+        if let Ok(pid) = i32::try_from(pid) {
+            let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+            owners.insert(pid, sender);
+        }
+        receiver
+    }
+
     /// Starts a program; the receiver gets its end.
-    pub fn spawn(
-        &self,
-        program: &Program<'_>,
-    ) -> Result<(u32, oneshot::Receiver<Exit>), SpawnError> {
+    pub fn spawn(&self, program: &Program<'_>) -> Result<(u32, ExitReceiver), SpawnError> {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = spawn(program)?;
-        let (sender, receiver) = oneshot::channel();
+        let (sender, receiver) = watch::channel(None);
         owners.insert(pid, sender);
         Ok((pid.unsigned_abs(), receiver))
     }
@@ -78,7 +88,7 @@ impl Reaper {
                         continue;
                     };
                     if let Some(owner) = owners.remove(&pid.as_raw_nonzero().get()) {
-                        let _ = owner.send(exit);
+                        owner.send_replace(Some(exit));
                     }
                 }
             }
@@ -92,7 +102,7 @@ impl Reaper {
                     .collect();
                 for (pid, exit) in ended {
                     if let Some(owner) = owners.remove(&pid) {
-                        let _ = owner.send(exit);
+                        owner.send_replace(Some(exit));
                     }
                 }
             }

@@ -20,6 +20,7 @@ use hearth_guest_proto::process::{
     StartResponse, StreamInputRequest, StreamInputResponse, UpdateRequest, UpdateResponse,
 };
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::command::CommandError;
 use super::input::InputError;
@@ -28,6 +29,7 @@ use super::output::{Item, Reader, Source};
 use super::table::SelectError;
 use super::{Process, Signal};
 use crate::Agent;
+use crate::handover::interrupted;
 use crate::http::caller;
 use crate::http::timeout::CallTimeout;
 
@@ -96,7 +98,13 @@ impl proto::Process for ProcessService {
         let request = request.to_owned_message();
         let selector = request.process.as_option().ok_or(SelectError::Missing)?;
         let process = self.0.launcher.table.find(selector)?;
-        let events = events(Reader::attach(process), keepalive_interval(&ctx), None);
+        let begun = self.0.handover.begun().clone();
+        let events = events(
+            Reader::attach(process),
+            keepalive_interval(&ctx),
+            None,
+            begun,
+        );
         Response::ok(Box::pin(events.map(|event| {
             event.map(|event| ConnectResponse {
                 event: buffa::MessageField::some(event),
@@ -118,7 +126,8 @@ impl proto::Process for ProcessService {
             .and_then(CallTimeout::deadline);
         let request = request.to_owned_message();
         let reader = self.0.launcher.start(request, &user, &settings, deadline)?;
-        let events = events(reader, keepalive_interval(&ctx), deadline);
+        let begun = self.0.handover.begun().clone();
+        let events = events(reader, keepalive_interval(&ctx), deadline, begun);
         Response::ok(Box::pin(events.map(|event| {
             event.map(|event| StartResponse {
                 event: buffa::MessageField::some(event),
@@ -146,7 +155,14 @@ impl proto::Process for ProcessService {
         mut requests: InboundStream<StreamInputRequest>,
     ) -> ServiceResult<StreamInputResponse> {
         let mut process = None;
-        while let Some(message) = requests.next().await {
+        loop {
+            let message = tokio::select! {
+                message = requests.next() => message,
+                () = self.0.handover.begun().cancelled() => return Err(interrupted()),
+            };
+            let Some(message) = message else {
+                break;
+            };
             match (message?.to_owned_message().event, &process) {
                 (Some(InputEvent::Start(start)), None) => {
                     process = Some(self.running(start.process.as_option())?);
@@ -236,10 +252,11 @@ fn events(
     reader: Reader,
     keepalive: Duration,
     deadline: Option<Instant>,
+    handover: CancellationToken,
 ) -> impl Stream<Item = Result<ProcessEvent, ConnectError>> + Send + 'static {
-    futures::stream::unfold(
-        (reader, Step::Start),
-        move |(mut reader, step)| async move {
+    futures::stream::unfold((reader, Step::Start), move |(mut reader, step)| {
+        let handover = handover.clone();
+        async move {
             let (event, next) = match step {
                 Step::Done => return None,
                 Step::Start => {
@@ -248,6 +265,7 @@ fn events(
                 }
                 Step::Output => tokio::select! {
                     biased;
+                    () = handover.cancelled() => (Err(interrupted()), Step::Done),
                     item = reader.next() => match item {
                         Item::Data(source, data) => (Ok(data_event(source, &data)), Step::Output),
                         Item::End(end) => (Ok(event(Event::End(Box::new(end)))), Step::Done),
@@ -260,8 +278,8 @@ fn events(
                 },
             };
             Some((event, (reader, next)))
-        },
-    )
+        }
+    })
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -47,6 +47,11 @@ impl Table {
         self.entries().processes.remove(&key);
     }
 
+    /// Also those that have ended.
+    pub fn all(&self) -> Vec<Arc<Process>> {
+        self.entries().processes.values().cloned().collect()
+    }
+
     pub fn running(&self) -> Vec<Arc<Process>> {
         self.entries()
             .processes

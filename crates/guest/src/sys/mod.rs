@@ -7,6 +7,7 @@ pub mod disk;
 pub mod entropy;
 pub mod exec;
 pub mod heap;
+pub mod inherit;
 pub mod interfaces;
 pub mod pipes;
 pub mod readiness;

@@ -14,6 +14,7 @@
 pub mod lines;
 pub mod stream;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -25,7 +26,9 @@ pub const MAX_BYTES: usize = 512 * 1024;
 /// Memory of an entry beside its texts, about.
 const ENTRY_OVERHEAD: usize = 160;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     Debug,
@@ -35,7 +38,7 @@ pub enum Level {
 }
 
 /// Who says something: the first part of an entry's origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// The agent itself.
@@ -45,7 +48,7 @@ pub enum Origin {
 }
 
 /// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Entry {
     /// Unix time in microseconds, made unique by counting on. So ids grow with
     /// the wall clock, also when the guest is put back to an older state.
@@ -53,8 +56,8 @@ pub struct Entry {
     pub level: Level,
     pub logger: Origin,
     pub message: String,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub fields: BTreeMap<&'static str, String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<Cow<'static, str>, String>,
 }
 
 /// Entries that follow each other, and how many are missing before them.
@@ -67,6 +70,14 @@ pub struct Batch {
 
 fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+/// What a log leaves to the agent's successor.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct LogState {
+    entries: VecDeque<Entry>,
+    last_id: u64,
+    lost: u64,
 }
 
 /// The log. Writers never wait.
@@ -105,7 +116,10 @@ impl Log {
             level,
             logger,
             message: message.into(),
-            fields: fields.into_iter().collect(),
+            fields: fields
+                .into_iter()
+                .map(|(name, value)| (Cow::Borrowed(name), value))
+                .collect(),
         };
         kept.bytes += entry.size();
         kept.entries.push_back(entry);
@@ -117,6 +131,27 @@ impl Log {
         }
         drop(kept);
         self.news.notify_waiters();
+    }
+
+    /// All of it, for the agent's successor.
+    pub fn state(&self) -> LogState {
+        let kept = self.kept();
+        LogState {
+            entries: kept.entries.clone(),
+            last_id: kept.last_id,
+            lost: kept.lost,
+        }
+    }
+
+    /// Puts what was left before what was written since.
+    pub fn restore(&self, state: LogState) {
+        let mut kept = self.kept();
+        for entry in state.entries.into_iter().rev() {
+            kept.bytes += entry.size();
+            kept.entries.push_front(entry);
+        }
+        kept.last_id = kept.last_id.max(state.last_id);
+        kept.lost += state.lost;
     }
 
     /// Counts entries that were not even written.

@@ -95,6 +95,7 @@ impl Reader {
                 biased;
                 () = self.ended.cancelled() => return None,
                 () = self.agent.stop.cancelled() => return None,
+                () = self.agent.handover.begun().cancelled() => return None,
                 _ = self.ticks.tick() => match self.meter.read() {
                     Ok(metrics) => return line(&Line::Metrics(&metrics)),
                     Err(error) => tracing::warn!(%error, "cannot read metrics"),

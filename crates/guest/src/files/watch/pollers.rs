@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::tree::Tree;
+use super::tree::{Tree, TreeState};
 use super::{Options, events};
 use crate::files::error::Kind;
 use crate::files::{Actor, FileError};
@@ -20,6 +20,17 @@ const MAX_POLLERS: usize = 128;
 const MAX_EVENTS: usize = 16_384;
 /// A poller that nobody has asked for so long makes room for another.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10 * 60);
+
+/// What one poller leaves to the agent's successor.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct PollerState {
+    id: String,
+    pub user: String,
+    include_entry: bool,
+    tree: TreeState,
+    events: Vec<FilesystemEvent>,
+    lost: bool,
+}
 
 /// All pollers.
 #[derive(Debug)]
@@ -63,17 +74,12 @@ impl Pollers {
     /// Adds a poller and returns its id.
     pub fn insert(&self, actor: Actor, tree: Tree, options: Options) -> Result<String, FileError> {
         let id = new_id().map_err(|error| FileError::from_io("error drawing an id", &error))?;
-        let poller = Arc::new(Poller {
-            actor,
-            include_entry: options.include_entry,
-            state: tokio::sync::Mutex::new(State {
-                tree: Some(tree),
-                events: VecDeque::new(),
-                lost: false,
-            }),
-            asked: Mutex::new(Instant::now()),
-            stop: self.stop.child_token(),
-        });
+        let state = State {
+            tree: Some(tree),
+            events: VecDeque::new(),
+            lost: false,
+        };
+        let poller = self.poller(actor, options.include_entry, state);
         let mut pollers = self.pollers();
         if pollers.len() >= MAX_POLLERS {
             pollers.retain(|_, poller| poller.is_wanted());
@@ -88,6 +94,48 @@ impl Pollers {
         drop(pollers);
         self.tasks.spawn(keep_draining(poller));
         Ok(id)
+    }
+
+    fn poller(&self, actor: Actor, include_entry: bool, state: State) -> Arc<Poller> {
+        Arc::new(Poller {
+            actor,
+            include_entry,
+            state: tokio::sync::Mutex::new(state),
+            asked: Mutex::new(Instant::now()),
+            stop: self.stop.child_token(),
+        })
+    }
+
+    /// All of them, for the agent's successor. Those that cannot be kept are left
+    /// out; their next question then finds no watcher.
+    pub fn state_for_successor(&self) -> Vec<PollerState> {
+        let pollers = self.pollers();
+        let kept = pollers.iter().filter_map(|(id, poller)| {
+            let mut state = poller.state.try_lock().ok()?;
+            let events = state.events.iter().cloned().collect();
+            Some(PollerState {
+                id: id.clone(),
+                user: poller.actor.user().name.clone(),
+                include_entry: poller.include_entry,
+                tree: state.tree.as_mut()?.state_for_successor().ok()?,
+                events,
+                lost: state.lost,
+            })
+        });
+        kept.collect()
+    }
+
+    /// Goes on with one of the predecessor. Must run inside the runtime.
+    pub fn adopt(&self, state: PollerState, actor: Actor) -> std::io::Result<()> {
+        let inner = State {
+            tree: Some(Tree::adopt(state.tree)?),
+            events: state.events.into(),
+            lost: state.lost,
+        };
+        let poller = self.poller(actor, state.include_entry, inner);
+        self.pollers().insert(state.id, Arc::clone(&poller));
+        self.tasks.spawn(keep_draining(poller));
+        Ok(())
     }
 
     /// What has happened since the last question; `None` for an unknown id.
@@ -161,19 +209,24 @@ impl Poller {
 /// Until the poller is removed. It waits for the kernel without holding the
 /// lock, so that a question never waits for an event.
 async fn keep_draining(poller: Arc<Poller>) {
-    let drain = async {
-        let handle = poller.state.lock().await.tree.as_ref().map(Tree::handle)?;
-        loop {
-            let mut ready = handle.readable().await.ok()?;
-            let mut state = poller.state.lock().await;
-            poller.drain(&mut state).await.ok()?;
-            ready.clear_ready();
-        }
+    let Some(handle) = poller.state.lock().await.tree.as_ref().map(Tree::handle) else {
+        return;
     };
-    tokio::select! {
-        // It ends only on failure, which the next question will tell.
-        None::<()> = drain => {}
-        () = poller.stop.cancelled() => {}
+    loop {
+        // Only waiting is cut short, never reading: the tree would be lost.
+        let ready = tokio::select! {
+            ready = handle.readable() => ready,
+            () = poller.stop.cancelled() => return,
+        };
+        let Ok(mut ready) = ready else {
+            return;
+        };
+        let mut state = poller.state.lock().await;
+        // A failure will be told to the next question.
+        if poller.drain(&mut state).await.is_err() {
+            return;
+        }
+        ready.clear_ready();
     }
 }
 

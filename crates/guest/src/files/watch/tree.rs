@@ -8,19 +8,21 @@
 
 use std::collections::{HashMap, HashSet};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use hearth_guest_proto::filesystem::EventType;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::{Change, FileError, Options, join};
 use crate::files::entry::not_found;
 use crate::files::error::Kind;
-use crate::sys::readiness;
+use crate::handover::state::Inherited;
+use crate::sys::{inherit, readiness};
 
 /// Directories of one tree.
 const MAX_DIRECTORIES: usize = 16_384;
@@ -49,7 +51,7 @@ pub struct Tree {
     buffer: Box<[MaybeUninit<u8>]>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Directory {
     /// Relative to the root, which is "".
     path: String,
@@ -62,6 +64,15 @@ struct Directory {
 struct Leaving {
     cookie: u32,
     path: String,
+}
+
+/// What a tree leaves to the agent's successor: the kernel's watches stay.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TreeState {
+    fd: Inherited,
+    root: String,
+    recursive: bool,
+    directories: Vec<(i32, Directory)>,
 }
 
 /// One event as the kernel gives it.
@@ -98,7 +109,7 @@ impl Tree {
             recursive: options.recursive,
             directories: HashMap::new(),
             leaving: None,
-            buffer: vec![MaybeUninit::uninit(); BUFFER_BYTES].into_boxed_slice(),
+            buffer: new_buffer(),
         };
         tree.watch(String::new())?;
         if options.recursive {
@@ -106,6 +117,34 @@ impl Tree {
             tree.watch_below("", &mut Vec::new())?;
         }
         Ok(tree)
+    }
+
+    pub fn state_for_successor(&mut self) -> std::io::Result<TreeState> {
+        if let Some(left) = self.leaving.take() {
+            self.unwatch(&left.path);
+        }
+        let directories = self.directories.iter();
+        Ok(TreeState {
+            fd: Inherited(inherit::bequeath(self.fd.get_ref().as_fd())?),
+            root: self.root.clone(),
+            recursive: self.recursive,
+            directories: directories
+                .map(|(watch, directory)| (*watch, directory.clone()))
+                .collect(),
+        })
+    }
+
+    /// Goes on with what the predecessor watched. Must run inside the runtime.
+    pub fn adopt(state: TreeState) -> std::io::Result<Self> {
+        let fd = inherit::adopt(state.fd.0)?;
+        Ok(Self {
+            fd: Arc::new(readiness::watch(fd, Interest::READABLE)?),
+            root: state.root,
+            recursive: state.recursive,
+            directories: state.directories.into_iter().collect(),
+            leaving: None,
+            buffer: new_buffer(),
+        })
     }
 
     pub fn root(&self) -> &str {
@@ -331,6 +370,10 @@ impl Tree {
             let _ = inotify::remove_watch(self.fd.get_ref(), watch);
         }
     }
+}
+
+fn new_buffer() -> Box<[MaybeUninit<u8>]> {
+    vec![MaybeUninit::uninit(); BUFFER_BYTES].into_boxed_slice()
 }
 
 /// What follows `prefix` in `path`, if `path` is that or lies below it.

@@ -11,6 +11,7 @@ use crate::process::input::Input;
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn process(stall_limit: Duration) -> Arc<Process> {
+    let (_, exit) = tokio::sync::watch::channel(None);
     Arc::new(Process {
         pid: 1,
         config: Default::default(),
@@ -19,6 +20,10 @@ fn process(stall_limit: Duration) -> Arc<Process> {
         input: Input::pipe(None).unwrap(),
         state: Mutex::new(State::Ended),
         hurry: CancellationToken::new(),
+        exit,
+        deadline: None,
+        streams: Mutex::default(),
+        forgotten: Mutex::default(),
     })
 }
 
