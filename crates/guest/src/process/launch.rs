@@ -12,6 +12,7 @@
 //! does not die of a broken pipe.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -386,36 +387,12 @@ async fn read_output(
     } else {
         PIPE_CHUNK
     };
-    while !stream.drained {
-        match read_now(fd, limit) {
-            Ok(Some(data)) if data.is_empty() => break,
-            Ok(Some(data)) => {
-                if let Some(lines) = &mut lines {
-                    lines.take(&data);
-                }
-                tokio::select! {
-                    biased;
-                    () = process.output.append(source, data.clone()) => {}
-                    () = stop.cancelled() => return process.output.push(source, data),
-                }
-                // Lets others run while a process writes without end.
-                tokio::task::coop::consume_budget().await;
-            }
-            Ok(None) if process.hurry.is_cancelled() => break,
-            Ok(None) => tokio::select! {
-                ready = fd.readable() => match ready {
-                    Ok(mut ready) => ready.clear_ready(),
-                    Err(_) => break,
-                },
-                () = process.hurry.cancelled() => {}
-                () = stop.cancelled() => return,
-            },
-            // A terminal whose programs are all gone reads as an I/O error.
-            Err(_) => break,
-        }
-        if stop.is_cancelled() {
-            return;
-        }
+    if !stream.drained
+        && read_counted(&process, &stream, &mut lines, limit, &stop)
+            .await
+            .is_break()
+    {
+        return;
     }
     if let Some(lines) = &mut lines {
         lines.finish();
@@ -429,6 +406,51 @@ async fn read_output(
         () = stop.cancelled() => return,
     }
     process.streams().retain(|stream| stream.source != source);
+}
+
+/// Reads while output counts; breaks when the agent stops.
+async fn read_counted(
+    process: &Process,
+    stream: &OutputStream,
+    lines: &mut Option<Lines>,
+    limit: usize,
+    stop: &CancellationToken,
+) -> ControlFlow<()> {
+    let (source, fd) = (stream.source, &stream.fd);
+    loop {
+        match read_now(fd, limit) {
+            Ok(Some(data)) if data.is_empty() => return ControlFlow::Continue(()),
+            Ok(Some(data)) => {
+                if let Some(lines) = lines {
+                    lines.take(&data);
+                }
+                tokio::select! {
+                    biased;
+                    () = process.output.append(source, data.clone()) => {}
+                    () = stop.cancelled() => {
+                        process.output.push(source, data);
+                        return ControlFlow::Break(());
+                    }
+                }
+                // Lets others run while a process writes without end.
+                tokio::task::coop::consume_budget().await;
+            }
+            Ok(None) if process.hurry.is_cancelled() => return ControlFlow::Continue(()),
+            Ok(None) => tokio::select! {
+                ready = fd.readable() => match ready {
+                    Ok(mut ready) => ready.clear_ready(),
+                    Err(_) => return ControlFlow::Continue(()),
+                },
+                () = process.hurry.cancelled() => {}
+                () = stop.cancelled() => return ControlFlow::Break(()),
+            },
+            // A terminal whose programs are all gone reads as an I/O error.
+            Err(_) => return ControlFlow::Continue(()),
+        }
+        if stop.is_cancelled() {
+            return ControlFlow::Break(());
+        }
+    }
 }
 
 async fn discard(fd: &AsyncFd<OwnedFd>, limit: usize) {
