@@ -13,8 +13,8 @@ mod routes;
 pub mod secrets;
 mod serving;
 pub mod signals;
-pub mod tls;
 mod telemetry;
+pub mod tls;
 
 use crate::settings::Settings;
 use anyhow::Context;
