@@ -16,9 +16,13 @@
 use std::collections::HashSet;
 use std::collections::hash_map::{Entry, HashMap};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
 
 const PAGE: u64 = 4096;
 const PRESENT: u64 = 1 << 63;
@@ -26,6 +30,13 @@ const SWAPPED: u64 = 1 << 62;
 const FILE_PAGE: u64 = 1 << 61;
 /// Entries read at a time.
 const CHUNK: usize = 16 * 1024;
+/// The most bytes of one piece, and of all pieces of one call, when memory is copied.
+const PIECE_BYTES: u64 = 1 << 20;
+const BATCH_BYTES: usize = 8 << 20;
+/// The most pieces of one call; the kernel allows 1024.
+const BATCH_PIECES: usize = 512;
+/// Bytes that are worth a thread.
+const SHARE_BYTES: usize = 8 << 20;
 
 /// Consecutive pages in the memory image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +51,7 @@ pub struct PageRun {
 /// Memory that a paused VM wrote since it was restored. Valid while it stays paused.
 #[derive(Debug)]
 pub struct DirtyMemory {
+    pid: Pid,
     runs: Vec<PageRun>,
     mapping: Mapping,
     memory: File,
@@ -61,7 +73,9 @@ impl DirtyMemory {
         let memory = File::open(format!("/proc/{pid}/mem"))?;
         let mut runs = Vec::new();
         search(&pagemap, mapping, &mut runs)?;
+        let pid = i32::try_from(pid).map_err(io::Error::other)?;
         Ok(Self {
+            pid: Pid::from_raw(pid),
             runs,
             mapping,
             memory,
@@ -99,6 +113,102 @@ impl DirtyMemory {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.memory.read_exact_at(buffer, start + offset)
+    }
+
+    /// Reads ranges of the image, one after the other, into a buffer of just their
+    /// length, as fast as memory is copied. Blocking, on up to `threads` threads.
+    ///
+    /// # Errors
+    /// As [`DirtyMemory::read_at`], or when the lengths differ.
+    pub fn read_all(
+        &self,
+        ranges: &[Range<u64>],
+        buffer: &mut [u8],
+        threads: usize,
+    ) -> io::Result<()> {
+        let Mapping { start, end } = self.mapping;
+        let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        if total != buffer.len() as u64
+            || ranges
+                .iter()
+                .any(|range| range.start > range.end || range.end > end - start)
+        {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let quota = (buffer.len() / threads.max(1)).max(SHARE_BYTES);
+        let mut shares = Vec::new();
+        let (mut remote, mut bytes, mut rest) = (Vec::new(), 0, buffer);
+        for range in ranges {
+            let mut at = range.start;
+            while at < range.end {
+                let length = (range.end - at).min(PIECE_BYTES);
+                let len = usize::try_from(length).map_err(io::Error::other)?;
+                let base = usize::try_from(start + at).map_err(io::Error::other)?;
+                remote.push(RemoteIoVec { base, len });
+                bytes += len;
+                at += length;
+                if bytes >= quota {
+                    let (now, later) = rest.split_at_mut(bytes);
+                    let remote = std::mem::take(&mut remote);
+                    shares.push(Share {
+                        remote,
+                        buffer: now,
+                    });
+                    (bytes, rest) = (0, later);
+                }
+            }
+        }
+        shares.push(Share {
+            remote,
+            buffer: rest,
+        });
+        let pid = self.pid;
+        std::thread::scope(|scope| {
+            let running: Vec<_> = shares
+                .into_iter()
+                .map(|share| scope.spawn(move || share.copy(pid)))
+                .collect();
+            running.into_iter().try_for_each(|thread| {
+                let ended = thread.join();
+                ended.unwrap_or_else(|_| Err(io::Error::other("a copying thread panicked")))
+            })
+        })?;
+        // Those copies went by process id. The open file goes by the process itself: it
+        // is still there, so the id was its own all the time.
+        let mut byte = [0];
+        self.read_at(0, &mut byte)
+    }
+}
+
+/// What one thread of [`DirtyMemory::read_all`] copies.
+struct Share<'a> {
+    /// Addresses in the process.
+    remote: Vec<RemoteIoVec>,
+    buffer: &'a mut [u8],
+}
+
+impl Share<'_> {
+    fn copy(self, pid: Pid) -> io::Result<()> {
+        let mut rest = self.buffer;
+        let mut remote = self.remote.into_iter().peekable();
+        while !rest.is_empty() {
+            // Bounded in pieces and in bytes, for a call to be whole or to fail.
+            let mut batch = Vec::with_capacity(BATCH_PIECES);
+            let mut bytes = 0;
+            while let Some(piece) = remote
+                .next_if(|piece| batch.len() < BATCH_PIECES && bytes + piece.len <= BATCH_BYTES)
+            {
+                bytes += piece.len;
+                batch.push(piece);
+            }
+            let (now, later) = rest.split_at_mut(bytes);
+            let copied = process_vm_readv(pid, &mut [IoSliceMut::new(now)], &batch)?;
+            if copied != bytes || bytes == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            rest = later;
+        }
+        Ok(())
     }
 }
 
@@ -288,6 +398,14 @@ mod tests {
         dirty.read_at(4 * PAGE - 1, &mut bytes).unwrap();
         assert_eq!(bytes, [b'w', 7]);
         assert!(dirty.read_at(8 * PAGE - 1, &mut bytes).is_err());
+        let mut all = vec![0; 3 * 4096];
+        let ranges = [PAGE..3 * PAGE, 4 * PAGE..5 * PAGE];
+        dirty.read_all(&ranges, &mut all, 2).unwrap();
+        assert!(all[..4096].iter().all(|byte| *byte == 7));
+        assert!(all[4096..8192].iter().all(|byte| *byte == b'w'));
+        assert!(all[8192..].iter().all(|byte| *byte == 7));
+        let outside = dirty.read_all(&[7 * PAGE..9 * PAGE], &mut all[..8192], 2);
+        assert!(outside.is_err());
         child.kill().unwrap();
         child.wait().unwrap();
         file.rewind().unwrap();

@@ -119,6 +119,13 @@ pub trait Machine: Send + Sync {
     /// shared (the file is the memory), or as [`Machine::pause`].
     async fn dirty_memory(&self) -> Result<DirtyMemory, Error>;
 
+    /// How much memory, in bytes, the VM has written since it was restored, about: it
+    /// may run meanwhile.
+    ///
+    /// # Errors
+    /// As [`Machine::dirty_memory`], but for `NotPaused`.
+    async fn written_bytes(&self) -> Result<u64, Error>;
+
     /// Kills the VM process, waits until it has ended and removes what it used: socket
     /// and control group. Fine when it has already ended.
     ///

@@ -54,6 +54,23 @@ impl Error {
         }
     }
 
+    /// A failure for want of disk space is the node's being full, whatever step met
+    /// it.
+    pub(crate) fn or_full(self) -> Self {
+        let mut cause: Option<&dyn std::error::Error> = Some(&self);
+        while let Some(error) = cause {
+            let full = error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == std::io::ErrorKind::StorageFull)
+                || matches!(error.downcast_ref(), Some(hearth_block::IoError::NoSpace));
+            if full {
+                return Self::Capacity("the node is out of disk space".to_owned());
+            }
+            cause = error.source();
+        }
+        self
+    }
+
     /// Wraps a failure with the step, a present-tense verb phrase, that met it.
     pub(crate) fn step<E>(step: &'static str) -> impl FnOnce(E) -> Self
     where

@@ -1,8 +1,9 @@
 //! Who needs which build right now, in this process. A build that somebody holds
 //! a [`Lease`] on, and every build below it, survives garbage collection.
 //!
-//! Collecting holds the register's lock from looking to removing (a rename), so a
-//! lease is either seen or taken too late: then the build is found missing.
+//! Collecting reads the builds first and then takes the register's lock, to decide
+//! and to remove (by a rename). So a lease is either seen, or taken too late: then
+//! the build is found missing. What was published meanwhile makes it read again.
 
 use hearth_ids::BuildId;
 use std::{
@@ -12,7 +13,14 @@ use std::{
 
 #[derive(Debug, Default)]
 pub(crate) struct Register {
-    held: Mutex<HashMap<BuildId, usize>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) held: HashMap<BuildId, usize>,
+    /// Builds published since the start.
+    pub(crate) published: u64,
 }
 
 /// Keeps a build from being collected until it is dropped.
@@ -23,13 +31,13 @@ pub struct Lease {
 }
 
 impl Register {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, HashMap<BuildId, usize>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it holds the lock; a poisoned map is still whole.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn take(self: &Arc<Self>, id: BuildId) -> Lease {
-        *self.lock().entry(id).or_default() += 1;
+        *self.lock().held.entry(id).or_default() += 1;
         Lease {
             id,
             register: Arc::clone(self),
@@ -52,11 +60,11 @@ impl Clone for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut held = self.register.lock();
-        if let Some(count) = held.get_mut(&self.id) {
+        let mut state = self.register.lock();
+        if let Some(count) = state.held.get_mut(&self.id) {
             *count -= 1;
             if *count == 0 {
-                held.remove(&self.id);
+                state.held.remove(&self.id);
             }
         }
     }

@@ -250,27 +250,16 @@ impl Inner {
     /// Finds, and unless it is only asked for removes, what nothing needs. A
     /// damaged build is nobody's garbage: it stays for a person to look at.
     fn collect(&self, only_look: bool) -> Result<Vec<BuildId>, Error> {
-        // Held to the end, so that no lease comes between looking and removing.
-        let leases = self.leases.lock();
-        let builds = self.builds()?;
-        let parents: HashMap<BuildId, &[BuildId]> = builds
-            .iter()
-            .map(|build| (build.manifest.build_id, &*build.manifest.parents))
-            .collect();
-        let free = |build: &Build| build.retired || build.manifest.kind == Kind::Pause;
-        let roots = builds.iter().filter(|build| !free(build));
-        let mut open: Vec<BuildId> = roots.map(|build| build.manifest.build_id).collect();
-        open.extend(leases.keys());
-        let mut needed: HashSet<BuildId> = HashSet::new();
-        while let Some(id) = open.pop() {
-            if needed.insert(id) {
-                open.extend(parents.get(&id).copied().unwrap_or_default());
+        let (builds, state) = loop {
+            let published = self.leases.lock().published;
+            let builds = self.builds()?;
+            let state = self.leases.lock();
+            if state.published == published {
+                break (builds, state);
             }
-        }
-        let garbage = builds
-            .iter()
-            .filter(|build| free(build) && !needed.contains(&build.manifest.build_id));
-        let garbage: Vec<BuildId> = garbage.map(|build| build.manifest.build_id).collect();
+        };
+        // Locked to the end, so that no lease comes between looking and removing.
+        let garbage = needless(&builds, state.held.keys());
         if only_look {
             return Ok(garbage);
         }
@@ -278,7 +267,7 @@ impl Inner {
         for id in &garbage {
             doomed.push(self.hide(*id)?);
         }
-        drop(leases);
+        drop(state);
         for directory in doomed {
             fs::remove_dir_all(&directory).map_err(Error::io("remove", directory))?;
         }
@@ -400,8 +389,10 @@ impl Inner {
 
         let directory = self.directory(staging.id);
         // Renaming onto a build fails: a directory with content is never replaced.
+        // Counted in the same step, so that a collector cannot miss it.
+        let mut state = self.leases.lock();
         match fs::rename(&staging.directory, &directory) {
-            Ok(()) => {}
+            Ok(()) => state.published += 1,
             Err(error)
                 if matches!(
                     error.kind(),
@@ -412,6 +403,7 @@ impl Inner {
             }
             Err(error) => return Err(Error::io("publish", directory)(error)),
         }
+        drop(state);
         sync_directory(&self.root)?;
         Ok(Build {
             directory,
@@ -591,6 +583,27 @@ fn own_bytes(build: &Build) -> u64 {
         sparse::allocated_bytes(&file).ok()
     });
     sizes.sum()
+}
+
+/// The builds that can go: retired ones and kept states of sandboxes, unless a
+/// lease or another build that stays needs them.
+fn needless<'a>(builds: &[Build], leased: impl Iterator<Item = &'a BuildId>) -> Vec<BuildId> {
+    let free = |build: &Build| build.retired || build.manifest.kind == Kind::Pause;
+    let id = |build: &Build| build.manifest.build_id;
+    let parents: HashMap<BuildId, &[BuildId]> = builds
+        .iter()
+        .map(|build| (id(build), &*build.manifest.parents))
+        .collect();
+    let roots = builds.iter().filter(|build| !free(build)).map(id);
+    let mut open: Vec<BuildId> = roots.chain(leased.copied()).collect();
+    let mut needed: HashSet<BuildId> = HashSet::new();
+    while let Some(id) = open.pop() {
+        if needed.insert(id) {
+            open.extend(parents.get(&id).copied().unwrap_or_default());
+        }
+    }
+    let garbage = builds.iter().filter(|build| free(build)).map(id);
+    garbage.filter(|id| !needed.contains(id)).collect()
 }
 
 /// Measures a staged file and makes it durable.

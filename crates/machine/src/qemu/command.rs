@@ -143,7 +143,11 @@ impl CommandLine<'_> {
             "discard": "unmap",
         });
         line.option("-blockdev", disk.to_string());
-        line.option("-device", "virtio-blk-device,drive=disk");
+        // The guest learns of a full disk; by default QEMU would stop it for that.
+        line.option(
+            "-device",
+            "virtio-blk-device,drive=disk,werror=report,rerror=report",
+        );
         if let Some(Network {
             tap,
             mac: [a, b, c, d, e, f],

@@ -45,6 +45,28 @@ impl QemuMachine {
         }
     }
 
+    fn require_private(&self) -> Result<(), Error> {
+        match self.running.record.memory_mapping {
+            MemoryMapping::Private => Ok(()),
+            MemoryMapping::Shared => Err(Error::Unsupported(
+                "the memory file of a booted VM is its memory",
+            )),
+        }
+    }
+
+    async fn find_dirty(&self) -> Result<DirtyMemory, Error> {
+        let record = self.running.record.clone();
+        tokio::task::spawn_blocking(move || {
+            let image = &record.memory_file;
+            let overlay = record.memory_overlay_files.iter();
+            let files: Vec<&Path> = overlay.chain([image]).map(PathBuf::as_path).collect();
+            DirtyMemory::find(record.pid, &files, record.shape.memory_bytes)
+                .map_err(Error::io("search memory mapped from", image))
+        })
+        .await
+        .map_err(|error| Error::Protocol(format!("the search was interrupted: {error}")))?
+    }
+
     /// Has QEMU write its device state to a descriptor that it is handed for this.
     async fn save_to(&self, file: OwnedFd) -> Result<(), Error> {
         let pending = self.running.qmp.send_with("add-fd", json!({}), file).await;
@@ -104,23 +126,14 @@ impl Machine for QemuMachine {
     }
 
     async fn dirty_memory(&self) -> Result<DirtyMemory, Error> {
-        let record = &self.running.record;
-        if record.memory_mapping == MemoryMapping::Shared {
-            return Err(Error::Unsupported(
-                "the memory file of a booted VM is its memory",
-            ));
-        }
+        self.require_private()?;
         self.require_paused().await?;
-        let record = record.clone();
-        tokio::task::spawn_blocking(move || {
-            let image = &record.memory_file;
-            let overlay = record.memory_overlay_files.iter();
-            let files: Vec<&Path> = overlay.chain([image]).map(PathBuf::as_path).collect();
-            DirtyMemory::find(record.pid, &files, record.shape.memory_bytes)
-                .map_err(Error::io("search memory mapped from", image))
-        })
-        .await
-        .map_err(|error| Error::Protocol(format!("the search was interrupted: {error}")))?
+        self.find_dirty().await
+    }
+
+    async fn written_bytes(&self) -> Result<u64, Error> {
+        self.require_private()?;
+        Ok(self.find_dirty().await?.len())
     }
 
     async fn stop(&self) -> Result<(), Error> {

@@ -18,7 +18,7 @@ use super::{
     setup,
 };
 use crate::{
-    agent,
+    admission, agent,
     config::AGENT_PORT,
     error::{Error, chain},
     hooks::Step,
@@ -35,6 +35,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     net::SocketAddr,
+    ops::Range,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -51,6 +52,14 @@ const MEMORY_PIECES: usize = 12_000;
 /// Disk layers on top of each other; beyond that they are merged into one.
 const DISK_DEPTH: usize = 48;
 
+/// Threads that copy memory while the VM stands still.
+const COPY_THREADS: usize = 2;
+/// Memory that a VM may write between being asked and being paused.
+const BUFFER_SPARE_BYTES: u64 = 16 << 20;
+/// What fresh room is filled with, to have the kernel provide it: not zeros, for
+/// those are provided on the first write only.
+const UNWRITTEN: u8 = 0xa5;
+
 /// What a build is kept for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -66,7 +75,16 @@ pub(crate) struct Captured {
     keeping: Keeping,
     purpose: Purpose,
     memory_below: Vec<hearth_ids::BuildId>,
+    /// Memory that was copied and is yet to be written.
+    copied: Option<Copied>,
     files: Vec<(FileRole, String)>,
+}
+
+/// Ranges of the guest's memory, one after the other in a buffer.
+struct Copied {
+    ranges: Vec<Range<u64>>,
+    buffer: Vec<u8>,
+    memory_bytes: u64,
 }
 
 /// Takes everything for which the VM must stand still. On success and failure
@@ -80,14 +98,18 @@ pub(crate) async fn capture(
     purpose: Purpose,
 ) -> Result<Captured, Error> {
     // Made first: the VM stands still for less.
-    let staging = shared
-        .builds
-        .stage(keeping.build)
-        .await
-        .map_err(Error::step("make room for the build"))?;
+    let staging = shared.builds.stage(keeping.build).await;
+    let staging = staging.map_err(|error| match error {
+        hearth_snapshot::Error::Exists(_) => Error::Invalid(error.to_string()),
+        other => Error::step("make room for the build")(other),
+    })?;
+    let machine = machine(resources)?;
+    let buffer = match purpose {
+        Purpose::Snapshot => buffer_for(machine).await,
+        Purpose::Pause => Vec::new(),
+    };
     freeze(record, resources, keeping.with_memory).await;
     shared.hooks.reached(Step::Frozen)?;
-    let machine = machine(resources)?;
     machine.pause().await.map_err(Error::step("pause the VM"))?;
     shared.hooks.reached(Step::VmPaused)?;
 
@@ -96,6 +118,7 @@ pub(crate) async fn capture(
         keeping,
         purpose,
         memory_below: Vec::new(),
+        copied: None,
         files: Vec::new(),
     };
     if keeping.with_memory {
@@ -107,7 +130,7 @@ pub(crate) async fn capture(
             .map_err(Error::step("save the VM's devices"))?;
         captured.add(FileRole::DeviceState, DEVICE_STATE_FILE);
         shared.hooks.reached(Step::DevicesSaved)?;
-        memory(shared, ground, record, machine, &mut captured).await?;
+        memory(shared, ground, record, machine, buffer, &mut captured).await?;
         shared.hooks.reached(Step::MemorySaved)?;
     }
     seal(shared, record, resources).await?;
@@ -128,6 +151,15 @@ impl Captured {
 
     fn path(&self, name: &str) -> PathBuf {
         self.staging.directory().join(name)
+    }
+
+    fn difference_paths(&self) -> [PathBuf; 2] {
+        [MEMORY_DIFFERENCE_FILE, MEMORY_INDEX_FILE].map(|name| self.path(name))
+    }
+
+    fn add_difference(&mut self) {
+        self.add(FileRole::MemoryDifference, MEMORY_DIFFERENCE_FILE);
+        self.add(FileRole::MemoryIndex, MEMORY_INDEX_FILE);
     }
 }
 
@@ -167,12 +199,17 @@ async fn memory(
     ground: &Ground,
     record: &Record,
     machine: &dyn Machine,
+    mut buffer: Vec<u8>,
     captured: &mut Captured,
 ) -> Result<(), Error> {
     let Some(stack) = &ground.memory else {
         let own = shared.journals.dir(&record.spec.sandbox_id);
         let (from, to) = (own.join(setup::MEMORY_FILE), captured.path(MEMORY_FILE));
         let purpose = captured.purpose;
+        if purpose == Purpose::Snapshot {
+            let file = File::open(&from).and_then(|file| sparse::allocated_bytes(&file));
+            require_room(shared, file.map_err(Error::step("keep the VM's memory"))?)?;
+        }
         blocking("keep the VM's memory", move || {
             whole_memory(&from, &to, purpose)
         })
@@ -185,28 +222,106 @@ async fn memory(
         .await
         .map_err(Error::step("find the memory that was written"))?;
     let (ranges, below) = plan(&dirty, stack);
-    let data = captured.path(MEMORY_DIFFERENCE_FILE);
-    let index = captured.path(MEMORY_INDEX_FILE);
+    require_room(
+        shared,
+        ranges.iter().map(|range| range.end - range.start).sum(),
+    )?;
+    captured.memory_below = below;
     let memory_bytes = stack.build.manifest.shape.memory_mib << 20;
+    let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    let total = usize::try_from(total).map_err(Error::step("keep the VM's memory"))?;
+    if buffer.len() < total {
+        // For a pause, or where there was no memory to copy to: straight to the disk.
+        let [data, index] = captured.difference_paths();
+        blocking("keep the memory that was written", move || {
+            write_difference(&data, &index, memory_bytes, &ranges, |offset, buffer| {
+                dirty.read_at(offset, buffer)
+            })
+        })
+        .await?;
+        captured.add_difference();
+        return Ok(());
+    }
+    buffer.truncate(total);
+    let copied = blocking("copy the memory that was written", move || {
+        dirty.read_all(&ranges, &mut buffer, COPY_THREADS)?;
+        Ok(Copied {
+            ranges,
+            buffer,
+            memory_bytes,
+        })
+    });
+    captured.copied = Some(copied.await?);
+    Ok(())
+}
+
+/// Room to copy the memory to that the VM has written, touched already, so that the
+/// VM stands still for no more than the copying; empty where that is too much.
+async fn buffer_for(machine: &dyn Machine) -> Vec<u8> {
+    let Ok(written) = machine.written_bytes().await else {
+        return Vec::new();
+    };
+    let wanted = written + written / 4 + BUFFER_SPARE_BYTES;
+    let available = admission::host_memory_bytes().map_or(0, |(available, _)| available);
+    match usize::try_from(wanted) {
+        Ok(length) if wanted <= available / 4 => {
+            let made = tokio::task::spawn_blocking(move || vec![UNWRITTEN; length]);
+            made.await.unwrap_or_default()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Writes copied memory as a difference.
+async fn write_copied(captured: &mut Captured) -> Result<(), Error> {
+    let Some(copied) = captured.copied.take() else {
+        return Ok(());
+    };
+    let [data, index] = captured.difference_paths();
     blocking("keep the memory that was written", move || {
-        let data = create(&data)?;
-        let written = difference::write(&data, memory_bytes, &ranges, |offset, buffer| {
-            dirty.read_at(offset, buffer)
-        })?;
-        io::Write::write_all(&mut create(&index)?, &written.encode())
+        let mut starts = Vec::with_capacity(copied.ranges.len());
+        let mut next = 0;
+        for range in &copied.ranges {
+            starts.push((range.start, next));
+            next += range.end - range.start;
+        }
+        let read = |offset: u64, part: &mut [u8]| {
+            let range = starts.partition_point(|(start, _)| *start <= offset) - 1;
+            let (start, at) = starts[range];
+            let at = usize::try_from(at + offset - start).map_err(io::Error::other)?;
+            part.copy_from_slice(&copied.buffer[at..at + part.len()]);
+            Ok(())
+        };
+        write_difference(&data, &index, copied.memory_bytes, &copied.ranges, read)
     })
     .await?;
-    captured.memory_below = below;
-    captured.add(FileRole::MemoryDifference, MEMORY_DIFFERENCE_FILE);
-    captured.add(FileRole::MemoryIndex, MEMORY_INDEX_FILE);
+    captured.add_difference();
+    Ok(())
+}
+
+fn write_difference(
+    data: &Path,
+    index: &Path,
+    memory_bytes: u64,
+    ranges: &[Range<u64>],
+    read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let written = difference::write(&create(data)?, memory_bytes, ranges, read)?;
+    io::Write::write_all(&mut create(index)?, &written.encode())
+}
+
+/// Refuses before the disk is full, for others write to it too.
+fn require_room(shared: &Shared, bytes: u64) -> Result<(), Error> {
+    let available = admission::disk_available_bytes(&shared.config.state_dir)
+        .map_err(Error::step("measure the host's free disk space"))?;
+    if available < bytes.saturating_add(shared.config.disk_reserve_bytes) {
+        return Err(Error::Capacity("the node is out of disk space".to_owned()));
+    }
     Ok(())
 }
 
 /// Which ranges a difference takes in, and the builds that it then stands on.
-fn plan(
-    dirty: &DirtyMemory,
-    stack: &Stack,
-) -> (Vec<std::ops::Range<u64>>, Vec<hearth_ids::BuildId>) {
+fn plan(dirty: &DirtyMemory, stack: &Stack) -> (Vec<Range<u64>>, Vec<hearth_ids::BuildId>) {
     let mut ranges: Vec<_> = dirty
         .runs()
         .iter()
@@ -297,6 +412,7 @@ pub(crate) async fn publish(
     resources: &mut Resources,
     mut captured: Captured,
 ) -> Result<Build, Error> {
+    write_copied(&mut captured).await?;
     let below = link_disk(shared, ground, record, resources, &mut captured).await?;
     shared.hooks.reached(Step::DiskLinked)?;
     if captured.keeping.with_memory {
@@ -330,13 +446,11 @@ pub(crate) async fn publish(
         parents: below.parents(),
         files: captured.files,
     };
-    let build = shared
+    shared
         .builds
         .publish_over(captured.staging, draft, below)
         .await
-        .map_err(Error::step("publish the build"))?;
-    shared.hooks.reached(Step::Published)?;
-    Ok(build)
+        .map_err(Error::step("publish the build"))
 }
 
 /// Finishes the sealed layers and links their files into the build to be. Returns

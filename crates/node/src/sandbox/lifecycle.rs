@@ -33,14 +33,15 @@ impl Driver {
         let lease = self.shared.builds.lease(build);
         let keeping = Keeping { build, with_memory };
         let kept = match self.keep(keeping, Purpose::Pause).await {
-            Ok(_) => self.commit_pause(keeping),
+            Ok(_) => match self.commit_pause(keeping) {
+                Ok(()) => Ok(()),
+                Err(error) => Err(self.unmade(build, error).await),
+            },
             Err(error) => Err(error),
         };
         if let Err(error) = kept {
             self.go_on().await;
-            // Unless it was never published.
-            let _ = self.shared.builds.remove(build).await;
-            return Err(error);
+            return Err(error.or_full());
         }
         self.kept = Some(lease);
         self.closed.cancel();
@@ -76,7 +77,20 @@ impl Driver {
         if purpose == Purpose::Snapshot {
             wake(record, resources, keeping.with_memory).await?;
         }
-        keep::publish(shared, ground, record, resources, captured).await
+        let made = keep::publish(shared, ground, record, resources, captured).await?;
+        match self.shared.hooks.reached(Step::Published) {
+            Ok(()) => Ok(made),
+            Err(error) => Err(self.unmade(keeping.build, error).await),
+        }
+    }
+
+    /// Removes a build that was published for nothing; returns the error that made it
+    /// so.
+    async fn unmade(&self, build: BuildId, error: Error) -> Error {
+        if let Err(error) = self.shared.builds.remove(build).await {
+            tracing::error!(sandbox = %self.id(), %build, error = %chain(&error), "a build is left that nobody knows of");
+        }
+        error
     }
 
     /// The moment from which on a pause has happened for everybody.
@@ -148,7 +162,10 @@ impl Driver {
         };
         let lease = self.shared.builds.lease(build);
         let made = match self.keep(keeping, Purpose::Snapshot).await {
-            Ok(_) => self.adopt_layers(build).await,
+            Ok(_) => match self.adopt_layers(build).await {
+                Ok(()) => Ok(()),
+                Err(error) => Err(self.unmade(build, error).await),
+            },
             Err(error) => Err(error),
         };
         drop(lease);
@@ -159,8 +176,7 @@ impl Driver {
             }
             Err(error) => {
                 self.go_on().await;
-                let _ = self.shared.builds.remove(build).await;
-                Err(error)
+                Err(error.or_full())
             }
         }
     }

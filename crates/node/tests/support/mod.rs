@@ -28,6 +28,7 @@ use std::{
 };
 
 const INSIDE: &str = "HEARTH_TEST_INSIDE";
+const HOME: &str = "HEARTH_TEST_HOME";
 /// The longest wait for anything; generous, because emulation shares the host.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -66,22 +67,62 @@ pub(crate) fn isolated<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -
     assert!(status.success(), "{status}");
 }
 
+enum Dir {
+    Own(tempfile::TempDir),
+    Given(PathBuf),
+}
+
+impl Dir {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Own(dir) => dir.path(),
+            Self::Given(path) => path,
+        }
+    }
+}
+
 /// Directories of a node that starts and ends several times.
 pub(crate) struct Home {
-    dir: tempfile::TempDir,
+    dir: Dir,
     pub(crate) base: BuildId,
     /// Sandboxes that its nodes make ahead.
     pub(crate) spares: usize,
 }
 
+impl Drop for Home {
+    fn drop(&mut self) {
+        // Where nothing is mounted, nothing is done.
+        let _ = std::process::Command::new("umount")
+            .args(["--quiet", "--lazy"])
+            .arg(self.state())
+            .status();
+    }
+}
+
 impl Home {
     pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The same with a state directory on a file system of its own.
+    pub(crate) async fn on_a_disk_of_mib(mib: u32) -> Self {
+        Self::with(|state| mount(&format!("size={mib}m"), state)).await
+    }
+
+    /// Changes the size of that file system.
+    pub(crate) fn resize_mib(&self, mib: u32) {
+        mount(&format!("remount,size={mib}m"), &self.state());
+    }
+
+    async fn with(prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("hn")
             .tempdir_in("/tmp")
             .unwrap();
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let state = dir.path().join("state");
+        std::fs::create_dir_all(&state).unwrap();
+        prepare(&state);
         std::fs::create_dir_all(state.join("builds")).unwrap();
         std::fs::set_permissions(&state, PermissionsExt::from_mode(0o711)).unwrap();
         let cache = cache();
@@ -96,19 +137,42 @@ impl Home {
             .expect("scripts/prepare has made a base template");
         let build = store.open(newest.build_id).await.unwrap();
         let target = state.join("builds").join(newest.build_id.to_string());
-        std::fs::create_dir(&target).unwrap();
-        for entry in std::fs::read_dir(build.directory()).unwrap() {
-            let entry = entry.unwrap();
-            let to = target.join(entry.file_name());
-            if std::fs::hard_link(entry.path(), &to).is_err() {
-                std::fs::copy(entry.path(), &to).unwrap();
-            }
-        }
+        // Nothing of it is ever written.
+        std::os::unix::fs::symlink(build.directory(), &target).unwrap();
         Self {
-            dir,
+            dir: Dir::Own(dir),
             base: newest.build_id,
             spares: 0,
         }
+    }
+
+    /// The same, or the one that a process above has made.
+    pub(crate) async fn shared() -> Self {
+        match std::env::var(HOME) {
+            Err(_) => Self::new().await,
+            Ok(text) => {
+                let (dir, base) = text.split_once(' ').unwrap();
+                Self {
+                    dir: Dir::Given(dir.into()),
+                    base: base.parse().unwrap(),
+                    spares: 0,
+                }
+            }
+        }
+    }
+
+    /// Runs this very test again in a process that is told `order` in the variable
+    /// `variable`, and has to be killed by a signal.
+    pub(crate) fn run_and_die(&self, variable: &str, order: &str) {
+        use std::os::unix::process::ExitStatusExt;
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(std::env::args().skip(1))
+            .env(HOME, format!("{} {}", self.dir.path().display(), self.base))
+            .env(variable, order)
+            .output()
+            .unwrap();
+        let words = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.signal(), Some(6), "{order}: {words}");
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -202,6 +266,15 @@ impl Home {
         let marker = format!("{}/", self.run().display());
         hearth_machine::processes::naming(&marker)
     }
+}
+
+fn mount(options: &str, target: &Path) {
+    let status = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+        .arg(target)
+        .status()
+        .unwrap();
+    assert!(status.success());
 }
 
 /// Where `scripts/prepare` put what guests are made of.

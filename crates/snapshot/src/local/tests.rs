@@ -264,3 +264,159 @@ async fn a_build_is_taken_over_whole_or_not_at_all() {
     assert!(matches!(second.open(id).await, Err(Error::NotFound(_))));
     assert_eq!(staging_entries(&second), 0);
 }
+
+/// Publishes a small build over others, as a paused sandbox's.
+async fn layered(store: &LocalStore, kind: Kind, below: &[BuildId]) -> Build {
+    let staging = store.stage(BuildId::random()).await.unwrap();
+    let directory = staging.directory();
+    fs::write(directory.join(crate::SECRETS_FILE), b"{}").unwrap();
+    fs::write(directory.join(DEVICE_STATE_FILE), b"devices").unwrap();
+    let data = File::create(directory.join(crate::MEMORY_DIFFERENCE_FILE)).unwrap();
+    let ranges = [0..4096, 8192..12288];
+    let index = crate::difference::write(&data, 4 * MIB, &ranges, |offset, buffer| {
+        buffer.fill(1 + u8::try_from(offset / 4096).unwrap());
+        Ok(())
+    })
+    .unwrap();
+    fs::write(directory.join(crate::MEMORY_INDEX_FILE), index.encode()).unwrap();
+    fs::create_dir(directory.join("disk-0")).unwrap();
+    fs::write(directory.join("disk-0/index"), b"index").unwrap();
+    let disk = File::create(directory.join("disk-0/data")).unwrap();
+    disk.set_len(8 * MIB).unwrap();
+    let below = Below {
+        memory: below.to_vec(),
+        disk: below.to_vec(),
+    };
+    let draft = Draft {
+        kind,
+        name: None,
+        parents: below.parents(),
+        files: vec![
+            (
+                FileRole::MemoryDifference,
+                crate::MEMORY_DIFFERENCE_FILE.to_owned(),
+            ),
+            (FileRole::MemoryIndex, crate::MEMORY_INDEX_FILE.to_owned()),
+            (FileRole::DeviceState, DEVICE_STATE_FILE.to_owned()),
+            (FileRole::DiskIndex, "disk-0/index".to_owned()),
+            (FileRole::DiskData, "disk-0/data".to_owned()),
+            (FileRole::Secrets, crate::SECRETS_FILE.to_owned()),
+        ],
+        ..draft()
+    };
+    store.publish_over(staging, draft, below).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_stack_is_put_together_or_its_damage_named() {
+    let (_directory, store) = store();
+    let base = published(&store).await;
+    let base = base.manifest.build_id;
+    let low = layered(&store, Kind::Snapshot, &[base]).await;
+    let low_id = low.manifest.build_id;
+    let top = layered(&store, Kind::Pause, &[low_id, base]).await;
+    let stack = store.stack(top.manifest.build_id).await.unwrap();
+    assert_eq!(stack.memory_chain(), [top.manifest.build_id, low_id, base]);
+    let memory = stack.memory.unwrap();
+    assert_eq!(memory.files.len(), 2);
+    // The upper one hides the whole of the lower one.
+    assert!(memory.pieces.iter().all(|piece| piece.file == 0));
+    let layers = [
+        low.directory().join("disk-0"),
+        top.directory().join("disk-0"),
+    ];
+    assert_eq!(stack.disk.layers, layers);
+    store.verify(top.manifest.build_id).await.unwrap();
+
+    let name_of = |error: Error| match error {
+        Error::Corrupt { build, file, .. } => (build, file),
+        other => panic!("{other:?}"),
+    };
+    // A changed index is found when it is put together, changed pages by reading.
+    let index = low.directory().join(crate::MEMORY_INDEX_FILE);
+    let good = fs::read(&index).unwrap();
+    let mut bad = good.clone();
+    bad[45] ^= 1;
+    fs::write(&index, &bad).unwrap();
+    let error = store.stack(top.manifest.build_id).await.unwrap_err();
+    assert_eq!(
+        name_of(error),
+        (low_id, crate::MEMORY_INDEX_FILE.to_owned())
+    );
+    fs::write(&index, &good).unwrap();
+    let pages = top.directory().join(crate::MEMORY_DIFFERENCE_FILE);
+    File::options()
+        .write(true)
+        .open(&pages)
+        .unwrap()
+        .write_all_at(b"x", 100)
+        .unwrap();
+    store.stack(top.manifest.build_id).await.unwrap();
+    let error = store.verify_small(&top, 1 << 20).await.unwrap_err();
+    assert_eq!(name_of(error).1, crate::MEMORY_DIFFERENCE_FILE);
+    File::options()
+        .write(true)
+        .open(&pages)
+        .unwrap()
+        .set_len(4096)
+        .unwrap();
+    let error = store.stack(top.manifest.build_id).await.unwrap_err();
+    assert_eq!(name_of(error).1, crate::MEMORY_DIFFERENCE_FILE);
+    // Without its base nothing is half-loaded.
+    store.remove(base).await.unwrap();
+    assert!(matches!(store.stack(low_id).await, Err(Error::NotFound(id)) if id == base));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
+    /// Collecting removes exactly what neither a lease, nor a live build, nor a
+    /// build above one of these needs.
+    #[test]
+    fn only_needless_builds_are_collected(
+        makes in proptest::collection::vec((0usize..8, proptest::prelude::any::<bool>()), 1..7),
+        retired in proptest::collection::vec(0usize..8, 0..4),
+        leased in proptest::collection::vec(0usize..8, 0..3),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (_directory, store) = store();
+            let mut builds = vec![(published(&store).await.manifest.build_id, Vec::new(), false)];
+            for (below, pause) in makes {
+                let (id, mut chain, _) = builds[below % builds.len()].clone();
+                chain.insert(0, id);
+                let kind = if pause { Kind::Pause } else { Kind::Snapshot };
+                let build = layered(&store, kind, &chain).await;
+                builds.push((build.manifest.build_id, chain, pause));
+            }
+            let mut free: Vec<bool> = builds.iter().map(|(_, _, pause)| *pause).collect();
+            for index in retired {
+                let index = index % builds.len();
+                let _ = store.retire(builds[index].0).await;
+                free[index] = true;
+                assert!(matches!(store.open(builds[index].0).await, Err(Error::NotFound(_))));
+            }
+            let leases: Vec<_> = leased
+                .iter()
+                .map(|index| store.lease(builds[index % builds.len()].0))
+                .collect();
+            let mut needed = HashSet::new();
+            for (index, (id, chain, _)) in builds.iter().enumerate() {
+                if !free[index] || leases.iter().any(|lease| lease.id() == *id) {
+                    needed.insert(*id);
+                    needed.extend(chain.iter().copied());
+                }
+            }
+            let expected: HashSet<BuildId> =
+                builds.iter().map(|(id, _, _)| *id).filter(|id| !needed.contains(id)).collect();
+            let would: HashSet<_> = store.garbage().await.unwrap().into_iter().collect();
+            assert_eq!(would, expected);
+            let removed: HashSet<_> = store.collect().await.unwrap().into_iter().collect();
+            assert_eq!(removed, expected);
+            for (id, _, _) in &builds {
+                assert_eq!(store.stack(*id).await.is_ok(), needed.contains(id));
+            }
+            assert_eq!(staging_entries(&store), 0);
+        });
+    }
+}
