@@ -78,6 +78,7 @@ pub(crate) struct Announcer(pub Arc<dyn Hooks>);
 
 impl Announcer {
     pub(crate) fn reached(&self, step: Step) -> Result<(), Error> {
+        tracing::debug!(?step, "done");
         self.0
             .reached(step)
             .map_err(Error::step("go on after a step"))

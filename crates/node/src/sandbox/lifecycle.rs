@@ -205,7 +205,26 @@ impl Driver {
     }
 
     /// From Paused to Running; on any error it stays paused.
+    ///
+    /// A disk alone is only worth booting from when the guest has written what was
+    /// due. Where memory was kept it has not, so it wakes up once more to do it.
     pub(super) async fn resume(
+        &mut self,
+        end_at: DateTime<Utc>,
+        discard_memory: bool,
+    ) -> Result<Status, Error> {
+        if discard_memory && self.record.paused.is_some_and(|paused| paused.with_memory) {
+            match self.resume_as(end_at, false).await {
+                Ok(_) => self.pause(BuildId::random(), false).await?,
+                // All that there is to boot from, then.
+                Err(Error::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.resume_as(end_at, discard_memory).await
+    }
+
+    async fn resume_as(
         &mut self,
         end_at: DateTime<Utc>,
         discard_memory: bool,
