@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use support::{Home, in_an_hour, isolated, run, state};
+use support::{Home, in_an_hour, isolated, run, state, until};
 
 /// Lets one step fail, as often as told.
 #[derive(Default)]

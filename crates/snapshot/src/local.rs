@@ -13,7 +13,7 @@ use crate::{
     ArtefactStore, Below, Build, Corruption, Draft, Error, FileEntry, FileRole, Kind, Lease,
     MANIFEST_FILE, Manifest, Stack, Staging,
     lease::Register,
-    manifest::{MAX_MANIFEST_BYTES, valid_name_for},
+    manifest::{MAX_FILES, MAX_MANIFEST_BYTES, valid_name_for},
     sparse,
 };
 use async_trait::async_trait;
@@ -269,7 +269,7 @@ impl Inner {
         }
         drop(state);
         for directory in doomed {
-            fs::remove_dir_all(&directory).map_err(Error::io("remove", directory))?;
+            remove_directory(&directory)?;
         }
         if !garbage.is_empty() {
             sync_directory(&self.root)?;
@@ -322,10 +322,7 @@ impl Inner {
     }
 
     fn publish(&self, staging: &Staging, draft: Draft, below: Below) -> Result<Build, Error> {
-        let mut files = Vec::with_capacity(draft.files.len());
-        for (role, name) in draft.files {
-            files.push(seal(&staging.directory, role, name)?);
-        }
+        let files = seal_all(&staging.directory, draft.files)?;
         let manifest = Manifest {
             format: Manifest::format_for(&below, &files),
             build_id: staging.id,
@@ -359,8 +356,8 @@ impl Inner {
                 fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
             }
             sparse::copy(&source, &target).map_err(Error::io("copy", source))?;
-            let copied = seal(&staging.directory, entry.role, entry.name.clone())?;
-            if copied != *entry {
+            let files = vec![(entry.role, entry.name.clone())];
+            if seal_all(&staging.directory, files)?.first() != Some(entry) {
                 return Err(Error::Corrupt {
                     build: id,
                     file: entry.name.clone(),
@@ -418,7 +415,7 @@ impl Inner {
 
     fn remove(&self, id: BuildId) -> Result<(), Error> {
         let doomed = self.hide(id)?;
-        fs::remove_dir_all(&doomed).map_err(Error::io("remove", doomed))?;
+        remove_directory(&doomed)?;
         sync_directory(&self.root)
     }
 
@@ -471,7 +468,7 @@ impl Inner {
             if is_locked(&lock) {
                 continue;
             }
-            fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+            remove_directory(&path)?;
             let _ = fs::remove_file(&lock);
         }
         Ok(())
@@ -606,22 +603,54 @@ fn needless<'a>(builds: &[Build], leased: impl Iterator<Item = &'a BuildId>) -> 
     garbage.filter(|id| !needed.contains(id)).collect()
 }
 
-/// Measures a staged file and makes it durable.
-fn seal(directory: &Path, role: FileRole, name: String) -> Result<FileEntry, Error> {
-    if !valid_name_for(role, &name) {
+/// Measures staged files and makes them durable. The disk writes while the
+/// processor digests.
+fn seal_all(directory: &Path, files: Vec<(FileRole, String)>) -> Result<Vec<FileEntry>, Error> {
+    if files.len() > MAX_FILES {
+        return Err(Error::Draft(format!("more than {MAX_FILES} files")));
+    }
+    let mut opened = Vec::with_capacity(files.len());
+    for (role, name) in files {
+        opened.push((role, open_staged(directory, role, &name)?, name));
+    }
+    std::thread::scope(|scope| {
+        let syncing: Vec<_> = opened
+            .iter()
+            .map(|(_, file, _)| scope.spawn(|| file.sync_all()))
+            .collect();
+        let entries: Result<Vec<FileEntry>, Error> = opened
+            .iter()
+            .map(|(role, file, name)| measure(directory, *role, file, name))
+            .collect();
+        for (thread, (_, _, name)) in syncing.into_iter().zip(&opened) {
+            let ended = thread.join();
+            ended
+                .unwrap_or_else(|_| Err(io::Error::other("the syncing thread panicked")))
+                .map_err(Error::io("flush", directory.join(name)))?;
+        }
+        entries
+    })
+}
+
+fn open_staged(directory: &Path, role: FileRole, name: &str) -> Result<File, Error> {
+    if !valid_name_for(role, name) {
         return Err(Error::Draft(format!("invalid file name {name:?}")));
     }
-    let path = directory.join(&name);
+    let path = directory.join(name);
     let metadata = fs::symlink_metadata(&path).map_err(Error::io("inspect", &path))?;
     if !metadata.is_file() {
         return Err(Error::Draft(format!("{name:?} is not a regular file")));
     }
-    let file = File::open(&path).map_err(Error::io("open", &path))?;
-    let digest = sparse::digest(&file).map_err(Error::io("read", &path))?;
-    file.sync_all().map_err(Error::io("flush", &path))?;
+    File::open(&path).map_err(Error::io("open", path))
+}
+
+fn measure(directory: &Path, role: FileRole, file: &File, name: &str) -> Result<FileEntry, Error> {
+    let path = directory.join(name);
+    let digest = sparse::digest(file).map_err(Error::io("read", &path))?;
+    let metadata = file.metadata().map_err(Error::io("inspect", path))?;
     Ok(FileEntry {
         role,
-        name,
+        name: name.to_owned(),
         size_bytes: metadata.len(),
         digest,
     })
@@ -641,6 +670,22 @@ fn write_manifest(directory: &Path, manifest: &Manifest) -> Result<(), Error> {
             file.sync_all()
         })
         .map_err(Error::io("write", path))
+}
+
+/// Removes a directory that another process may be removing too.
+fn remove_directory(path: &Path) -> Result<(), Error> {
+    // What the other one took first makes a removal end early; the rest is looked
+    // for again.
+    for _ in 0..8 {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.exists() => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", path)(error));
+            }
+            _ => return Ok(()),
+        }
+    }
+    Ok(())
 }
 
 fn sync_directory(path: &Path) -> Result<(), Error> {

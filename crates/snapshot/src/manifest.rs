@@ -26,7 +26,7 @@ const FORMAT: u32 = 1;
 const FORMAT_LAYERED: u32 = 2;
 /// A manifest longer than this is refused unread, in bytes.
 pub(crate) const MAX_MANIFEST_BYTES: u64 = 1 << 20;
-const MAX_FILES: usize = 64;
+pub(crate) const MAX_FILES: usize = 64;
 const MAX_NAME_LENGTH: usize = 64;
 const MAX_PARENTS: usize = 1024;
 

@@ -227,6 +227,7 @@ impl Driver {
             tracing::error!(sandbox = %self.id(), error = %chain(&error), "pausing at the end time failed: the sandbox runs on");
             self.retry_at = Some(Instant::now() + PAUSE_RETRY);
         }
+        self.settle().await;
         ControlFlow::Continue(())
     }
 
@@ -240,7 +241,11 @@ impl Driver {
             } => drop(reply.send(self.update(end_at, network_json))),
             Command::Pause { keeping, reply } => {
                 let result = self.pause(keeping.build, keeping.with_memory).await;
+                let paused = result.is_ok();
                 drop(reply.send(self.logged("pausing", result)));
+                if paused {
+                    self.settle().await;
+                }
             }
             Command::Resume {
                 end_at,

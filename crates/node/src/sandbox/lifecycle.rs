@@ -12,6 +12,7 @@ use crate::{
     error::{Error, chain},
     hooks::Step,
     journal::{Keeping, Origin, Paused},
+    spares,
     spec::{SandboxState, Status},
 };
 use chrono::{DateTime, Utc};
@@ -24,8 +25,12 @@ use tokio_util::sync::CancellationToken;
 /// greater ones are checked for their presence and length.
 const VERIFIED_BYTES: u64 = 64 << 20;
 
+/// Layers of an open disk from which on it is opened anew after a snapshot.
+const REOPENED_LAYERS: usize = hearth_block::MAX_LAYERS - 50;
+
 impl Driver {
-    /// From Running to Paused; on any error it runs on.
+    /// From Running to Paused; on any error it runs on. What it held of the host is
+    /// still to be given back, by [`Self::settle`], for which nobody has to wait.
     pub(super) async fn pause(&mut self, build: BuildId, with_memory: bool) -> Result<(), Error> {
         self.require(SandboxState::Running)?;
         let begun = Instant::now();
@@ -46,11 +51,17 @@ impl Driver {
         self.kept = Some(lease);
         self.closed.cancel();
         self.publish();
-        self.let_go().await;
-        self.ground = None;
-        self.shared.collect.notify_one();
         tracing::info!(sandbox = %self.id(), %build, with_memory, elapsed_ms = begun.elapsed().as_millis(), "sandbox paused");
         Ok(())
+    }
+
+    /// Gives back what a sandbox held that has just been paused.
+    pub(super) async fn settle(&mut self) {
+        if self.record.state == SandboxState::Paused {
+            self.let_go().await;
+            self.ground = None;
+            self.shared.collect.notify_one();
+        }
     }
 
     /// Makes a build of the running sandbox; with a pause as its purpose, the VM
@@ -201,6 +212,27 @@ impl Driver {
         if let Err(error) = self.shared.journals.clear(self.id(), &keep) {
             tracing::error!(sandbox = %self.id(), %error, "removing former disk layers failed");
         }
+        if let Err(error) = self.shorten_disk().await {
+            tracing::error!(sandbox = %self.id(), error = %chain(&error), "a disk cannot be served again");
+        }
+        Ok(())
+    }
+
+    /// Opens a disk anew that has been sealed so often that it will soon have no
+    /// room for further layers; builds have merged theirs long before. The guest's
+    /// requests wait meanwhile, as they do while a daemon restarts.
+    async fn shorten_disk(&mut self) -> Result<(), Error> {
+        let many = |disk: &super::resources::Disk| disk.device.stats().layers > REOPENED_LAYERS;
+        let (Some(ground), Some(slot)) = (&self.ground, &self.resources.slot) else {
+            return Ok(());
+        };
+        if !self.resources.disk.as_ref().is_some_and(many) {
+            return Ok(());
+        }
+        let uid = slot.uid;
+        self.resources.close_disk().await;
+        let disk = setup::open_disk(&self.shared, ground, &self.record, uid).await?;
+        self.resources.disk = Some(disk);
         Ok(())
     }
 
@@ -215,7 +247,10 @@ impl Driver {
     ) -> Result<Status, Error> {
         if discard_memory && self.record.paused.is_some_and(|paused| paused.with_memory) {
             match self.resume_as(end_at, false).await {
-                Ok(_) => self.pause(BuildId::random(), false).await?,
+                Ok(_) => {
+                    self.pause(BuildId::random(), false).await?;
+                    self.settle().await;
+                }
                 // All that there is to boot from, then.
                 Err(Error::Damaged { .. }) => {}
                 Err(error) => return Err(error),
@@ -245,17 +280,35 @@ impl Driver {
         // Visible before it is counted, so that racing starts see each other.
         self.record.state = SandboxState::Resuming;
         self.publish();
-        let others = self.shared.registry.count_others(self.id());
-        if let Some(refusal) = self.shared.refuse(others) {
+        if let Err(refusal) = self.admit().await {
             self.record.state = SandboxState::Paused;
             self.publish();
             return Err(refusal);
         }
-        self.record.started_at = now;
-        self.record.end_at = end_at;
-        self.bring_up(ground, paused, with_memory).await?;
+        let before = (self.record.started_at, self.record.end_at);
+        (self.record.started_at, self.record.end_at) = (now, end_at);
+        if let Err(error) = self.bring_up(ground, paused, with_memory).await {
+            (self.record.started_at, self.record.end_at) = before;
+            self.publish();
+            return Err(error);
+        }
         tracing::info!(sandbox = %self.id(), with_memory, elapsed_ms = begun.elapsed().as_millis(), "sandbox resumed");
         Ok(self.status())
+    }
+
+    /// Whether there is room for this sandbox; spares give way.
+    async fn admit(&self) -> Result<(), Error> {
+        let refusal = || {
+            let others = self.shared.registry.count_others(self.id());
+            self.shared.refuse(others)
+        };
+        match refusal() {
+            None => Ok(()),
+            Some(error) => match spares::make_room(&self.shared).await {
+                true => refusal().map_or(Ok(()), Err),
+                false => Err(error),
+            },
+        }
     }
 
     /// Puts the running sandbox back to a build, under its id and address.
