@@ -2,9 +2,10 @@
 //! generations of the API are applied here, and nowhere else.
 
 use hearth_control::{
-    Build, BuildStatus, EgressProxy, EgressProxyTls, HeaderTransform, Lifecycle, LogEntry,
+    Build, BuildStatus, EgressProxy, EgressProxyTls, Error, HeaderTransform, Lifecycle, LogEntry,
     LogLevel, Metric, NetworkRule, NetworkSettings, NetworkUpdate, NewSandbox, OnTimeout,
-    SandboxAccess, SandboxView, TagAssignment, TemplateView, VisibleState, VolumeMount,
+    SandboxAccess, SandboxView, SnapshotView, TagAssignment, TemplateView, VisibleState,
+    VolumeMount,
 };
 use hearth_wire as wire;
 use secrecy::ExposeSecret;
@@ -166,6 +167,27 @@ pub(crate) fn sandbox(access: SandboxAccess) -> wire::Sandbox {
     }
 }
 
+/// One fork: a sandbox, or its error as the API would answer it.
+pub(crate) fn fork(fork: Result<SandboxAccess, Error>) -> wire::ForkResult {
+    match fork {
+        Ok(access) => wire::ForkResult {
+            sandbox: Some(sandbox(access)),
+            error: None,
+        },
+        Err(error) => wire::ForkResult {
+            sandbox: None,
+            error: Some(crate::error::told(error)),
+        },
+    }
+}
+
+pub(crate) fn snapshot(view: SnapshotView) -> wire::SnapshotInfo {
+    wire::SnapshotInfo {
+        snapshot_id: view.id,
+        names: view.names,
+    }
+}
+
 fn state(state: VisibleState) -> wire::SandboxState {
     match state {
         VisibleState::Running => wire::SandboxState::Running,
@@ -211,6 +233,10 @@ pub(crate) fn sandbox_detail(view: SandboxView) -> wire::SandboxDetail {
             },
         },
         volume_mounts: volume_mounts(view.volume_mounts),
+        pause_mode: view.paused.map(|paused| match paused.memory {
+            true => wire::PauseMode::Full,
+            false => wire::PauseMode::Filesystem,
+        }),
     }
 }
 

@@ -62,16 +62,29 @@ impl IntoResponse for Failure {
             Self::Control(error) => error,
             Self::Http { status, message } => return answer(status, message, None, Retry::Unsaid),
         };
-        let status = status(error.kind);
-        let cause = causes(&error);
-        match error.kind {
-            Kind::Internal => tracing::error!(error = %error, cause, "a request failed"),
-            Kind::Unavailable | Kind::Timeout => {
-                tracing::warn!(error = %error, cause, "a request could not be served");
-            }
-            _ => {}
+        log(&error);
+        answer(status(error.kind), error.message, error.code, error.retry)
+    }
+}
+
+/// An error as a part of an answer that is none as a whole.
+pub(crate) fn told(error: Error) -> ApiError {
+    log(&error);
+    ApiError {
+        code: status(error.kind).as_u16(),
+        message: error.message,
+        error_code: error.code.map(str::to_owned),
+    }
+}
+
+fn log(error: &Error) {
+    let cause = causes(error);
+    match error.kind {
+        Kind::Internal => tracing::error!(%error, cause, "a request failed"),
+        Kind::Unavailable | Kind::Timeout => {
+            tracing::warn!(%error, cause, "a request could not be served");
         }
-        answer(status, error.message, error.code, error.retry)
+        _ => {}
     }
 }
 

@@ -5,7 +5,9 @@ use crate::{Error, Result, SandboxClient};
 use connectrpc::client::{ClientBody, full_body};
 use hearth_ids::SandboxId;
 use hearth_wire::{
-    ConnectSandbox, ListedSandbox, NewSandbox, Sandbox, SandboxDetail, SandboxState, TimeoutSandbox,
+    ConnectSandbox, ForkResult, ForkSandbox, ListedSandbox, NewSandbox, PauseSandbox,
+    RollbackSandbox, Sandbox, SandboxDetail, SandboxState, SnapshotInfo, SnapshotSandbox,
+    TimeoutSandbox,
 };
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -161,6 +163,59 @@ impl ControlClient {
             memory: None,
         };
         let path = format!("/v2/sandboxes/{id}/connect");
+        self.exchange(Method::POST, &path, &body).await
+    }
+
+    /// Stops a sandbox and keeps its state, its memory included where `memory` is
+    /// set. False when it is paused already.
+    pub async fn sandbox_pause(&self, id: &SandboxId, memory: bool) -> Result<bool> {
+        let body = PauseSandbox {
+            memory: Some(memory),
+            require_healthy_guest: None,
+        };
+        let request = self.json(Method::POST, &format!("/sandboxes/{id}/pause"), &body)?;
+        match self.call(request).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.status() == Some(409) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps the state of a running sandbox as something to make sandboxes from.
+    pub async fn sandbox_snapshot(
+        &self,
+        id: &SandboxId,
+        name: Option<&str>,
+    ) -> Result<SnapshotInfo> {
+        let body = SnapshotSandbox {
+            name: name.map(str::to_owned),
+            memory: None,
+        };
+        let path = format!("/sandboxes/{id}/snapshots");
+        self.exchange(Method::POST, &path, &body).await
+    }
+
+    /// Makes copies of a running sandbox; each succeeds or fails by itself.
+    pub async fn sandbox_fork(
+        &self,
+        id: &SandboxId,
+        count: u32,
+        timeout: Duration,
+    ) -> Result<Vec<ForkResult>> {
+        let body = ForkSandbox {
+            timeout: Some(seconds(timeout)),
+            count: Some(i64::from(count)),
+        };
+        let path = format!("/sandboxes/{id}/fork");
+        self.exchange(Method::POST, &path, &body).await
+    }
+
+    /// Puts a running sandbox back to one of its snapshots.
+    pub async fn sandbox_rollback(&self, id: &SandboxId, snapshot: &str) -> Result<Sandbox> {
+        let body = RollbackSandbox {
+            snapshot_id: snapshot.to_owned(),
+        };
+        let path = format!("/sandboxes/{id}/rollback");
         self.exchange(Method::POST, &path, &body).await
     }
 

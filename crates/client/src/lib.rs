@@ -32,7 +32,9 @@ pub use command::{Command, CommandEvent, CommandStream, Exit, Output, PtySize};
 pub use control::{ControlClient, ListQuery, Page};
 pub use error::Error;
 pub use hearth_ids::SandboxId;
-pub use hearth_wire::{ListedSandbox, NewSandbox, Sandbox, SandboxDetail, SandboxState};
+pub use hearth_wire::{
+    ForkResult, ListedSandbox, NewSandbox, Sandbox, SandboxDetail, SandboxState, SnapshotInfo,
+};
 pub use sandbox::{ProcessInfo, SandboxClient, Signal};
 
 /// The result of every call.

@@ -63,6 +63,8 @@ pub(crate) mod code {
     pub(crate) const INTERNAL: &str = "internal_server_error";
     pub(crate) const IDEMPOTENCY_MISMATCH: &str = "idempotency_request_mismatch";
     pub(crate) const IDEMPOTENCY_IN_PROGRESS: &str = "idempotency_in_progress";
+    pub(crate) const GUEST_UNRESPONSIVE: &str = "sandbox_snapshot_guest_agent_unresponsive";
+    pub(crate) const FILESYSTEM_SNAPSHOT_DISABLED: &str = "snapshot_filesystem_only_disabled";
     pub(crate) const IDEMPOTENCY_UNKNOWN: &str = "idempotency_outcome_unknown";
 }
 

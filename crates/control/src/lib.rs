@@ -25,9 +25,11 @@ mod network;
 mod node;
 mod page;
 mod sandboxes;
+mod snapshots;
 mod telemetry;
 mod templates;
 mod tokens;
+mod transitions;
 
 pub use agent::{Agent, AgentError, AgentMetrics};
 pub use auth::Caller;
@@ -45,9 +47,10 @@ pub use node::{
 };
 pub use page::{Direction, Page, PageRequest};
 pub use sandboxes::{
-    ForkRequest, ListRequest, Metric, NewSandbox, SandboxAccess, SandboxPage, SandboxView,
-    StateFilter, VisibleState,
+    ConnectRequest, Connected, ForkRequest, ListRequest, Metric, NewSandbox, PauseRequest,
+    SandboxAccess, SandboxPage, SandboxView, StateFilter, VisibleState, Visitor, WakeRefusal,
 };
+pub use snapshots::{SnapshotFilter, SnapshotRequest, SnapshotView};
 pub use telemetry::{
     LogDirection, LogEntry, LogLevel, LogQuery, MAX_LOG_ENTRIES, Telemetry, TelemetryError,
 };
@@ -59,6 +62,7 @@ use limits::Reservations;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
+use transitions::Transitions;
 
 /// The application layer of one process.
 pub struct Control {
@@ -70,6 +74,7 @@ pub struct Control {
     tokens: Tokens,
     keys: auth::KeyCache,
     reservations: Arc<Reservations>,
+    transitions: Arc<Transitions>,
     tasks: TaskTracker,
 }
 
@@ -90,6 +95,7 @@ impl Control {
             config,
             keys: auth::KeyCache::default(),
             reservations: Arc::default(),
+            transitions: Arc::default(),
             tasks: TaskTracker::new(),
         })
     }

@@ -42,6 +42,8 @@ pub enum Refusal {
     TooManyConnections { id: SandboxId, limit: usize },
     #[error("The team has too many running sandboxes to resume this one")]
     TeamLimit(SandboxId),
+    #[error("The sandbox is paused and could not be resumed, try again")]
+    ResumeFailed(SandboxId),
     #[error("The sandbox was not found")]
     NotFound(SandboxId),
     #[error("The sandbox is running but port is not open")]
@@ -81,6 +83,7 @@ impl Refusal {
             Self::InternalRoute(_) | Self::UnknownSignature => StatusCode::NOT_FOUND,
             Self::Transitioning(_) => StatusCode::CONFLICT,
             Self::TooManyConnections { .. } | Self::TeamLimit(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::ResumeFailed(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound(_) | Self::PortClosed { .. } | Self::Broken { .. } => {
                 StatusCode::BAD_GATEWAY
             }
@@ -97,6 +100,7 @@ impl Refusal {
             | Self::InternalRoute(id)
             | Self::Transitioning(id)
             | Self::TeamLimit(id)
+            | Self::ResumeFailed(id)
             | Self::NotFound(id)
             | Self::TooManyConnections { id, .. }
             | Self::PortClosed { id, .. }

@@ -57,6 +57,8 @@ pub enum WakeError {
     Transitioning,
     #[error("the team has too many running sandboxes")]
     Limit,
+    #[error("the sandbox could not be resumed")]
+    Failed,
 }
 
 /// Knows the sandboxes that run. Lookups are on the path of every request and must

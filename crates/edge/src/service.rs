@@ -257,6 +257,7 @@ impl Shared {
             WakeError::Denied => Refusal::ResumeDenied(id.clone()),
             WakeError::Transitioning => Refusal::Transitioning(id.clone()),
             WakeError::Limit => Refusal::TeamLimit(id.clone()),
+            WakeError::Failed => Refusal::ResumeFailed(id.clone()),
         })
     }
 

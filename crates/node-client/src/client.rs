@@ -126,7 +126,8 @@ impl Node for NodeClient {
             ..Default::default()
         };
         self.sandboxes
-            .delete_with_options(request, within(STOP_TIMEOUT))
+            // What is under way is waited for: a pause may write for long.
+            .delete_with_options(request, within(START_TIMEOUT))
             .await
             .map_err(node_error)?;
         Ok(())

@@ -15,7 +15,8 @@ pub mod sqlite;
 
 pub use record::{
     ApiKey, Build, BuildStatus, IdempotencyClaim, IdempotencyRequest, KeyMask, NewApiKey, NewBuild,
-    NewTeam, NewTemplate, TagAssignment, Team, TeamLimits, Template, TemplateAlias,
+    NewSnapshot, NewTeam, NewTemplate, Snapshot, TagAssignment, Team, TeamLimits, Template,
+    TemplateAlias,
 };
 
 use async_trait::async_trait;
@@ -84,7 +85,7 @@ pub trait Store: Send + Sync + 'static {
     async fn template(&self, id: &TemplateId) -> Result<Option<Template>>;
     /// `namespace` is empty for names that need none.
     async fn template_by_alias(&self, namespace: &str, alias: &str) -> Result<Option<Template>>;
-    /// A team's templates, newest first.
+    /// A team's templates, newest first; snapshots are not among them.
     async fn template_list(&self, team: TeamId) -> Result<Vec<Template>>;
     /// The templates that every team sees, newest first.
     async fn template_list_default(&self) -> Result<Vec<Template>>;
@@ -94,7 +95,8 @@ pub trait Store: Send + Sync + 'static {
         public: bool,
         now: DateTime<Utc>,
     ) -> Result<bool>;
-    /// Deletes a template with its aliases, builds and tags.
+    /// Deletes a template with its aliases, builds and tags. The builds are
+    /// discarded: see [`Store::discard_add`].
     async fn template_delete(&self, id: &TemplateId) -> Result<bool>;
     /// Counts a start of a sandbox from the template.
     async fn template_spawned(&self, id: &TemplateId, now: DateTime<Utc>) -> Result<()>;
@@ -137,6 +139,28 @@ pub trait Store: Send + Sync + 'static {
     async fn tag_list(&self, template: &TemplateId) -> Result<Vec<TagAssignment>>;
     /// Forgets a tag. Answers whether there was one.
     async fn tag_delete(&self, template: &TemplateId, tag: &str) -> Result<bool>;
+
+    /// Records a snapshot: its template where that is new, the build, its tag. The
+    /// build is no longer discarded. Errors: [`Error::Conflict`] when the id or the
+    /// alias is taken, [`Error::Dangling`] when the template is gone.
+    async fn snapshot_create(&self, snapshot: NewSnapshot) -> Result<()>;
+    /// A team's snapshots under their present tags, newest first.
+    async fn snapshot_list(
+        &self,
+        team: TeamId,
+        sandbox: Option<&SandboxId>,
+        template: Option<&TemplateId>,
+    ) -> Result<Vec<Snapshot>>;
+    /// The sandbox that a build was made of, if it is a snapshot's.
+    async fn snapshot_source(&self, build: BuildId) -> Result<Option<SandboxId>>;
+    /// Whether a template holds snapshots.
+    async fn template_is_snapshot(&self, template: &TemplateId) -> Result<bool>;
+
+    /// Notes that a node may hold a build that nothing here refers to.
+    async fn discard_add(&self, build: BuildId) -> Result<()>;
+    /// The build is gone from the nodes.
+    async fn discard_remove(&self, build: BuildId) -> Result<()>;
+    async fn discard_list(&self) -> Result<Vec<BuildId>>;
 
     /// Claims an idempotency key, or says what became of it. Expired records
     /// are dropped on the way.

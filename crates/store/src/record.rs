@@ -152,6 +152,29 @@ pub struct TagAssignment {
     pub created_at: DateTime<Utc>,
 }
 
+/// A build that was made of a running sandbox, and the name it gets.
+#[derive(Debug, Clone)]
+pub struct NewSnapshot {
+    /// Made first, where it is a new one; the build's template otherwise exists.
+    pub template: Option<NewTemplate>,
+    pub build: NewBuild,
+    pub team_id: TeamId,
+    pub sandbox_id: SandboxId,
+    pub tag: String,
+}
+
+/// A name of a snapshot: a tag of a template whose builds are of sandboxes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    pub template_id: TemplateId,
+    pub build_id: BuildId,
+    /// What it was made of.
+    pub sandbox_id: SandboxId,
+    pub tag: String,
+    /// When the tag was given.
+    pub created_at: DateTime<Utc>,
+}
+
 #[derive(Debug, Clone)]
 pub struct IdempotencyRequest {
     pub team_id: TeamId,

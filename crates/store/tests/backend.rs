@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use hearth_store::{
     BuildStatus, Error, IdempotencyClaim, IdempotencyRequest, KeyMask, NewApiKey, NewBuild,
-    NewTeam, NewTemplate, Store, TeamLimits, TemplateAlias,
+    NewSnapshot, NewTeam, NewTemplate, Store, TeamLimits, TemplateAlias,
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -60,6 +60,38 @@ async fn build(store: &Shared, template: &TemplateId, created: i64) -> BuildId {
         created_at: at(created),
     };
     store.build_create(build).await.expect("creates").id
+}
+
+fn snapshot(
+    team: TeamId,
+    template: &TemplateId,
+    name: Option<&str>,
+    sandbox: &SandboxId,
+    created: i64,
+) -> NewSnapshot {
+    NewSnapshot {
+        template: name.map(|name| NewTemplate {
+            id: template.clone(),
+            team_id: team,
+            public: false,
+            is_default: false,
+            aliases: vec![alias("a", name)],
+            created_at: at(created),
+        }),
+        build: NewBuild {
+            id: BuildId::random(),
+            template_id: template.clone(),
+            status: BuildStatus::Ready,
+            vcpus: 2,
+            memory_mib: 1024,
+            disk_mib: 2048,
+            envd_version: "0.6.13".to_owned(),
+            created_at: at(created),
+        },
+        team_id: team,
+        sandbox_id: sandbox.clone(),
+        tag: "default".to_owned(),
+    }
 }
 
 fn key(team: TeamId, hash: &str, created: i64) -> NewApiKey {
@@ -501,6 +533,76 @@ async fn claims_race(store: Shared) {
     assert_eq!(fresh, 1);
 }
 
+async fn snapshots_are_templates_apart(store: Shared) {
+    let (one, other) = (team(&store, "a").await, team(&store, "b").await);
+    let usual = template(&store, one, vec![alias("a", "usual")]).await;
+    let (first, second) = (TemplateId::random(), TemplateId::random());
+    let (left, right) = (SandboxId::random(), SandboxId::random());
+    let named = snapshot(one, &first, Some("first"), &left, 1);
+    let build = named.build.id;
+    store.discard_add(build).await.expect("writes");
+    store.snapshot_create(named).await.expect("creates");
+    assert!(store.discard_list().await.expect("reads").is_empty());
+    let later = snapshot(one, &second, Some("second"), &right, 2);
+    store.snapshot_create(later).await.expect("creates");
+
+    assert!(store.template_is_snapshot(&first).await.expect("reads"));
+    assert!(!store.template_is_snapshot(&usual).await.expect("reads"));
+    let listed = store.template_list(one).await.expect("reads");
+    assert_eq!(listed.len(), 1, "snapshots are not listed as templates");
+    let tagged = store.tag_build(&first, "default").await.expect("reads");
+    assert_eq!(tagged.expect("is tagged").id, build);
+    let source = store.snapshot_source(build).await.expect("reads");
+    assert_eq!(source.as_ref(), Some(&left));
+
+    let list = |sandbox, template| store.snapshot_list(one, sandbox, template);
+    let all = list(None, None).await.expect("reads");
+    let templates: Vec<&TemplateId> = all.iter().map(|entry| &entry.template_id).collect();
+    assert_eq!(templates, [&second, &first]);
+    assert_eq!(list(Some(&left), None).await.expect("reads").len(), 1);
+    assert_eq!(list(None, Some(&second)).await.expect("reads").len(), 1);
+    let foreign = store.snapshot_list(other, None, None).await.expect("reads");
+    assert!(foreign.is_empty());
+
+    // A new build under the same tag takes the old one's place.
+    let again = snapshot(one, &first, None, &right, 3);
+    let newer = again.build.id;
+    store.snapshot_create(again).await.expect("creates");
+    let of_first = list(None, Some(&first)).await.expect("reads");
+    assert_eq!((of_first.len(), of_first[0].build_id), (1, newer));
+}
+
+async fn a_snapshot_is_recorded_whole_or_not_at_all(store: Shared) {
+    let owner = team(&store, "a").await;
+    template(&store, owner, vec![alias("a", "taken")]).await;
+    let fresh = TemplateId::random();
+    let clash = snapshot(owner, &fresh, Some("taken"), &SandboxId::random(), 1);
+    let build = clash.build.id;
+    store.discard_add(build).await.expect("writes");
+    let refused = store.snapshot_create(clash).await;
+    assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
+    assert!(store.template(&fresh).await.expect("reads").is_none());
+    assert!(store.build(build).await.expect("reads").is_none());
+    assert_eq!(store.discard_list().await.expect("reads"), [build]);
+    let gone = snapshot(owner, &fresh, None, &SandboxId::random(), 1);
+    let refused = store.snapshot_create(gone).await;
+    assert!(matches!(refused, Err(Error::Dangling)), "{refused:?}");
+}
+
+async fn builds_of_a_deleted_template_are_discarded(store: Shared) {
+    let owner = team(&store, "a").await;
+    let id = TemplateId::random();
+    let kept = snapshot(owner, &id, Some("kept"), &SandboxId::random(), 1);
+    let build = kept.build.id;
+    store.snapshot_create(kept).await.expect("creates");
+    assert!(store.template_delete(&id).await.expect("writes"));
+    assert_eq!(store.discard_list().await.expect("reads"), [build]);
+    assert_eq!(store.snapshot_source(build).await.expect("reads"), None);
+    store.discard_add(build).await.expect("may be repeated");
+    store.discard_remove(build).await.expect("writes");
+    assert!(store.discard_list().await.expect("reads").is_empty());
+}
+
 macro_rules! suite {
     ($($name:ident),+ $(,)?) => {
         mod sqlite_in_memory {
@@ -534,6 +636,9 @@ suite!(
     of_a_tags_assignments_the_latest_holds,
     builds_move_on_and_come_newest_first,
     a_deleted_template_takes_all_that_is_its_own,
+    snapshots_are_templates_apart,
+    a_snapshot_is_recorded_whole_or_not_at_all,
+    builds_of_a_deleted_template_are_discarded,
     a_key_is_claimed_once,
     only_the_holder_frees_a_key,
     claims_race,

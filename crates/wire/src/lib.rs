@@ -23,8 +23,9 @@ pub use network::{
 };
 pub use sandbox::{
     AutoResume, ConnectSandbox, ForkResult, ForkSandbox, Iam, IamToken, Lifecycle, ListedSandbox,
-    NewSandbox, OnTimeout, PauseSandbox, RefreshSandbox, ResumeSandbox, Sandbox, SandboxDetail,
-    SandboxState, SnapshotInfo, SnapshotSandbox, TimeoutSandbox, VolumeMount,
+    NewSandbox, OnTimeout, PauseMode, PauseSandbox, RefreshSandbox, ResumeSandbox, RollbackSandbox,
+    Sandbox, SandboxDetail, SandboxState, SnapshotInfo, SnapshotSandbox, TimeoutSandbox,
+    VolumeMount,
 };
 pub use template::{
     AliasInfo, BuildStatus, TeamUser, Template, TemplateBuild, TemplateTag, TemplateWithBuilds,

@@ -145,6 +145,18 @@ pub struct SandboxDetail {
     pub lifecycle: Lifecycle,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_mounts: Option<Vec<VolumeMount>>,
+    /// What is kept of it, while it is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_mode: Option<PauseMode>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PauseMode {
+    /// Memory and disk.
+    Full,
+    /// The disk alone: the next start boots.
+    Filesystem,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -246,6 +258,14 @@ pub struct SnapshotSandbox {
     pub name: Option<String>,
     #[serde(default)]
     pub memory: Option<bool>,
+}
+
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+pub struct RollbackSandbox {
+    /// A snapshot of this sandbox, as `POST /sandboxes/{sandboxID}/snapshots`
+    /// answered it, or what the sandbox was made of.
+    #[serde(rename = "snapshotID")]
+    pub snapshot_id: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

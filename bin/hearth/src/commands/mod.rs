@@ -31,7 +31,7 @@ pub struct Cli {
 enum Command {
     /// Prepare what is missing, start Hearth, prove that it works, and stay up
     Up(up::Args),
-    /// Stop Hearth, and every sandbox with it
+    /// Stop Hearth, and every sandbox but those that are paused
     Down(down::Args),
     /// Run the daemon alone, with what `hearth up` has prepared
     Serve(serve::Args),
@@ -45,7 +45,7 @@ enum Command {
     Doctor(doctor::Args),
     /// Manage API keys
     Key(key::Args),
-    /// List and end sandboxes
+    /// List, pause, resume, copy and end sandboxes
     Sandbox(sandbox::Args),
     /// Look at the builds on this machine's disk
     Snapshot(snapshot::Args),

@@ -1,10 +1,10 @@
-//! `hearth sandbox`: what runs, and its end.
+//! `hearth sandbox`: what there is, its pauses, copies and end.
 
 use super::client;
 use crate::settings::Settings;
 use clap::Subcommand;
-use hearth_client::{ListQuery, SandboxId};
-use std::process::ExitCode;
+use hearth_client::{ControlClient, ListQuery, SandboxId};
+use std::{process::ExitCode, time::Duration};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -14,50 +14,157 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List running sandboxes
+    /// List running and paused sandboxes
     Ls,
-    /// End sandboxes
+    /// End sandboxes, running or paused
     Kill {
         /// IDs of the sandboxes
         #[arg(required = true)]
         ids: Vec<String>,
     },
+    /// Stop sandboxes and keep their state
+    Pause {
+        /// IDs of the sandboxes
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Keep the disk alone: the next start boots
+        #[arg(long)]
+        disk_only: bool,
+    },
+    /// Continue paused sandboxes
+    Resume {
+        /// IDs of the sandboxes
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Seconds to live from now, at least
+        #[arg(long, default_value_t = 300)]
+        timeout: u64,
+    },
+    /// Keep a running sandbox's state as a template to start others from
+    Snapshot {
+        /// ID of the sandbox
+        id: String,
+        /// `name[:tag]` instead of an ID
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Make copies of a running sandbox
+    Fork {
+        /// ID of the sandbox
+        id: String,
+        /// How many
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+        /// Seconds that the copies live from now
+        #[arg(long, default_value_t = 300)]
+        timeout: u64,
+    },
+    /// Put a running sandbox back to one of its snapshots
+    Rollback {
+        /// ID of the sandbox
+        id: String,
+        /// What `hearth sandbox snapshot` printed
+        snapshot: String,
+    },
 }
 
 pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     let client = client(settings)?;
-    match args.command {
-        Command::Ls => {
-            println!(
-                "{:<22} {:<20} {:<26} {:<26}",
-                "SANDBOX", "TEMPLATE", "STARTED", "ENDS"
-            );
-            for sandbox in client.sandbox_list_all(&ListQuery::default()).await? {
-                let template = sandbox.alias.as_deref().unwrap_or(&sandbox.template_id);
-                println!(
-                    "{:<22} {:<20} {:<26} {:<26}",
-                    sandbox.sandbox_id,
-                    template,
-                    sandbox.started_at.to_string(),
-                    sandbox.end_at.to_string()
-                );
-            }
-        }
-        Command::Kill { ids } => {
-            let mut missing = false;
+    let fine = match args.command {
+        Command::Ls => list(&client).await?,
+        Command::Kill { ids } => kill(&client, &ids).await?,
+        Command::Pause { ids, disk_only } => pause(&client, &ids, disk_only).await?,
+        Command::Resume { ids, timeout } => {
             for id in ids {
-                let parsed = SandboxId::parse_client(&id)?;
-                if client.sandbox_kill(&parsed).await? {
-                    println!("{id}");
-                } else {
-                    eprintln!("hearth: no sandbox {id}");
-                    missing = true;
-                }
+                let timeout = Duration::from_secs(timeout);
+                client.sandbox_connect(&parse(&id)?, Some(timeout)).await?;
+                println!("{id}");
             }
-            if missing {
-                return Ok(ExitCode::FAILURE);
+            true
+        }
+        Command::Snapshot { id, name } => {
+            let taken = client
+                .sandbox_snapshot(&parse(&id)?, name.as_deref())
+                .await?;
+            println!("{}", taken.snapshot_id);
+            true
+        }
+        Command::Fork { id, count, timeout } => fork(&client, &id, count, timeout).await?,
+        Command::Rollback { id, snapshot } => {
+            client.sandbox_rollback(&parse(&id)?, &snapshot).await?;
+            println!("{id}");
+            true
+        }
+    };
+    Ok(if fine {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn parse(id: &str) -> anyhow::Result<SandboxId> {
+    Ok(SandboxId::parse_client(id)?)
+}
+
+async fn list(client: &ControlClient) -> anyhow::Result<bool> {
+    println!(
+        "{:<22} {:<8} {:<20} {:<26} {:<26}",
+        "SANDBOX", "STATE", "TEMPLATE", "STARTED", "ENDS"
+    );
+    for sandbox in client.sandbox_list_all(&ListQuery::default()).await? {
+        let template = sandbox.alias.as_deref().unwrap_or(&sandbox.template_id);
+        let (state, ends) = match sandbox.state {
+            hearth_client::SandboxState::Running => ("running", sandbox.end_at.to_string()),
+            hearth_client::SandboxState::Paused => ("paused", "-".to_owned()),
+        };
+        println!(
+            "{:<22} {state:<8} {template:<20} {:<26} {ends:<26}",
+            sandbox.sandbox_id,
+            sandbox.started_at.to_string(),
+        );
+    }
+    Ok(true)
+}
+
+async fn kill(client: &ControlClient, ids: &[String]) -> anyhow::Result<bool> {
+    let mut fine = true;
+    for id in ids {
+        if client.sandbox_kill(&parse(id)?).await? {
+            println!("{id}");
+        } else {
+            eprintln!("hearth: no sandbox {id}");
+            fine = false;
+        }
+    }
+    Ok(fine)
+}
+
+async fn pause(client: &ControlClient, ids: &[String], disk_only: bool) -> anyhow::Result<bool> {
+    let mut fine = true;
+    for id in ids {
+        if client.sandbox_pause(&parse(id)?, !disk_only).await? {
+            println!("{id}");
+        } else {
+            eprintln!("hearth: sandbox {id} is paused or on its way elsewhere");
+            fine = false;
+        }
+    }
+    Ok(fine)
+}
+
+async fn fork(client: &ControlClient, id: &str, count: u32, timeout: u64) -> anyhow::Result<bool> {
+    let mut fine = true;
+    let timeout = Duration::from_secs(timeout);
+    for fork in client.sandbox_fork(&parse(id)?, count, timeout).await? {
+        match (fork.sandbox, fork.error) {
+            (Some(sandbox), _) => println!("{}", sandbox.sandbox_id),
+            (None, error) => {
+                let why = error.map_or_else(String::new, |error| error.message);
+                eprintln!("hearth: a fork failed: {why}");
+                fine = false;
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(fine)
 }

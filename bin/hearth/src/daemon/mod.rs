@@ -86,7 +86,8 @@ impl Daemon {
         let source = Arc::new(telemetry::NodeSource(Arc::clone(&node)));
         let collector = Collector::start(source, told);
         let api = AppState::new(Arc::clone(&control));
-        let routes = Arc::new(routes::NodeRoutes::new(Arc::clone(&node)));
+        let routes = routes::NodeRoutes::new(Arc::clone(&node), Arc::clone(&control));
+        let routes = Arc::new(routes);
         let serving = serving::Serving::start(settings, listeners, tls, routes, api.clone());
         tracing::info!(url = settings.api_url(), "Hearth listens");
         Ok(Self {
@@ -221,6 +222,10 @@ async fn start_control(settings: &Settings) -> anyhow::Result<Arc<Control>> {
         secrets::write(&settings.api_key_file(), key.expose_secret())?;
     }
     prepare::publish(settings, &control, bootstrapped.team.id).await?;
+    control
+        .discard_left_over()
+        .await
+        .context("discard builds of an earlier run")?;
     Ok(control)
 }
 
@@ -230,6 +235,7 @@ async fn open_control(
     let store = open_store(settings).await?;
     let seed = secrets::random_once(&settings.keys_dir().join("token-seed"))?;
     let mut config = hearth_control::Config::new(settings.domain(), seed.into());
+    config.features.pause = true;
     config.team = TeamConfig {
         slug: DEFAULT_TEAM.to_owned(),
         limits: limits(settings),
@@ -295,13 +301,13 @@ pub fn make_state_dir(settings: &Settings) -> anyhow::Result<()> {
         .with_context(|| format!("set the mode of {}", dir.display()))
 }
 
-/// Ends the sandboxes of the daemon that runs; returns how many there were.
+/// Ends the sandboxes of the daemon that runs, but for those that are paused;
+/// returns how many there were.
 pub async fn end_sandboxes(settings: &Settings) -> anyhow::Result<usize> {
-    use hearth_control::{Node as _, NodeError};
+    use hearth_control::{Node as _, NodeError, NodeSandboxState};
     let node = NodeClient::unix(settings.node_socket());
     let mut sandboxes = node.list().await?;
-    // What is paused holds nothing that could be stopped.
-    sandboxes.retain(|sandbox| sandbox.state != hearth_control::NodeSandboxState::Paused);
+    sandboxes.retain(|sandbox| sandbox.state != NodeSandboxState::Paused);
     for sandbox in &sandboxes {
         match node.delete(&sandbox.config.sandbox_id).await {
             Ok(()) | Err(NodeError::NotFound(_)) => {}

@@ -1,21 +1,26 @@
 //! The edge's view of this node's sandboxes.
 
-use hearth_edge::{Route, Routes};
+use async_trait::async_trait;
+use hearth_control::{Control, Visitor, WakeRefusal};
+use hearth_edge::{Credentials, Route, Routes, WakeError};
 use hearth_ids::SandboxId;
 use hearth_node::{Node, Target};
 use std::{net::IpAddr, ops::ControlFlow, sync::Arc};
 
-/// Asks the node at every look-up: there is no second table that could lag.
+/// Asks the node at every look-up: there is no second table that could lag. What
+/// is not found running is the control plane's to wake.
 pub struct NodeRoutes {
     node: Arc<Node>,
+    control: Arc<Control>,
 }
 
 impl NodeRoutes {
-    pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+    pub fn new(node: Arc<Node>, control: Arc<Control>) -> Self {
+        Self { node, control }
     }
 }
 
+#[async_trait]
 impl Routes for NodeRoutes {
     fn lookup(&self, id: &SandboxId) -> Option<Arc<Route>> {
         self.node.target(id).map(|target| Arc::new(route(target)))
@@ -30,6 +35,31 @@ impl Routes for NodeRoutes {
                 return;
             }
         }
+    }
+
+    async fn wake(
+        &self,
+        id: &SandboxId,
+        port: u16,
+        credentials: &Credentials,
+    ) -> Result<Arc<Route>, WakeError> {
+        let visitor = Visitor {
+            port,
+            traffic_access_token: credentials.traffic_access_token.clone(),
+            envd_access_token: credentials.envd_access_token.clone(),
+        };
+        self.control
+            .sandbox_wake(id, &visitor)
+            .await
+            .map_err(|refusal| match refusal {
+                WakeRefusal::NotFound => WakeError::NotFound,
+                WakeRefusal::Denied => WakeError::Denied,
+                WakeRefusal::Transitioning => WakeError::Transitioning,
+                WakeRefusal::Limit => WakeError::Limit,
+                WakeRefusal::Failed => WakeError::Failed,
+            })?;
+        // It may have ended again since.
+        self.lookup(id).ok_or(WakeError::NotFound)
     }
 }
 

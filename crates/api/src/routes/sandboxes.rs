@@ -7,7 +7,8 @@ use crate::state::AppState;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use hearth_control::{Error, IdempotencyKey};
+use hearth_control::{Caller, ConnectRequest, Error, IdempotencyKey};
+use hearth_ids::SandboxId;
 use hearth_wire::{ApiError, ConnectSandbox, NewSandbox, Sandbox, SandboxDetail};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -108,20 +109,21 @@ pub(crate) async fn delete(
     request_body = ConnectSandbox,
     responses(
         (status = 200, description = "Was running; its time was extended if that was shorter", body = Sandbox),
+        (status = 201, description = "Was paused and is resumed", body = Sandbox),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 404, body = ApiError),
-        (status = 409, body = ApiError), (status = 500, body = ApiError),
+        (status = 409, body = ApiError), (status = 429, body = ApiError), (status = 500, body = ApiError),
+        (status = 503, body = ApiError), (status = 504, body = ApiError),
 ))]
 pub(crate) async fn connect_first(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SandboxPath(id): SandboxPath,
     Body(body): Body<ConnectSandbox>,
-) -> Result<Json<Sandbox>> {
-    let timeout = body
-        .timeout
-        .ok_or_else(|| Error::invalid("timeout", "is required"))?;
-    let access = state.control.sandbox_connect(&caller, &id, timeout).await?;
-    Ok(Json(convert::sandbox(access)))
+) -> Result<(StatusCode, Json<Sandbox>)> {
+    if body.timeout.is_none() {
+        return Err(Error::invalid("timeout", "is required").into());
+    }
+    connect(state, caller, id, body, Generation::First).await
 }
 
 #[utoipa::path(post, path = "/v2/sandboxes/{sandboxID}/connect", tag = "sandboxes", security(("ApiKeyAuth" = [])),
@@ -129,18 +131,36 @@ pub(crate) async fn connect_first(
     request_body = Option<ConnectSandbox>,
     responses(
         (status = 200, description = "Was running; its time was extended if that was shorter", body = Sandbox),
+        (status = 201, description = "Was paused and is resumed", body = Sandbox),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 404, body = ApiError),
-        (status = 409, body = ApiError), (status = 500, body = ApiError),
+        (status = 409, body = ApiError), (status = 429, body = ApiError), (status = 500, body = ApiError),
+        (status = 503, body = ApiError), (status = 504, body = ApiError),
 ))]
 pub(crate) async fn connect_second(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SandboxPath(id): SandboxPath,
     OptionalBody(body): OptionalBody<ConnectSandbox>,
-) -> Result<Json<Sandbox>> {
-    let timeout = body
-        .timeout
-        .unwrap_or_else(|| Generation::Second.default_timeout());
-    let access = state.control.sandbox_connect(&caller, &id, timeout).await?;
-    Ok(Json(convert::sandbox(access)))
+) -> Result<(StatusCode, Json<Sandbox>)> {
+    connect(state, caller, id, body, Generation::Second).await
+}
+
+async fn connect(
+    state: AppState,
+    caller: Caller,
+    id: SandboxId,
+    body: ConnectSandbox,
+    generation: Generation,
+) -> Result<(StatusCode, Json<Sandbox>)> {
+    let request = ConnectRequest {
+        timeout_seconds: body.timeout.unwrap_or_else(|| generation.default_timeout()),
+        memory: body.memory.unwrap_or(true),
+    };
+    let connected = state.control.sandbox_connect(&caller, &id, request).await?;
+    let status = if connected.resumed {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, Json(convert::sandbox(connected.access))))
 }

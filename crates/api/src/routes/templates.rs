@@ -8,7 +8,7 @@ use crate::query::Query;
 use crate::state::AppState;
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use hearth_control::{Caller, Error};
 use hearth_wire::{AliasInfo, ApiError, Template, TemplateTag, TemplateWithBuilds};
 
@@ -96,6 +96,22 @@ pub(crate) async fn detail(
         builds: builds.entries.into_iter().map(convert::build).collect(),
     };
     Ok((headers, Json(template)))
+}
+
+#[utoipa::path(delete, path = "/templates/{templateID}", tag = "templates", security(("ApiKeyAuth" = [])),
+    params(("templateID" = String, Path, description = "Id or name of a template or a snapshot")),
+    responses(
+        (status = 204, description = "Deleted, with all of its builds and tags"),
+        (status = 400, description = "Sandboxes use it", body = ApiError), (status = 401, body = ApiError),
+        (status = 403, body = ApiError), (status = 404, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn delete(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    SegmentPath(reference): SegmentPath,
+) -> Result<StatusCode> {
+    state.control.template_delete(&caller, &reference).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[utoipa::path(get, path = "/templates/{templateID}/tags", tag = "templates", security(("ApiKeyAuth" = [])),

@@ -14,13 +14,15 @@ use crate::auth::Caller;
 use crate::config::Features;
 use crate::error::{Error, Kind, code};
 use crate::idempotency::{Begin, IdempotencyKey, Outcome};
+use crate::limits::Reservation;
 use crate::network::NetworkSettings;
 use crate::node::{
     Lifecycle, NodeError, NodeSandbox, NodeSandboxState, OnTimeout, SandboxConfig, VolumeMount,
 };
 use crate::templates::Resolved;
 use chrono::{TimeDelta, Utc};
-use hearth_ids::SandboxId;
+use hearth_ids::{SandboxId, TeamId};
+use hearth_store::Team;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,10 +51,27 @@ pub struct NewSandbox {
 }
 
 /// Why there is no sandbox.
-struct Failure {
-    error: Error,
+pub(crate) struct Failure {
+    pub(crate) error: Error,
     /// The node may have made it, or still make it.
-    outcome_unknown: bool,
+    pub(crate) outcome_unknown: bool,
+}
+
+/// A sandbox to be started.
+pub(crate) struct Placement<'a> {
+    pub(crate) team: &'a Team,
+    pub(crate) time: TimeDelta,
+    pub(crate) config: SandboxConfig,
+}
+
+/// Whether a sandbox counts for a team's limit: one that ends or is paused does
+/// not.
+pub(crate) fn occupies(sandbox: &NodeSandbox, team: TeamId) -> bool {
+    sandbox.config.team_id == team
+        && !matches!(
+            sandbox.state,
+            NodeSandboxState::Stopping | NodeSandboxState::Paused
+        )
 }
 
 impl From<Error> for Failure {
@@ -254,26 +273,59 @@ impl Control {
             error: placement_error(error),
             outcome_unknown: resumed,
         })?;
-        let mine = listed.iter().filter(|sandbox| {
-            sandbox.config.team_id == team && sandbox.state != NodeSandboxState::Stopping
+        let made = listed.iter().find(|sandbox| {
+            sandbox.config.team_id == team
+                && sandbox.config.sandbox_id == id
+                && sandbox.state != NodeSandboxState::Stopping
         });
-        if resumed && let Some(made) = mine.clone().find(|made| made.config.sandbox_id == id) {
+        if resumed && let Some(made) = made {
             return match made.state {
                 NodeSandboxState::Starting => Err(in_progress()),
                 _ => Ok(made.clone()),
             };
         }
         let resolved = self.template_resolve(caller, &reference).await?;
-        let most = caller.team.limits.max_concurrent_sandboxes;
-        let count = reservation.count_with(mine.map(|sandbox| &sandbox.config.sandbox_id));
-        if count > usize::try_from(most).unwrap_or(usize::MAX) {
+        let config = self.sandbox_config(caller, request, resolved, id);
+        let placement = Placement {
+            team: &caller.team,
+            time,
+            config,
+        };
+        self.start_within(placement, &reservation, &listed, resumed)
+            .await
+    }
+
+    /// Has the node start a sandbox, within the team's limit.
+    pub(crate) async fn start(
+        self: &Arc<Self>,
+        placement: Placement<'_>,
+    ) -> Result<NodeSandbox, Failure> {
+        let id = placement.config.sandbox_id.clone();
+        let reservation = self.reservations.reserve(placement.team.id, id);
+        let listed = self.node.list().await;
+        let listed = listed.map_err(|error| Failure::from(placement_error(error)))?;
+        self.start_within(placement, &reservation, &listed, false)
+            .await
+    }
+
+    async fn start_within(
+        self: &Arc<Self>,
+        placement: Placement<'_>,
+        reservation: &Reservation,
+        listed: &[NodeSandbox],
+        resumed: bool,
+    ) -> Result<NodeSandbox, Failure> {
+        let Placement { team, time, config } = placement;
+        let mine = listed
+            .iter()
+            .filter(|sandbox| occupies(sandbox, team.id))
+            .map(|sandbox| &sandbox.config.sandbox_id);
+        let most = team.limits.max_concurrent_sandboxes;
+        if reservation.count_with(mine) > usize::try_from(most).unwrap_or(usize::MAX) {
             return Err(too_many(most).into());
         }
-        let template_id = resolved.template.id.clone();
-        let config = self.sandbox_config(caller, request, resolved, id);
-        let placed = self.node.create(config, Utc::now() + time).await;
-        drop(reservation);
-        match placed {
+        let template_id = config.template_id.clone();
+        match self.node.create(config, Utc::now() + time).await {
             Ok(sandbox) => {
                 self.note_spawn(template_id);
                 Ok(sandbox)
@@ -304,7 +356,10 @@ impl Control {
             traffic_access_token: (!request.public()).then(|| self.tokens.traffic(&id)),
             allow_internet_access: request.allow_internet_access,
             network: request.network.clone(),
-            lifecycle: request.lifecycle,
+            lifecycle: Lifecycle {
+                initial_timeout_seconds: Some(request.timeout_seconds),
+                ..request.lifecycle
+            },
             volume_mounts: request.volume_mounts.clone(),
             sandbox_id: id,
         }
@@ -322,7 +377,7 @@ impl Control {
     }
 
     /// Ends what a create may have made after its caller was told otherwise.
-    fn discard(self: &Arc<Self>, id: SandboxId) {
+    pub(crate) fn discard(self: &Arc<Self>, id: SandboxId) {
         let control = Arc::clone(self);
         self.tasks.spawn(async move {
             match control.node.delete(&id).await {
@@ -346,7 +401,7 @@ fn in_progress() -> Failure {
     }
 }
 
-fn too_many(most: u32) -> Error {
+pub(crate) fn too_many(most: u32) -> Error {
     // Sending the request again cannot help before something else ends.
     Error::new(
         Kind::LimitReached,
@@ -359,7 +414,7 @@ fn too_many(most: u32) -> Error {
 }
 
 /// A node's refusal of a create. Clients look for how these messages begin.
-fn placement_error(error: NodeError) -> Error {
+pub(crate) fn placement_error(error: NodeError) -> Error {
     let failed = |why: &str| format!("Failed to place sandbox: {why}");
     match error {
         // An immediate retry would meet the same full node, and add to its load.

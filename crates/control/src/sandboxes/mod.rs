@@ -4,33 +4,40 @@
 //! as good as absent, and so is one that is being stopped or is not up yet: to
 //! callers a sandbox exists from the end of its create to the begin of its end.
 
+pub(crate) mod approach;
 mod create;
+mod fork;
+pub(crate) mod lifecycle;
 mod list;
 mod metrics;
 mod reserve;
+mod wake;
 
 pub use create::NewSandbox;
+pub use fork::ForkRequest;
+pub use lifecycle::{ConnectRequest, Connected, PauseRequest};
 pub use list::{ListRequest, SandboxPage, StateFilter};
 pub use metrics::Metric;
+pub use wake::{Visitor, WakeRefusal};
 
 use crate::Control;
 use crate::auth::Caller;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::network::{NetworkSettings, NetworkUpdate};
 use crate::node::{
-    Lifecycle, NodeError, NodeSandbox, NodeSandboxState, SandboxUpdate, VolumeMount,
+    Lifecycle, NodeError, NodeSandbox, NodeSandboxState, Paused, SandboxUpdate, VolumeMount,
 };
+use crate::transitions::Request;
+use approach::{Approach, Owner, Reached};
 use chrono::{DateTime, TimeDelta, Utc};
 use hearth_ids::{SandboxId, TemplateId};
 use hearth_store::TeamLimits;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 
 /// Shortest, and usual, extension by a refresh.
 const REFRESH_SECONDS: i64 = 15;
 const MAX_REFRESH_SECONDS: i64 = 3600;
-const MAX_FORKS: i64 = 100;
 
 /// What a caller needs to use a sandbox.
 #[derive(Debug, Clone)]
@@ -67,12 +74,8 @@ pub struct SandboxView {
     pub network: Option<NetworkSettings>,
     pub lifecycle: Lifecycle,
     pub volume_mounts: Vec<VolumeMount>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub struct ForkRequest {
-    pub timeout_seconds: i64,
-    pub count: i64,
+    /// Present while it is paused.
+    pub paused: Option<Paused>,
 }
 
 /// What callers see of a sandbox in a state, or that they do not see it.
@@ -87,7 +90,11 @@ fn visible(state: NodeSandboxState) -> Option<VisibleState> {
 }
 
 /// A time to live, in seconds, within the team's limit.
-fn time_to_live(seconds: i64, least: i64, limits: TeamLimits) -> Result<TimeDelta, Error> {
+pub(crate) fn time_to_live(
+    seconds: i64,
+    least: i64,
+    limits: TeamLimits,
+) -> Result<TimeDelta, Error> {
     let hours = limits.max_length_hours;
     let most = i64::from(hours) * 3600;
     if seconds < least {
@@ -107,7 +114,11 @@ fn time_to_live(seconds: i64, least: i64, limits: TeamLimits) -> Result<TimeDelt
 
 impl Control {
     /// The caller's sandbox of this id, in any state.
-    async fn sandbox_find(&self, caller: &Caller, id: &SandboxId) -> Result<NodeSandbox, Error> {
+    pub(crate) async fn sandbox_find(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+    ) -> Result<NodeSandbox, Error> {
         self.node
             .list()
             .await
@@ -119,27 +130,19 @@ impl Control {
             .ok_or_else(|| Error::sandbox_not_found(id.as_str()))
     }
 
-    /// The same, but refused where the sandbox is on its way to another state.
+    /// The same, running and at rest. One on its way to running is waited for.
     async fn sandbox_find_settled(
         &self,
         caller: &Caller,
         id: &SandboxId,
     ) -> Result<NodeSandbox, Error> {
-        let sandbox = self.sandbox_find(caller, id).await?;
-        let transition = match sandbox.state {
-            NodeSandboxState::Running => return Ok(sandbox),
-            NodeSandboxState::Starting | NodeSandboxState::Paused => {
-                return Err(Error::sandbox_not_found(id.as_str()));
+        let owner = Owner::Team(caller.team_id());
+        let mut approach = Approach::new(self, owner, id, Request::Change);
+        loop {
+            if let Reached::Go(sandbox, _) = approach.reach().await? {
+                return Ok(*sandbox);
             }
-            NodeSandboxState::Resuming => "resumed",
-            NodeSandboxState::Stopping => "killed",
-            NodeSandboxState::Pausing => "paused",
-            NodeSandboxState::Snapshotting => "snapshotted",
-        };
-        Err(Error::new(
-            Kind::Conflict,
-            format!("Sandbox \"{id}\" is being {transition}"),
-        ))
+        }
     }
 
     pub(crate) fn sandbox_access(&self, sandbox: &NodeSandbox) -> SandboxAccess {
@@ -160,7 +163,8 @@ impl Control {
             access: self.sandbox_access(&sandbox),
             state,
             started_at: sandbox.started_at,
-            end_at: sandbox.end_at,
+            // A paused one ended when it was paused.
+            end_at: sandbox.paused.map_or(sandbox.end_at, |paused| paused.at),
             vcpus: sandbox.vcpus,
             memory_mib: sandbox.memory_mib,
             disk_mib: sandbox.disk_mib,
@@ -168,7 +172,12 @@ impl Control {
             allow_internet_access: sandbox.config.allow_internet_access,
             network: sandbox.config.network,
             lifecycle: sandbox.config.lifecycle,
-            volume_mounts: sandbox.config.volume_mounts,
+            volume_mounts: if sandbox.paused.is_some() {
+                Vec::new()
+            } else {
+                sandbox.config.volume_mounts
+            },
+            paused: sandbox.paused,
         }
     }
 
@@ -180,7 +189,7 @@ impl Control {
         }
     }
 
-    /// Ends a sandbox. One that is being ended already is waited for.
+    /// Ends a sandbox in any state. What is under way is waited for by the node.
     pub async fn sandbox_delete(&self, caller: &Caller, id: &SandboxId) -> Result<(), Error> {
         self.sandbox_find(caller, id).await?;
         self.node
@@ -222,35 +231,6 @@ impl Control {
         Ok(())
     }
 
-    /// Gives access to a running sandbox and sees to it that it lives at least so
-    /// many seconds from now.
-    pub async fn sandbox_connect(
-        &self,
-        caller: &Caller,
-        id: &SandboxId,
-        seconds: i64,
-    ) -> Result<SandboxAccess, Error> {
-        let time = time_to_live(seconds, 0, caller.team.limits)?;
-        self.sandbox_find_settled(caller, id).await?;
-        let sandbox = self.sandbox_set_end(id, time, true).await?;
-        Ok(self.sandbox_access(&sandbox))
-    }
-
-    /// Resuming is for paused sandboxes only; a running one is a conflict.
-    pub async fn sandbox_resume(
-        &self,
-        caller: &Caller,
-        id: &SandboxId,
-        seconds: i64,
-    ) -> Result<SandboxAccess, Error> {
-        time_to_live(seconds, 0, caller.team.limits)?;
-        self.sandbox_find_settled(caller, id).await?;
-        Err(Error::new(
-            Kind::Conflict,
-            format!("Sandbox {id} is already running"),
-        ))
-    }
-
     async fn sandbox_set_end(
         &self,
         id: &SandboxId,
@@ -290,53 +270,10 @@ impl Control {
             .map_err(|error| sandbox_error(id, error))?;
         Ok(())
     }
-
-    /// Refused, after the checks that any caller meets: a paused sandbox would be
-    /// lost, as nothing here remembers one yet.
-    pub async fn sandbox_pause(
-        &self,
-        caller: &Caller,
-        id: &SandboxId,
-    ) -> Result<Infallible, Error> {
-        self.sandbox_find_settled(caller, id).await?;
-        Err(unimplemented("Pausing a sandbox"))
-    }
-
-    /// Refused like a pause.
-    pub async fn sandbox_snapshot(
-        &self,
-        caller: &Caller,
-        id: &SandboxId,
-    ) -> Result<Infallible, Error> {
-        self.sandbox_find_settled(caller, id).await?;
-        Err(unimplemented("Taking a snapshot of a sandbox"))
-    }
-
-    /// Refused like a pause.
-    pub async fn sandbox_fork(
-        &self,
-        caller: &Caller,
-        id: &SandboxId,
-        request: ForkRequest,
-    ) -> Result<Infallible, Error> {
-        time_to_live(request.timeout_seconds, 1, caller.team.limits)?;
-        if !(1..=MAX_FORKS).contains(&request.count) {
-            return Err(Error::invalid(
-                "count",
-                format_args!("must be from 1 to {MAX_FORKS}, is {}", request.count),
-            ));
-        }
-        self.sandbox_find_settled(caller, id).await?;
-        Err(unimplemented("Forking a sandbox"))
-    }
-}
-
-fn unimplemented(what: &str) -> Error {
-    Error::new(Kind::Unimplemented, format!("{what} is not available")).never_retry()
 }
 
 /// A node's refusal of something done to one sandbox.
-fn sandbox_error(id: &SandboxId, error: NodeError) -> Error {
+pub(crate) fn sandbox_error(id: &SandboxId, error: NodeError) -> Error {
     match error {
         NodeError::NotFound(_) => Error::sandbox_not_found(id.as_str()),
         other => Error::from_node(other),

@@ -8,12 +8,14 @@
 mod idempotency;
 mod key;
 mod row;
+mod snapshot;
 mod team;
 mod template;
 
 use crate::{
     ApiKey, Build, BuildStatus, Error, IdempotencyClaim, IdempotencyRequest, NewApiKey, NewBuild,
-    NewTeam, NewTemplate, Result, Store, TagAssignment, Team, TeamLimits, Template, TemplateAlias,
+    NewSnapshot, NewTeam, NewTemplate, Result, Snapshot, Store, TagAssignment, Team, TeamLimits,
+    Template, TemplateAlias,
 };
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -261,6 +263,34 @@ impl Store for SqliteStore {
     }
     async fn tag_delete(&self, template: &TemplateId, tag: &str) -> Result<bool> {
         template::tag_delete(self, template, tag).await
+    }
+
+    async fn snapshot_create(&self, snapshot: NewSnapshot) -> Result<()> {
+        snapshot::create(self, snapshot).await
+    }
+    async fn snapshot_list(
+        &self,
+        team: TeamId,
+        sandbox: Option<&SandboxId>,
+        template: Option<&TemplateId>,
+    ) -> Result<Vec<Snapshot>> {
+        snapshot::list(self, team, sandbox, template).await
+    }
+    async fn snapshot_source(&self, build: BuildId) -> Result<Option<SandboxId>> {
+        snapshot::source(self, build).await
+    }
+    async fn template_is_snapshot(&self, template: &TemplateId) -> Result<bool> {
+        snapshot::is_snapshot(self, template).await
+    }
+
+    async fn discard_add(&self, build: BuildId) -> Result<()> {
+        snapshot::discard_add(self, build).await
+    }
+    async fn discard_remove(&self, build: BuildId) -> Result<()> {
+        snapshot::discard_remove(self, build).await
+    }
+    async fn discard_list(&self) -> Result<Vec<BuildId>> {
+        snapshot::discard_list(self).await
     }
 
     async fn idempotency_claim(&self, request: IdempotencyRequest) -> Result<IdempotencyClaim> {

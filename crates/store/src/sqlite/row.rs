@@ -1,8 +1,8 @@
 //! Rows as SQLite holds them, and their way into records.
 
 use crate::{
-    ApiKey, Build, BuildStatus, Error, KeyMask, Result, TagAssignment, Team, TeamLimits, Template,
-    TemplateAlias,
+    ApiKey, Build, BuildStatus, Error, KeyMask, Result, Snapshot, TagAssignment, Team, TeamLimits,
+    Template, TemplateAlias,
 };
 use chrono::{DateTime, Utc};
 use std::str::FromStr;
@@ -214,6 +214,29 @@ impl TryFrom<TagRow> for TagAssignment {
         Ok(Self {
             tag: row.tag,
             build_id: parse("build id", row.build_id)?,
+            created_at: time(row.created_at)?,
+        })
+    }
+}
+
+#[derive(sqlx::FromRow)]
+pub(super) struct SnapshotRow {
+    template_id: String,
+    build_id: String,
+    sandbox_id: String,
+    tag: String,
+    created_at: i64,
+}
+
+impl TryFrom<SnapshotRow> for Snapshot {
+    type Error = Error;
+
+    fn try_from(row: SnapshotRow) -> Result<Self> {
+        Ok(Self {
+            template_id: parse("template id", row.template_id)?,
+            build_id: parse("build id", row.build_id)?,
+            sandbox_id: parse("sandbox id", row.sandbox_id)?,
+            tag: row.tag,
             created_at: time(row.created_at)?,
         })
     }

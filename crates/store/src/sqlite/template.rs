@@ -11,6 +11,15 @@ use sqlx::SqliteConnection;
 
 pub(super) async fn create(store: &SqliteStore, template: NewTemplate) -> Result<Template> {
     let mut transaction = store.write().await?;
+    let row = insert(&mut transaction, template).await?;
+    transaction.commit().await?;
+    row.try_into()
+}
+
+pub(super) async fn insert(
+    connection: &mut SqliteConnection,
+    template: NewTemplate,
+) -> Result<TemplateRow> {
     let row: TemplateRow = sqlx::query_as(
         "INSERT INTO templates (id, team_id, public, is_default, created_at, updated_at)
          VALUES (?, ?, ?, ?, ?, ?) RETURNING *",
@@ -21,20 +30,13 @@ pub(super) async fn create(store: &SqliteStore, template: NewTemplate) -> Result
     .bind(template.is_default)
     .bind(millis(template.created_at))
     .bind(millis(template.created_at))
-    .fetch_one(&mut *transaction)
+    .fetch_one(&mut *connection)
     .await
     .map_err(conflict("the template"))?;
     for alias in &template.aliases {
-        alias_insert(
-            &mut transaction,
-            &template.id,
-            &alias.namespace,
-            &alias.alias,
-        )
-        .await?;
+        alias_insert(connection, &template.id, &alias.namespace, &alias.alias).await?;
     }
-    transaction.commit().await?;
-    row.try_into()
+    Ok(row)
 }
 
 async fn alias_insert(
@@ -80,7 +82,9 @@ pub(super) async fn by_alias(
 
 pub(super) async fn list(store: &SqliteStore, team: TeamId) -> Result<Vec<Template>> {
     let rows: Vec<TemplateRow> = sqlx::query_as(
-        "SELECT * FROM templates WHERE team_id = ? ORDER BY created_at DESC, id DESC",
+        "SELECT * FROM templates WHERE team_id = ?
+            AND NOT EXISTS (SELECT 1 FROM snapshots WHERE template_id = templates.id)
+         ORDER BY created_at DESC, id DESC",
     )
     .bind(team.to_string())
     .fetch_all(&store.pool)
@@ -113,10 +117,19 @@ pub(super) async fn set_public(
 }
 
 pub(super) async fn delete(store: &SqliteStore, id: &TemplateId) -> Result<bool> {
+    let mut transaction = store.write().await?;
+    sqlx::query(
+        "INSERT OR IGNORE INTO build_discards (build_id)
+         SELECT id FROM builds WHERE template_id = ?",
+    )
+    .bind(id.as_str())
+    .execute(&mut *transaction)
+    .await?;
     let done = sqlx::query("DELETE FROM templates WHERE id = ?")
         .bind(id.as_str())
-        .execute(&store.pool)
+        .execute(&mut *transaction)
         .await?;
+    transaction.commit().await?;
     Ok(done.rows_affected() > 0)
 }
 
@@ -160,6 +173,14 @@ pub(super) async fn alias_list(
 }
 
 pub(super) async fn build_create(store: &SqliteStore, build: NewBuild) -> Result<Build> {
+    let mut connection = store.pool.acquire().await?;
+    build_insert(&mut connection, build).await?.try_into()
+}
+
+pub(super) async fn build_insert(
+    connection: &mut SqliteConnection,
+    build: NewBuild,
+) -> Result<BuildRow> {
     let created = millis(build.created_at);
     let row: BuildRow = sqlx::query_as(
         "INSERT INTO builds (id, template_id, status, vcpus, memory_mib, disk_mib, envd_version,
@@ -176,10 +197,10 @@ pub(super) async fn build_create(store: &SqliteStore, build: NewBuild) -> Result
     .bind(created)
     .bind(created)
     .bind(finished(build.status).then_some(created))
-    .fetch_one(&store.pool)
+    .fetch_one(connection)
     .await
     .map_err(conflict("the build"))?;
-    row.try_into()
+    Ok(row)
 }
 
 fn finished(status: BuildStatus) -> bool {
@@ -250,6 +271,18 @@ pub(super) async fn tag_assign(
     now: DateTime<Utc>,
 ) -> Result<()> {
     let mut transaction = store.write().await?;
+    tag_insert(&mut transaction, template, tag, build, now).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+pub(super) async fn tag_insert(
+    connection: &mut SqliteConnection,
+    template: &TemplateId,
+    tag: &str,
+    build: BuildId,
+    now: DateTime<Utc>,
+) -> Result<()> {
     sqlx::query(
         "INSERT INTO build_assignments (template_id, tag, build_id, created_at)
          VALUES (?, ?, ?, ?)",
@@ -258,14 +291,13 @@ pub(super) async fn tag_assign(
     .bind(tag)
     .bind(build.to_string())
     .bind(millis(now))
-    .execute(&mut *transaction)
+    .execute(&mut *connection)
     .await?;
     sqlx::query("UPDATE templates SET updated_at = ? WHERE id = ?")
         .bind(millis(now))
         .bind(template.as_str())
-        .execute(&mut *transaction)
+        .execute(connection)
         .await?;
-    transaction.commit().await?;
     Ok(())
 }
 

@@ -1,0 +1,179 @@
+//! The way of a request to a sandbox that may be on its way elsewhere: it waits
+//! and looks again, within a bound, until it may be carried out, takes part in
+//! another's outcome, or is refused.
+
+use crate::Control;
+use crate::error::{Error, Kind};
+use crate::node::{NodeError, NodeSandbox};
+use crate::transitions::{Arrival, Refusal, Request, State, Step, Ticket, decide};
+use hearth_ids::{SandboxId, TeamId};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a request waits for others, below what an API request may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a way that the node began by itself is looked at.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LAST_LOOK: Duration = Duration::from_millis(200);
+
+/// Whose sandbox is looked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Owner {
+    Team(TeamId),
+    /// Whoever: the visitor has shown what the sandbox itself asks for.
+    Any,
+}
+
+/// A sandbox that a request has come to.
+pub(crate) enum Reached {
+    /// It may be carried out, under the ticket where it moves the sandbox.
+    Go(Box<NodeSandbox>, Option<Ticket>),
+    /// Another request has brought about what it wants.
+    Joined(Arrival),
+}
+
+/// One request on its way.
+pub(crate) struct Approach<'a> {
+    control: &'a Control,
+    owner: Owner,
+    id: &'a SandboxId,
+    request: Request,
+    deadline: Instant,
+    look: Duration,
+    /// It has waited for somebody else's way to the same end.
+    joined: bool,
+}
+
+impl<'a> Approach<'a> {
+    pub(crate) fn new(
+        control: &'a Control,
+        owner: Owner,
+        id: &'a SandboxId,
+        request: Request,
+    ) -> Self {
+        Self {
+            control,
+            owner,
+            id,
+            request,
+            deadline: Instant::now() + PATIENCE,
+            look: FIRST_LOOK,
+            joined: false,
+        }
+    }
+
+    /// Comes to the sandbox. May be called again where the node refused, as the
+    /// sandbox moved by itself; the bound holds for all of it.
+    pub(crate) async fn reach(&mut self) -> Result<Reached, Error> {
+        loop {
+            if let Some(active) = self.control.transitions.active(self.id) {
+                let state = active.state();
+                let joins = match decide(self.request, state) {
+                    Step::Refuse(refusal) => {
+                        // Whose sandbox it is comes before what it does.
+                        self.find().await?;
+                        return Err(refusal.error(self.id));
+                    }
+                    step => step == Step::Join,
+                };
+                self.find().await?;
+                let Ok(ended) = timeout_at(self.deadline, active.ended()).await else {
+                    return Err(self.impatient(state));
+                };
+                match ended {
+                    Some(outcome) if joins => return outcome.map(Reached::Joined),
+                    _ => continue,
+                }
+            }
+            let sandbox = self.find().await?;
+            let state = State::from(sandbox.state);
+            match decide(self.request, state) {
+                Step::Go if !self.request.moves(state) => {
+                    return Ok(Reached::Go(Box::new(sandbox), None));
+                }
+                Step::Go => {
+                    if let Some(reached) = self.begin().await? {
+                        return Ok(reached);
+                    }
+                }
+                step @ (Step::Join | Step::Wait) => {
+                    self.joined |= step == Step::Join;
+                    self.pause(state).await?;
+                }
+                Step::Refuse(_) if self.joined && self.request.satisfied(state) => {
+                    return Ok(Reached::Joined(arrival(sandbox, state)));
+                }
+                Step::Refuse(refusal) => return Err(refusal.error(self.id)),
+            }
+        }
+    }
+
+    /// Takes the ticket and looks once more: what was seen before it may be past.
+    async fn begin(&self) -> Result<Option<Reached>, Error> {
+        let Some(ticket) = self.control.transitions.begin(self.id, self.request) else {
+            return Ok(None);
+        };
+        let sandbox = self.find().await?;
+        let state = State::from(sandbox.state);
+        let still = decide(self.request, state) == Step::Go && self.request.moves(state);
+        Ok(still.then(|| Reached::Go(Box::new(sandbox), Some(ticket))))
+    }
+
+    async fn find(&self) -> Result<NodeSandbox, Error> {
+        let listed = self.control.node.list().await.map_err(Error::from_node)?;
+        listed
+            .into_iter()
+            .find(|sandbox| sandbox.config.sandbox_id == *self.id && self.owns(sandbox))
+            .ok_or_else(|| Refusal::NotFound.error(self.id))
+    }
+
+    fn owns(&self, sandbox: &NodeSandbox) -> bool {
+        match self.owner {
+            Owner::Team(team) => sandbox.config.team_id == team,
+            Owner::Any => true,
+        }
+    }
+
+    /// Waits a little, as nobody tells when the node's own ways end.
+    async fn pause(&mut self, state: State) -> Result<(), Error> {
+        if Instant::now() + self.look > self.deadline {
+            return Err(self.impatient(state));
+        }
+        tokio::time::sleep(self.look).await;
+        self.look = (self.look * 2).min(LAST_LOOK);
+        Ok(())
+    }
+
+    /// The node refused what it was asked, for the sandbox has moved by itself.
+    pub(crate) async fn refused(&mut self, error: NodeError) -> Result<(), Error> {
+        if Instant::now() + self.look > self.deadline {
+            return Err(Error::from_node(error));
+        }
+        tokio::time::sleep(self.look).await;
+        self.look = (self.look * 2).min(LAST_LOOK);
+        Ok(())
+    }
+
+    fn impatient(&self, state: State) -> Error {
+        let word = match state {
+            State::Pausing => "paused",
+            State::Resuming => "resumed",
+            State::Snapshotting => "snapshotted",
+            State::RollingBack => "rolled back",
+            State::Killing => "killed",
+            State::Starting | State::Running | State::Paused => "changed",
+        };
+        Error::new(
+            Kind::Conflict,
+            format!("Sandbox \"{}\" is being {word}", self.id),
+        )
+    }
+}
+
+fn arrival(sandbox: NodeSandbox, state: State) -> Arrival {
+    if state == State::Paused {
+        Arrival::Paused
+    } else {
+        Arrival::Running(Box::new(sandbox))
+    }
+}

@@ -1,0 +1,117 @@
+//! Resuming by traffic: a visitor of a paused sandbox wakes it, where its owner
+//! allowed that. What the sandbox asks of visitors is checked before it is woken,
+//! and visitors who come at the same time share one resume.
+
+use super::approach::{Approach, Owner};
+use crate::Control;
+use crate::error::{Error, Kind};
+use crate::node::{NodeSandbox, NodeSandboxState};
+use crate::transitions::Request;
+use chrono::TimeDelta;
+use hearth_ids::SandboxId;
+use secrecy::{ExposeSecret, SecretString};
+use std::sync::Arc;
+use subtle::ConstantTimeEq as _;
+
+/// The agent's port in a guest.
+const AGENT_PORT: u16 = 49983;
+/// Traffic gives a sandbox at least this long.
+const LEAST_TIME_SECONDS: i64 = 300;
+
+/// What a visitor shows.
+#[derive(Debug, Clone, Default)]
+pub struct Visitor {
+    pub port: u16,
+    pub traffic_access_token: Option<SecretString>,
+    pub envd_access_token: Option<SecretString>,
+}
+
+/// Why a visit wakes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WakeRefusal {
+    #[error("there is no such sandbox, or traffic may not resume it")]
+    NotFound,
+    #[error("the visitor may not resume the sandbox")]
+    Denied,
+    #[error("the sandbox is on its way to another state")]
+    Transitioning,
+    #[error("the team has too many running sandboxes")]
+    Limit,
+    #[error("the sandbox could not be resumed")]
+    Failed,
+}
+
+impl Control {
+    /// Sees to it that a sandbox runs for a visitor.
+    pub async fn sandbox_wake(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        visitor: &Visitor,
+    ) -> Result<(), WakeRefusal> {
+        let listed = self.node.list().await.map_err(|error| {
+            tracing::warn!(%error, %id, "cannot look for a sandbox that traffic asks for");
+            WakeRefusal::Failed
+        })?;
+        let sandbox = listed
+            .into_iter()
+            .find(|sandbox| sandbox.config.sandbox_id == *id)
+            .ok_or(WakeRefusal::NotFound)?;
+        if sandbox.state == NodeSandboxState::Running {
+            return Ok(());
+        }
+        let lifecycle = sandbox.config.lifecycle;
+        let boots = sandbox.paused.is_some_and(|paused| !paused.memory);
+        if !lifecycle.auto_resume || boots || !self.config.features.pause {
+            return Err(WakeRefusal::NotFound);
+        }
+        if !admits(&sandbox, visitor) {
+            return Err(WakeRefusal::Denied);
+        }
+        self.wake(&sandbox).await.map_err(|error| {
+            tracing::warn!(%error, %id, "traffic could not resume a sandbox");
+            match error.kind {
+                Kind::NotFound => WakeRefusal::NotFound,
+                Kind::Conflict => WakeRefusal::Transitioning,
+                Kind::LimitReached => WakeRefusal::Limit,
+                Kind::Forbidden => WakeRefusal::Denied,
+                _ => WakeRefusal::Failed,
+            }
+        })
+    }
+
+    async fn wake(self: &Arc<Self>, sandbox: &NodeSandbox) -> Result<(), Error> {
+        let config = &sandbox.config;
+        let id = &config.sandbox_id;
+        let team = self.store.team(config.team_id).await?;
+        let team = team.ok_or_else(|| Error::sandbox_not_found(id.as_str()))?;
+        if team.banned || team.blocked_reason.is_some() {
+            return Err(Error::new(Kind::Forbidden, "team may not start sandboxes"));
+        }
+        let most = i64::from(team.limits.max_length_hours) * 3600;
+        let seconds = config.lifecycle.initial_timeout_seconds;
+        let seconds = seconds.unwrap_or(0).max(LEAST_TIME_SECONDS).min(most);
+        let mut approach = Approach::new(self, Owner::Any, id, Request::Connect);
+        let time = TimeDelta::seconds(seconds);
+        self.bring_up(&mut approach, &Arc::new(team), id, time, false)
+            .await?;
+        Ok(())
+    }
+}
+
+/// Whether a visitor shows what the sandbox would ask for if it ran.
+fn admits(sandbox: &NodeSandbox, visitor: &Visitor) -> bool {
+    let config = &sandbox.config;
+    let matches = |expected: &SecretString, shown: &Option<SecretString>| {
+        shown.as_ref().is_some_and(|shown| {
+            let (expected, shown) = (expected.expose_secret(), shown.expose_secret());
+            bool::from(expected.as_bytes().ct_eq(shown.as_bytes()))
+        })
+    };
+    if visitor.port == AGENT_PORT {
+        return matches(&config.envd_access_token, &visitor.envd_access_token);
+    }
+    match &config.traffic_access_token {
+        Some(expected) => matches(expected, &visitor.traffic_access_token),
+        None => true,
+    }
+}
