@@ -102,6 +102,10 @@ pub struct Network {
     pub slot_range: Option<String>,
     /// Addresses of the links between the host and the slots.
     pub link_range: Option<String>,
+    /// Asked for guests' names, on port 53; default: whatever the host asks.
+    pub name_servers: Option<Vec<IpAddr>>,
+    /// Connections to the outside that one sandbox may have at a time; 0: any number.
+    pub connections_max: u32,
 }
 
 /// Limits of the first team.
@@ -194,6 +198,8 @@ impl Default for Network {
             max_slots: 512,
             slot_range: None,
             link_range: None,
+            name_servers: None,
+            connections_max: 8192,
         }
     }
 }

@@ -3,10 +3,12 @@
 //! `unshare --net --mount cargo run --profile fast -p hearth-network --example
 //! slot-bench -- 500` in namespaces of its own; it refuses to run where a node does.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use hearth_network::{NetworkConfig, Slot, SlotPool};
+use hearth_network::{NetworkConfig, Policy, Slot, SlotPool};
+use ipnet::Ipv4Net;
 
 const BOUND: Duration = Duration::from_secs(600);
 
@@ -45,14 +47,24 @@ async fn main() -> anyhow::Result<()> {
     }
     distribution("acquire, pool filled", &mut times);
 
-    for offline in [true, false] {
+    let listed = Policy {
+        allow: (0..100)
+            .map(|number| Ipv4Net::from(Ipv4Addr::new(203, 0, 113, number)))
+            .collect(),
+        ..Policy::offline()
+    };
+    for (name, policy) in [
+        ("policy of 100 addresses", listed),
+        ("policy offline", Policy::offline()),
+        ("policy plain again", Policy::default()),
+    ] {
         for slot in slots.iter().take(100) {
             let begin = Instant::now();
-            pool.set_internet(slot, !offline).await?;
+            pool.set_policy(slot, policy.clone()).await?;
             times.push(begin.elapsed());
         }
+        distribution(name, &mut times);
     }
-    distribution("set_internet, one at a time", &mut times);
 
     let begin = Instant::now();
     for slot in slots {

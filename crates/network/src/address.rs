@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use crate::error::{Error, Result};
+use crate::services::{EDGE_ADDRESS, SERVICE_ADDRESS};
 
 /// The guest's address, the same in every sandbox.
 pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
@@ -94,6 +95,18 @@ impl Plan {
     pub fn link_slot(&self, index: u32) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.link_range.network()) + 2 * index + 1)
     }
+}
+
+/// Whether no guest may go to `address`, whatever its policy. The slots' own ranges
+/// come on top of this.
+#[must_use]
+pub fn is_never_reachable(address: Ipv4Addr) -> bool {
+    crate::ruleset::DENIED_RANGES
+        .iter()
+        .any(|(network, prefix)| {
+            Ipv4Net::new(*network, *prefix).is_ok_and(|n| n.contains(&address))
+        })
+        || [SERVICE_ADDRESS, EDGE_ADDRESS].contains(&address)
 }
 
 /// Whether two ranges share an address.

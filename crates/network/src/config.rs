@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{Plan, SLOT_LIMIT};
 use crate::error::{Error, Result};
+use crate::services::ServicePorts;
 
 /// Slots kept ready by default.
 const DEFAULT_POOL_SIZE: u32 = 8;
@@ -15,6 +16,10 @@ const DEFAULT_POOL_SIZE: u32 = 8;
 const DEFAULT_MAX_SLOTS: u32 = 512;
 /// Released slots kept for reuse by default.
 const DEFAULT_IDLE_LIMIT: u32 = 64;
+
+/// Connections of one guest by default: plenty for a crawler, a fraction of the
+/// host's table.
+const DEFAULT_CONNECTIONS_MAX: u32 = 8192;
 
 /// Two ranges that slots take their addresses from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +75,11 @@ pub struct NetworkConfig {
     pub tap_owner: TapOwner,
     /// Name servers that guests use; found from the host's files when absent.
     pub nameservers: Option<Vec<IpAddr>>,
+    /// Where the node serves guests; without them guests have no such services and
+    /// nothing is diverted.
+    pub services: Option<ServicePorts>,
+    /// Tracked connections that one guest may have at a time.
+    pub connections_max: Option<u32>,
 }
 
 impl Default for NetworkConfig {
@@ -101,6 +111,8 @@ impl Default for NetworkConfig {
             ],
             tap_owner: TapOwner::Fixed(0),
             nameservers: None,
+            services: None,
+            connections_max: Some(DEFAULT_CONNECTIONS_MAX),
         }
     }
 }
@@ -148,7 +160,7 @@ impl NetworkConfig {
     pub(crate) fn guest_nameservers(&self) -> Vec<Ipv4Addr> {
         let servers = match &self.nameservers {
             Some(servers) => servers.clone(),
-            None => crate::resolver::guest_nameservers(),
+            None => crate::resolver::reachable_nameservers(),
         };
         servers
             .into_iter()

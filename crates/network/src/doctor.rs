@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::address::{Plan, TAP_NAME, VETH_PREFIX};
 use crate::config::NetworkConfig;
 use crate::error::{Error, Result};
+use crate::policy::Policy;
 use crate::rtnl::Rtnl;
 use crate::ruleset::{self, HostRules, TABLE};
 use crate::state::State;
@@ -134,10 +135,12 @@ fn try_rules() -> Result<()> {
     let rules = HostRules {
         plan: &plan,
         nameservers: &[],
-        offline: &[],
+        services: None,
+        connections_max: config.connections_max,
+        policies: &[(0, Policy::offline())],
     };
     nft::apply("load a slot's rules", &ruleset::slot(plan.host_address(0)))?;
-    nft::apply("load the host's rules", &ruleset::host(&rules))
+    nft::apply_text("load the host's rules", &ruleset::host(&rules))
 }
 
 fn check_ranges(config: &NetworkConfig) -> Check {

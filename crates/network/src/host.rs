@@ -12,14 +12,17 @@ use netlink_packet_route::route::RouteType;
 use crate::address::{self, NETNS_PREFIX, Plan, VETH_PREFIX};
 use crate::config::{NetworkConfig, RangePair};
 use crate::error::{Error, Result};
+use crate::policy::{Adoption, Policy};
 use crate::rtnl::{self, Link, ROUTE_PROTOCOL, Rtnl};
-use crate::ruleset::{HostRules, OFFLINE, TABLE};
+use crate::ruleset::HostRules;
+use crate::services::{SERVICE_ADDRESS, ServicePorts};
 use crate::state::State;
 use crate::{netns, nft, ruleset, slot, sysctl};
 
 /// Abstract socket names belong to a network namespace and vanish with their
 /// process: exactly the life of a claim on a host's network.
 const LOCK_NAME: &str = "hearth-network";
+const LOOPBACK: &str = "lo";
 const IP_FORWARD: &str = "ipv4/ip_forward";
 
 /// The claim on this host's sandbox network.
@@ -48,21 +51,13 @@ pub(crate) struct Host {
     pub(crate) plan: Plan,
     pub(crate) nameservers: Vec<Ipv4Addr>,
     /// Slots that live on from an earlier run.
-    pub(crate) adopted: Vec<Adopted>,
+    pub(crate) adopted: Vec<(u32, Policy)>,
     pub(crate) _lock: Lock,
-}
-
-/// A slot that lives on from an earlier run.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Adopted {
-    pub(crate) index: u32,
-    /// Its guest may not open connections to the outside.
-    pub(crate) offline: bool,
 }
 
 /// Prepares the host and removes leftovers. The rules are in place before
 /// forwarding is on, and before anything slow.
-pub(crate) fn set_up(config: &NetworkConfig, adopt: &[u32]) -> Result<Host> {
+pub(crate) fn set_up(config: &NetworkConfig, adopt: Vec<Adoption>) -> Result<Host> {
     config.validate()?;
     let lock = Lock::take()?;
     let rtnl = Rtnl::open()?;
@@ -77,38 +72,34 @@ pub(crate) fn set_up(config: &NetworkConfig, adopt: &[u32]) -> Result<Host> {
     )?;
     remember(config, &plan, remembered.as_ref())?;
 
-    let was_offline = offline_addresses();
     let mut adopted = Vec::new();
-    for index in adopt.iter().copied().collect::<BTreeSet<_>>() {
+    for Adoption { index, policy } in adopt {
         if index >= config.max_slots {
             tracing::warn!(index, "a slot past the configured limit is not adopted");
             continue;
         }
         match slot::verify(&rtnl, index, &plan) {
-            Ok(()) => {
-                let offline = was_offline.contains(&plan.host_address(index));
-                adopted.push(Adopted { index, offline });
-            }
+            Ok(()) => adopted.push((index, policy)),
             Err(error) => tracing::warn!(index, %error, "a network slot is not adopted"),
         }
     }
-    let offline: Vec<_> = adopted
-        .iter()
-        .filter(|slot| slot.offline)
-        .map(|slot| plan.host_address(slot.index))
-        .collect();
     let rules = HostRules {
         plan: &plan,
         nameservers: &nameservers,
-        offline: &offline,
+        services: config.services,
+        connections_max: config.connections_max,
+        policies: &adopted,
     };
-    nft::apply("load the host's rules", &ruleset::host(&rules))?;
+    nft::apply_text("load the host's rules", &ruleset::host(&rules))?;
+    if config.services.is_some() {
+        rtnl.ensure_address(rtnl.link_index(LOOPBACK)?, SERVICE_ADDRESS)?;
+    }
     // An address without a slot leads nowhere, least of all to the default route.
     for range in [plan.slot_range(), plan.link_range()] {
         rtnl.add_unreachable(range)?;
     }
     enable_forwarding(config)?;
-    let keep: BTreeSet<u32> = adopted.iter().map(|slot| slot.index).collect();
+    let keep: BTreeSet<u32> = adopted.iter().map(|(index, _)| *index).collect();
     remove_leftovers(&rtnl, &keep)?;
     Ok(Host {
         plan,
@@ -120,10 +111,13 @@ pub(crate) fn set_up(config: &NetworkConfig, adopt: &[u32]) -> Result<Host> {
 
 /// Undoes [`set_up`] when no slot is left.
 pub(crate) fn tear_down(config: &NetworkConfig, plan: &Plan) -> Result<()> {
-    nft::apply("remove the host's rules", &ruleset::remove_host())?;
+    nft::apply_text("remove the host's rules", &ruleset::remove_host())?;
     let rtnl = Rtnl::open()?;
     for range in [plan.slot_range(), plan.link_range()] {
         rtnl.remove_unreachable(range)?;
+    }
+    if config.services.is_some() {
+        rtnl.remove_address(rtnl.link_index(LOOPBACK)?, SERVICE_ADDRESS)?;
     }
     if let Some(mut state) = State::load(&config.state_dir)?
         && state.enabled_ip_forward
@@ -137,8 +131,18 @@ pub(crate) fn tear_down(config: &NetworkConfig, plan: &Plan) -> Result<()> {
 }
 
 /// Applies policy changes, in order, as one transaction.
-pub(crate) fn apply_policy(changes: &[(Ipv4Addr, bool)]) -> Result<()> {
-    nft::apply("change a slot's policy", &ruleset::offline_changes(changes))
+pub(crate) fn apply_policies(
+    plan: &Plan,
+    services: Option<ServicePorts>,
+    changes: &[(u32, Policy)],
+) -> Result<()> {
+    let text: String = changes
+        .iter()
+        .map(|(index, policy)| {
+            ruleset::policy_change(*index, plan.host_address(*index), policy, services)
+        })
+        .collect();
+    nft::apply_text("change a slot's policy", &text)
 }
 
 /// What of the host's network overlaps `range`, in words. Our own links and routes
@@ -257,28 +261,6 @@ fn enable_forwarding(config: &NetworkConfig) -> Result<()> {
     sysctl::write(IP_FORWARD, "1")?;
     tracing::info!("turned net.ipv4.ip_forward on; a clean shutdown turns it off");
     Ok(())
-}
-
-/// The addresses in the running table's offline set; none if there is no table.
-fn offline_addresses() -> BTreeSet<Ipv4Addr> {
-    let listing = match nft::list(
-        "list slot policies",
-        &["list", "set", "inet", TABLE, OFFLINE],
-    ) {
-        Ok(listing) => listing,
-        Err(error) => {
-            tracing::debug!(%error, "no slot policies to carry over");
-            return BTreeSet::new();
-        }
-    };
-    listing["nftables"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|object| object["set"]["elem"].as_array())
-        .flatten()
-        .filter_map(|element| element.as_str()?.parse().ok())
-        .collect()
 }
 
 /// Removes every slot of an earlier run that is not in `keep`.

@@ -35,7 +35,7 @@ enum State {
 /// What is known of a held slot's policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Policy {
-    /// The kernel may have it offline.
+    /// The kernel may have a policy for it that is not plain.
     restricted: bool,
     /// Changes that were asked for and are not confirmed.
     pending: u32,
@@ -187,18 +187,18 @@ impl Ledger {
     }
 
     /// The holder asks for a policy change.
-    pub(crate) fn policy_asked(&mut self, index: u32, offline: bool) -> Result<(), NotHeld> {
+    pub(crate) fn policy_asked(&mut self, index: u32, restricts: bool) -> Result<(), NotHeld> {
         let Some(State::Held(mut policy)) = self.state(index) else {
             return Err(NotHeld);
         };
         policy.pending += 1;
-        policy.restricted |= offline;
+        policy.restricted |= restricts;
         self.set(index, State::Held(policy));
         Ok(())
     }
 
     /// A policy change was carried out, or failed. `plain` says that the slot is
-    /// certainly not offline now.
+    /// certainly plain now.
     pub(crate) fn policy_done(&mut self, index: u32, plain: bool) {
         let state = self.state(index);
         let (Some(State::Held(mut policy)) | Some(State::Settling(mut policy))) = state else {

@@ -23,6 +23,11 @@ pub(crate) fn apply(action: &'static str, ruleset: &Nftables<'_>) -> Result<()> 
     run(action, &["-j", "-f", "-"], &text).map(drop)
 }
 
+/// Applies a ruleset in `nft`'s own language as one transaction.
+pub(crate) fn apply_text(action: &'static str, ruleset: &str) -> Result<()> {
+    run(action, &["-f", "-"], ruleset.as_bytes()).map(drop)
+}
+
 /// Runs a listing command and returns its JSON.
 pub(crate) fn list(action: &'static str, arguments: &[&str]) -> Result<Value> {
     let arguments: Vec<&str> = std::iter::once("-j")

@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use crate::address::Plan;
 use crate::config::{NetworkConfig, TapOwner};
 use crate::error::{Error, Result};
+use crate::policy::{Adoption, Policy};
 use crate::slot::Slot;
 use crate::{host, netns};
 use driver::Driver;
@@ -58,9 +59,9 @@ pub struct PoolStatus {
 enum Command {
     Acquire(oneshot::Sender<Result<Handover>>),
     Release(u32, oneshot::Sender<Result<()>>),
-    SetInternet {
+    SetPolicy {
         index: u32,
-        allowed: bool,
+        policy: Policy,
         done: oneshot::Sender<Result<()>>,
     },
     Status(oneshot::Sender<PoolStatus>),
@@ -111,14 +112,15 @@ struct Shared {
 
 impl SlotPool {
     /// Takes over this host's sandbox network: chooses the address ranges, loads the
-    /// host's rules in one transaction, adopts the slots in `adopt` without touching
-    /// their traffic, removes all others, and begins to fill the pool.
+    /// host's rules in one transaction, adopts the slots in `adopt` with their
+    /// policies and without touching what these permit, removes all others, and
+    /// begins to fill the pool.
     ///
     /// Needs root (`CAP_NET_ADMIN`, `CAP_SYS_ADMIN`), `nft` and a Tokio runtime.
-    pub async fn start(config: NetworkConfig, adopt: &[u32]) -> Result<Self> {
+    pub async fn start(config: NetworkConfig, adopt: &[Adoption]) -> Result<Self> {
         let adopt = adopt.to_vec();
         let (config, host) = netns::spawn("hearth-net-start", move || {
-            let host = host::set_up(&config, &adopt)?;
+            let host = host::set_up(&config, adopt)?;
             Ok((config, host))
         })
         .await?;
@@ -128,7 +130,7 @@ impl SlotPool {
             plan: host.plan,
             owner: config.tap_owner,
             nameservers: host.nameservers.iter().copied().map(IpAddr::V4).collect(),
-            adopted: Mutex::new(host.adopted.iter().map(|slot| slot.index).collect()),
+            adopted: Mutex::new(host.adopted.iter().map(|(index, _)| *index).collect()),
             task: Mutex::new(None),
         };
         let task = tokio::spawn(Driver::new(config, host, receiver).run());
@@ -162,14 +164,14 @@ impl SlotPool {
         Some(Slot::new(index, &self.shared.plan, self.shared.owner))
     }
 
-    /// Lets a slot's guest open connections to the outside (the state of a fresh
-    /// slot), or forbids it. Forbidding ends what is open. Connections that the
-    /// host opens to the guest are not concerned.
-    pub async fn set_internet(&self, slot: &Slot, allowed: bool) -> Result<()> {
+    /// Says what a slot's guest may reach; a fresh slot has the default policy. What
+    /// is open and no longer permitted ends. Connections that the host opens to the
+    /// guest are not concerned.
+    pub async fn set_policy(&self, slot: &Slot, policy: Policy) -> Result<()> {
         let index = slot.index;
-        self.ask(|done| Command::SetInternet {
+        self.ask(|done| Command::SetPolicy {
             index,
-            allowed,
+            policy,
             done,
         })
         .await?

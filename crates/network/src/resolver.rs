@@ -1,11 +1,14 @@
-//! Which name servers a guest should use.
+//! Name servers: the guests' is the node, which asks the host's own.
 //!
-//! The host's `resolv.conf` often names a stub on loopback, which a guest cannot
+//! A template that was made elsewhere may name others; those of this host may be
+//! asked directly, even where they are private. The host's `resolv.conf` often names a stub on loopback, which a guest cannot
 //! reach; then the files in which the stub's manager keeps the real servers are
 //! asked. Guests have no IPv6, so IPv6 servers are of no use to them.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+
+use crate::services::SERVICE_ADDRESS;
 
 /// Files to look at, in order.
 const SOURCES: [&str; 3] = [
@@ -21,10 +24,16 @@ pub(crate) const PUBLIC_SERVERS: [Ipv4Addr; 2] =
 /// A resolver reads no more than this many (`MAXNS` in `resolv.h`).
 const MOST_SERVERS: usize = 3;
 
-/// The name servers to write into a guest's `resolv.conf`: the host's own, or
-/// public ones when the host has none that a guest could reach. Never empty.
+/// The name servers to write into a guest's `resolv.conf`: the node's forwarder,
+/// whose address is the same on every node.
 #[must_use]
 pub fn guest_nameservers() -> Vec<IpAddr> {
+    vec![SERVICE_ADDRESS.into()]
+}
+
+/// The host's own servers, or public ones when the host has none that a guest could
+/// reach. Never empty.
+pub(crate) fn reachable_nameservers() -> Vec<IpAddr> {
     host_nameservers().unwrap_or_else(|| PUBLIC_SERVERS.map(IpAddr::from).to_vec())
 }
 
@@ -79,5 +88,6 @@ mod tests {
     #[test]
     fn a_guest_always_gets_a_server() {
         assert!(!guest_nameservers().is_empty());
+        assert!(!reachable_nameservers().is_empty());
     }
 }

@@ -189,6 +189,32 @@ impl Rtnl {
         )
     }
 
+    /// Gives a link an address of its own, unless it has it.
+    pub(crate) fn ensure_address(&self, link: u32, address: Ipv4Addr) -> Result<()> {
+        let addition = self
+            .handle
+            .address()
+            .add(link, IpAddr::V4(address), 32)
+            .execute();
+        tolerate(self.runtime.block_on(addition), libc::EEXIST)
+            .map_err(netlink(format!("add address {address}")))
+    }
+
+    /// Takes [`Rtnl::ensure_address`] back. No such address is success.
+    pub(crate) fn remove_address(&self, link: u32, address: Ipv4Addr) -> Result<()> {
+        let mut message = netlink_packet_route::address::AddressMessage::default();
+        message.header.family = netlink_packet_route::AddressFamily::Inet;
+        message.header.index = link;
+        message.header.prefix_len = 32;
+        message.attributes = vec![
+            AddressAttribute::Address(IpAddr::V4(address)),
+            AddressAttribute::Local(IpAddr::V4(address)),
+        ];
+        let removal = self.handle.address().del(message).execute();
+        tolerate(self.runtime.block_on(removal), libc::EADDRNOTAVAIL)
+            .map_err(netlink(format!("remove address {address}")))
+    }
+
     /// Adds a neighbour that never expires and needs no ARP. Permanent entries do
     /// not count against the kernel's (global) neighbour table limit.
     pub(crate) fn add_neighbour(&self, link: u32, address: Ipv4Addr, mac: [u8; 6]) -> Result<()> {

@@ -7,7 +7,11 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 use tokio::net::TcpStream;
 
 /// Body of `/init`. Field names are the agent's contract; `entropy`, `hostname`,
@@ -32,6 +36,9 @@ pub(crate) struct Init<'a> {
     /// 32 hexadecimal digits; absent leaves the id as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine_id: Option<String>,
+    /// Where the guest finds the service that takes its events.
+    #[serde(rename = "hyperloopIP")]
+    pub hyperloop_ip: Ipv4Addr,
 }
 
 #[derive(Debug, thiserror::Error)]

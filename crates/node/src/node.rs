@@ -14,6 +14,7 @@ use crate::{
     spec::{SandboxSpec, SandboxState, Status},
 };
 use chrono::{DateTime, Utc};
+use hearth_egress::Egress;
 use hearth_ids::{BuildId, SandboxId};
 use hearth_machine::Engine;
 use hearth_network::SlotPool;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub config: NodeConfig,
     pub engine: Arc<dyn Engine>,
     pub slots: SlotPool,
+    pub egress: Egress,
     pub journals: Journals,
     pub registry: Registry,
     pub builds: Arc<LocalStore>,
@@ -106,12 +108,16 @@ impl Node {
         config: NodeConfig,
         engine: Arc<dyn Engine>,
         builds: Arc<LocalStore>,
-        network: hearth_network::NetworkConfig,
+        mut network: hearth_network::NetworkConfig,
         hooks: Arc<dyn Hooks>,
     ) -> Result<Arc<Self>, Error> {
         let journals = Journals::open(config.state_dir.join("sandboxes"))
             .map_err(Error::step("open the directory of sandboxes"))?;
         let found = recovery::survey(&journals, &config, engine.as_ref(), &builds).await?;
+        let egress = Egress::bind(config.egress.clone(), Arc::new(hearth_egress::DaemonLog))
+            .await
+            .map_err(Error::step("listen for guests"))?;
+        network.services = Some(egress.ports());
         let slots = SlotPool::start(network, &found.slots())
             .await
             .map_err(Error::step("prepare the network"))?;
@@ -120,6 +126,7 @@ impl Node {
             config,
             engine,
             slots,
+            egress,
             journals,
             registry: Registry::default(),
             builds,
@@ -142,6 +149,7 @@ impl Node {
         node.drivers
             .spawn(collect_garbage(Arc::clone(&node.shared)));
         node.drivers.spawn(spares::keep(Arc::clone(&node.shared)));
+        node.shared.egress.start();
         Ok(node)
     }
 
@@ -488,6 +496,7 @@ impl Node {
         {
             tracing::error!("sandboxes were still being changed at the stop; their journals tell");
         }
+        self.shared.egress.stop(limit).await;
         let keep = found_slots(&self.shared);
         if let Err(error) = self.shared.slots.shutdown(&keep).await {
             tracing::error!(error = %chain(&error), "cleaning up the network failed");

@@ -18,7 +18,7 @@ use crate::{
     config::NodeConfig,
     error::{Error, chain},
     journal::{Found, Journals, Paused, Record},
-    sandbox::ground::Ground,
+    sandbox::{egress, ground::Ground},
     spec::SandboxState,
 };
 use hearth_ids::SandboxId;
@@ -39,11 +39,12 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
-    /// Slots that live sandboxes use.
-    pub(crate) fn slots(&self) -> Vec<u32> {
+    /// Slots that live sandboxes use, with what these may reach.
+    pub(crate) fn slots(&self) -> Vec<hearth_network::Adoption> {
         self.adopted
             .iter()
-            .filter_map(|adopted| adopted.record.slot)
+            .map(|adopted| &adopted.record)
+            .filter_map(|record| Some(egress::adoption(record.slot?, &record.spec)))
             .collect()
     }
 }

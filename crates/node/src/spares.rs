@@ -28,6 +28,7 @@ use chrono::{TimeDelta, Utc};
 use futures::FutureExt;
 use hearth_client::{Command, SandboxClient};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
+use hearth_network::services::SERVICE_ADDRESS;
 use hearth_snapshot::{ArtefactStore, Kind};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -409,6 +410,7 @@ async fn warm(address: SocketAddr, id: &SandboxId) -> Result<(), Error> {
         sandbox_id: id.as_str(),
         template_id: "",
         machine_id: Some(agent::machine_id()),
+        hyperloop_ip: SERVICE_ADDRESS,
     };
     agent::init(address, &settings, None, WARM_LIMIT)
         .await

@@ -165,7 +165,22 @@ fn node_config(settings: &Settings) -> anyhow::Result<NodeConfig> {
             socket: settings.node_socket(),
             tcp,
         },
+        egress: egress_config(settings),
     })
+}
+
+/// What guests find at the node: the edge is reached at the ports that it has here.
+fn egress_config(settings: &Settings) -> hearth_egress::EgressConfig {
+    let address = match settings.api.address {
+        address if address.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        address => address,
+    };
+    let ports = [settings.api.port, settings.api.edge_port];
+    hearth_egress::EgressConfig {
+        domain: settings.domain(),
+        edge: ports.map(|port| SocketAddr::new(address, port)).to_vec(),
+        name_servers: settings.network.name_servers.clone(),
+    }
 }
 
 /// The engine, after finding out what guests can run on here.
@@ -187,6 +202,7 @@ pub fn network_config(settings: &Settings) -> anyhow::Result<NetworkConfig> {
         state_dir: settings.state_dir.clone(),
         pool_size: given.pool_size.min(given.max_slots),
         max_slots: given.max_slots,
+        connections_max: Some(given.connections_max).filter(|most| *most > 0),
         tap_owner: TapOwner::PerSlot {
             base: DEFAULT_UID_BASE,
         },
@@ -236,6 +252,7 @@ async fn open_control(
     let seed = secrets::random_once(&settings.keys_dir().join("token-seed"))?;
     let mut config = hearth_control::Config::new(settings.domain(), seed.into());
     config.features.pause = true;
+    config.features.egress_rules = true;
     config.team = TeamConfig {
         slug: DEFAULT_TEAM.to_owned(),
         limits: limits(settings),

@@ -152,12 +152,12 @@ fn watch_limits() -> io::Result<()> {
     std::fs::write("/proc/sys/fs/inotify/max_user_watches", "524288")
 }
 
-/// A template that names no server gets one.
+/// A template that names no server gets the node's.
 fn name_servers() -> io::Result<()> {
     const FILE: &str = "/etc/resolv.conf";
     match std::fs::metadata(FILE) {
         Ok(metadata) if metadata.len() > 0 => Ok(()),
-        _ => std::fs::write(FILE, "nameserver 8.8.8.8\n"),
+        _ => std::fs::write(FILE, "nameserver 192.0.2.1\n"),
     }
 }
 

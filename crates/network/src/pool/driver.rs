@@ -1,7 +1,6 @@
 //! The task behind [`super::SlotPool`].
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -12,6 +11,7 @@ use crate::config::NetworkConfig;
 use crate::error::{Error, Result, chain};
 use crate::host::{self, Host};
 use crate::ledger::{Acquired, Ledger, NotHeld, Work};
+use crate::policy::Policy;
 use crate::rtnl::Rtnl;
 use crate::{netns, slot};
 
@@ -31,8 +31,7 @@ enum Job {
 
 struct PolicyChange {
     index: u32,
-    address: Ipv4Addr,
-    offline: bool,
+    policy: Policy,
     /// Nobody waits for the change that a release makes.
     done: Option<oneshot::Sender<Result<()>>>,
 }
@@ -61,8 +60,8 @@ impl Driver {
         commands: mpsc::Receiver<Command>,
     ) -> Self {
         let mut ledger = Ledger::new(config.max_slots, config.pool_size, config.idle_limit);
-        for slot in &host.adopted {
-            ledger.adopt(slot.index, slot.offline);
+        for (index, policy) in &host.adopted {
+            ledger.adopt(*index, !policy.is_plain());
         }
         let (unclaimed_sender, unclaimed) = mpsc::channel(config.max_slots as usize);
         Self {
@@ -149,7 +148,7 @@ impl Driver {
             Command::Release(index, done) => {
                 let outcome = match self.ledger.release(index) {
                     Ok(true) => {
-                        self.push_policy(index, false, None);
+                        self.push_policy(index, Policy::default(), None);
                         Ok(())
                     }
                     Ok(false) => Ok(()),
@@ -157,17 +156,17 @@ impl Driver {
                 };
                 let _ = done.send(outcome);
             }
-            Command::SetInternet {
+            Command::SetPolicy {
                 index,
-                allowed,
+                policy,
                 done,
             } => {
                 if self.policy.len() >= POLICY_QUEUE {
                     let _ = done.send(Err(Error::Busy));
-                } else if self.ledger.policy_asked(index, !allowed).is_err() {
+                } else if self.ledger.policy_asked(index, !policy.is_plain()).is_err() {
                     let _ = done.send(Err(Error::NotHeld { index }));
                 } else {
-                    self.push_policy(index, !allowed, Some(done));
+                    self.push_policy(index, policy, Some(done));
                 }
             }
             Command::Status(reply) => {
@@ -232,14 +231,12 @@ impl Driver {
     fn push_policy(
         &mut self,
         index: u32,
-        offline: bool,
+        policy: Policy,
         done: Option<oneshot::Sender<Result<()>>>,
     ) {
-        let address = self.host.plan.host_address(index);
         self.policy.push(PolicyChange {
             index,
-            address,
-            offline,
+            policy,
             done,
         });
     }
@@ -250,11 +247,14 @@ impl Driver {
             let changes = std::mem::take(&mut self.policy);
             let wanted: Vec<_> = changes
                 .iter()
-                .map(|change| (change.address, change.offline))
+                .map(|change| (change.index, change.policy.clone()))
                 .collect();
+            let (plan, services) = (self.host.plan, self.config.services);
             self.jobs.spawn(async move {
-                let outcome =
-                    netns::spawn("hearth-net-rule", move || host::apply_policy(&wanted)).await;
+                let outcome = netns::spawn("hearth-net-rule", move || {
+                    host::apply_policies(&plan, services, &wanted)
+                })
+                .await;
                 (Job::Policy(changes), outcome)
             });
         }
@@ -327,7 +327,7 @@ impl Driver {
         }
         for change in changes {
             self.ledger
-                .policy_done(change.index, outcome.is_ok() && !change.offline);
+                .policy_done(change.index, outcome.is_ok() && change.policy.is_plain());
             if let Some(done) = change.done {
                 let _ = done.send(match outcome {
                     Ok(()) => Ok(()),

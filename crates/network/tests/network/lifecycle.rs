@@ -1,8 +1,6 @@
 //! How slots and the host's settings come and go.
 
-use std::time::Duration;
-
-use hearth_network::{Error, NetworkConfig, Slot, SlotPool, doctor, tap};
+use hearth_network::{Adoption, Error, Policy, Slot, SlotPool, doctor, tap};
 
 use crate::support::*;
 
@@ -23,7 +21,7 @@ fn a_clean_shutdown_leaves_the_host_as_it_was() {
         assert_eq!(traces(), CLEAN);
         let pool = SlotPool::start(config(3, 8), &[]).await.unwrap();
         let held = pool.acquire().await.unwrap();
-        pool.set_internet(&held, false).await.unwrap();
+        pool.set_policy(&held, Policy::offline()).await.unwrap();
         let during = traces();
         let index = held.index;
         for part in [
@@ -167,13 +165,20 @@ fn adopted_slots_keep_their_connections_and_policies_over_a_restart() {
         let (guest, mute) = (Guest::attach(&kept), Guest::attach(&offline));
         serve(Some(&guest.namespace), 8080);
         serve(Some(&mute.namespace), 8080);
-        pool.set_internet(&offline, false).await.unwrap();
+        pool.set_policy(&offline, Policy::offline()).await.unwrap();
         let (mut inward, _) = connect(None, kept.host_address, 8080, PATIENCE).unwrap();
         let (mut outward, _) = connect(Some(&guest.namespace), INTERNET, 80, PATIENCE).unwrap();
         assert!(echoes(&mut inward, "before") && echoes(&mut outward, "before"));
 
         // As in a crash: nothing is shut down.
-        let adopt = [kept.index, offline.index, 7];
+        let adopt = [
+            Adoption::from(kept.index),
+            Adoption {
+                index: offline.index,
+                policy: Policy::offline(),
+            },
+            Adoption::from(7),
+        ];
         let lost_index = lost.index;
         drop(pool);
         let pool = restart(config(0, 8), &adopt).await;
@@ -202,19 +207,6 @@ fn adopted_slots_keep_their_connections_and_policies_over_a_restart() {
     });
 }
 
-/// Starts a pool as soon as the one before has let go.
-async fn restart(config: NetworkConfig, adopt: &[u32]) -> SlotPool {
-    let start = async {
-        loop {
-            match SlotPool::start(config.clone(), adopt).await {
-                Err(Error::InUse) => tokio::time::sleep(Duration::from_millis(5)).await,
-                other => return other.unwrap(),
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, start).await.unwrap()
-}
-
 #[test]
 fn a_damaged_slot_is_not_adopted() {
     isolated(|| async {
@@ -223,7 +215,7 @@ fn a_damaged_slot_is_not_adopted() {
         for _ in 0..5 {
             slots.push(pool.acquire().await.unwrap());
         }
-        let adopt: Vec<u32> = slots.iter().map(|slot| slot.index).collect();
+        let adopt: Vec<Adoption> = slots.iter().map(|slot| slot.index.into()).collect();
         drop(pool);
         let plan = |slot: &Slot| slot.host_address;
         sh(&format!(
@@ -237,7 +229,7 @@ fn a_damaged_slot_is_not_adopted() {
         let pool = restart(config(0, 8), &adopt).await;
         let whole: Vec<bool> = adopt
             .iter()
-            .map(|index| pool.adopted(*index).is_some())
+            .map(|adoption| pool.adopted(adoption.index).is_some())
             .collect();
         assert_eq!(whole, [false, false, false, false, true]);
         assert_eq!(pool.status().await.unwrap().held, 1);
@@ -259,7 +251,7 @@ fn a_released_slot_comes_back_without_traces_of_its_last_sandbox() {
         let from_guest = Some(guest.namespace.as_path());
         let (_outward, _) = connect(from_guest, INTERNET, 80, PATIENCE).unwrap();
         let (_inward, _) = connect(None, address, 8080, PATIENCE).unwrap();
-        pool.set_internet(&slot, false).await.unwrap();
+        pool.set_policy(&slot, Policy::offline()).await.unwrap();
         let tracked = || sh("cat /proc/net/nf_conntrack");
         assert!(tracked().contains(&address.to_string()));
         drop(guest);
@@ -321,7 +313,7 @@ fn a_second_release_and_a_policy_for_a_released_slot_are_refused() {
             pool.release(copy()).await,
             Err(Error::NotHeld { .. })
         ));
-        let policy = pool.set_internet(&copy(), false).await;
+        let policy = pool.set_policy(&copy(), Policy::offline()).await;
         assert!(matches!(policy, Err(Error::NotHeld { .. })));
         pool.shutdown(&[]).await.unwrap();
     });
@@ -337,12 +329,19 @@ fn many_policy_changes_at_once_end_as_the_last_one_says() {
         }
         let changes = slots.iter().enumerate().flat_map(|(number, slot)| {
             let pool = &pool;
-            [false, true, number % 2 == 0].map(move |allowed| pool.set_internet(slot, allowed))
+            [false, true, number % 2 == 0].map(move |allowed| {
+                let policy = if allowed {
+                    Policy::default()
+                } else {
+                    Policy::offline()
+                };
+                pool.set_policy(slot, policy)
+            })
         });
         for outcome in futures::future::join_all(changes).await {
             outcome.unwrap();
         }
-        let set = sh("nft list set inet hearth offline");
+        let set = sh("nft list map inet hearth policies");
         for (number, slot) in slots.iter().enumerate() {
             let listed = set
                 .split(|c: char| !c.is_ascii_digit() && c != '.')

@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 mod lifecycle;
+mod policy;
 mod support;
 mod traffic;

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use hearth_network::{NetworkConfig, Slot, netns, tap};
+use hearth_network::{Adoption, Error, NetworkConfig, Slot, SlotPool, netns, tap};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 const INNER: &str = "HEARTH_TEST_ISOLATED";
@@ -48,7 +48,9 @@ pub(crate) fn isolated<F: Future<Output = ()>>(body: impl FnOnce() -> F) {
         .trim_end_matches("::{{closure}}")
         .to_owned();
     if std::env::var(INNER).as_ref() == Ok(&test) {
-        sh("mount -t tmpfs none /run && ip link set lo up");
+        // A new namespace takes the host's own setting over.
+        sh("mount -t tmpfs none /run && ip link set lo up
+            echo 0 > /proc/sys/net/ipv4/ip_forward");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -98,6 +100,19 @@ pub(crate) fn config(pool_size: u32, max_slots: u32) -> NetworkConfig {
     }
 }
 
+/// Starts a pool as soon as the one before has let go.
+pub(crate) async fn restart(config: NetworkConfig, adopt: &[Adoption]) -> SlotPool {
+    let start = async {
+        loop {
+            match SlotPool::start(config.clone(), adopt).await {
+                Err(Error::InUse) => tokio::time::sleep(Duration::from_millis(5)).await,
+                other => return other.unwrap(),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, start).await.unwrap()
+}
+
 /// Makes the internet: a namespace behind this host's default route, which has no
 /// route back to sandboxes, so that only masqueraded packets get answers.
 pub(crate) fn make_internet() -> PathBuf {
@@ -143,10 +158,13 @@ pub(crate) fn serve(namespace: Option<&Path>, port: u16) {
 
 /// A UDP server that answers each datagram with itself.
 pub(crate) fn serve_udp(namespace: &Path, port: u16) {
-    let socket = netns::run_in(namespace, move || {
-        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
-    })
-    .unwrap();
+    serve_udp_at(namespace, Ipv4Addr::UNSPECIFIED, port);
+}
+
+/// The same at one address, which its answers come from.
+pub(crate) fn serve_udp_at(namespace: &Path, address: Ipv4Addr, port: u16) {
+    let socket =
+        netns::run_in(namespace, move || UdpSocket::bind((address, port)).unwrap()).unwrap();
     thread::spawn(move || {
         let mut buffer = [0; 2048];
         while let Ok((read, from)) = socket.recv_from(&mut buffer) {

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use crate::support::*;
-use hearth_network::SlotPool;
 use hearth_network::address::GATEWAY_MAC;
+use hearth_network::{Policy, SlotPool};
 
 #[test]
 fn the_host_reaches_the_guest_and_the_guest_the_internet() {
@@ -191,7 +191,7 @@ fn the_internet_can_be_taken_away_and_given_back() {
         let (mut inward, _) = connect(None, slot.host_address, 8080, PATIENCE).unwrap();
         assert!(echoes(&mut open, "before"));
 
-        pool.set_internet(&slot, false).await.unwrap();
+        pool.set_policy(&slot, Policy::offline()).await.unwrap();
         assert!(!echoes(&mut open, "an open connection goes silent"));
         assert!(blocked(from_guest, INTERNET, 80));
         assert!(
@@ -205,7 +205,7 @@ fn the_internet_can_be_taken_away_and_given_back() {
             "only this guest is cut off"
         );
 
-        pool.set_internet(&slot, true).await.unwrap();
+        pool.set_policy(&slot, Policy::default()).await.unwrap();
         assert!(reaches(from_guest, INTERNET, 80));
         pool.shutdown(&[]).await.unwrap();
     });

@@ -3,7 +3,7 @@
 //! [`super::lifecycle`].
 
 use super::{
-    Command, EndAt, Handle, QUEUE, View,
+    Command, EndAt, Handle, QUEUE, View, egress,
     ground::Ground,
     resources::Resources,
     setup::{self, Identity},
@@ -238,7 +238,7 @@ impl Driver {
                 end_at,
                 network_json,
                 reply,
-            } => drop(reply.send(self.update(end_at, network_json))),
+            } => drop(reply.send(self.update(end_at, network_json).await)),
             Command::Pause { keeping, reply } => {
                 let result = self.pause(keeping.build, keeping.with_memory).await;
                 let paused = result.is_ok();
@@ -278,7 +278,7 @@ impl Driver {
         result
     }
 
-    fn update(
+    async fn update(
         &mut self,
         end_at: Option<EndAt>,
         network_json: Option<String>,
@@ -290,12 +290,16 @@ impl Driver {
             Some(EndAt::NotBefore(at)) => changed.end_at = changed.end_at.max(at),
             None => {}
         }
+        let network = network_json.is_some();
         if let Some(json) = network_json {
-            changed.spec.network_json = json;
+            egress::replace(&mut changed.spec, json);
         }
         setup::write_journal(&self.shared, &changed)?;
         self.record = changed;
         self.retry_at = None;
+        if let Some(slot) = self.resources.slot.as_ref().filter(|_| network) {
+            egress::change(&self.shared, &self.record.spec, slot).await?;
+        }
         self.publish();
         Ok(self.status())
     }

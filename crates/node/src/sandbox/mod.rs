@@ -23,6 +23,7 @@
 //! after the other, so no two operations on a sandbox ever overlap.
 
 pub(crate) mod driver;
+pub(crate) mod egress;
 pub(crate) mod ground;
 pub(crate) mod keep;
 mod lifecycle;

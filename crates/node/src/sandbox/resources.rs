@@ -43,6 +43,14 @@ impl Resources {
         if slot.is_none() {
             tracing::error!(sandbox = %id, slot = ?record.slot, "an adopted sandbox lost its network slot");
         }
+        if let Some(slot) = &slot {
+            super::egress::announce(
+                shared,
+                &record.spec,
+                slot,
+                super::egress::rules(&record.spec),
+            );
+        }
         let uid = slot.as_ref().map_or(0, |slot| slot.uid);
         let disk = match setup::open_disk(shared, ground, record, uid).await {
             Ok(disk) => Some(disk),
@@ -100,6 +108,7 @@ impl Resources {
         self.stop_machine().await;
         self.close_disk().await;
         if let Some(slot) = self.slot.take() {
+            shared.egress.leave(slot.host_address);
             keep(
                 shared
                     .slots

@@ -4,6 +4,7 @@
 //! back.
 
 use super::{
+    egress,
     ground::{Ground, Secrets},
     resources::{Disk, Resources, run_dir_of},
 };
@@ -28,7 +29,7 @@ use hearth_machine::{
     BootSpec, DiskAttachment, Machine, MemoryOverlay, MemoryPiece, NetworkAttachment, RestoreSpec,
     VmShape,
 };
-use hearth_network::Slot;
+use hearth_network::{Slot, services::SERVICE_ADDRESS};
 use hearth_snapshot::{Shape, difference::Composition};
 use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -89,7 +90,7 @@ pub(crate) async fn hand_over(
     resources: &mut Resources,
 ) -> Result<(), Error> {
     if let Some(slot) = &resources.slot {
-        restrict(shared, record, slot).await?;
+        egress::enter(shared, &record.spec, slot).await?;
     }
     write_journal(shared, record)?;
     let machine = resources.machine.as_ref();
@@ -114,7 +115,7 @@ pub(crate) async fn launch(
     }
     let slot = resources.slot.as_ref().expect("taken above");
     record.slot = Some(slot.index);
-    restrict(shared, record, slot).await?;
+    egress::enter(shared, &record.spec, slot).await?;
     let run_dir = run_dir(shared, &id);
     resources.run_dir = Some(run_dir.clone());
     make_run_dir(&run_dir, slot.uid)?;
@@ -132,18 +133,6 @@ pub(crate) async fn launch(
     write_journal(shared, record)?;
     shared.hooks.reached(Step::VmStarted)?;
     tracing::debug!(sandbox = %id, "VM started");
-    Ok(())
-}
-
-/// Closes what the settings close of the network, before the guest runs.
-async fn restrict(shared: &Shared, record: &Record, slot: &Slot) -> Result<(), Error> {
-    if record.spec.allow_internet_access == Some(false) {
-        shared
-            .slots
-            .set_internet(slot, false)
-            .await
-            .map_err(Error::step("close the sandbox's internet access"))?;
-    }
     Ok(())
 }
 
@@ -387,6 +376,7 @@ async fn greet_agent(
         sandbox_id: spec.sandbox_id.as_str(),
         template_id: spec.template_id.as_str(),
         machine_id: (identity == Identity::New).then(agent::machine_id),
+        hyperloop_ip: SERVICE_ADDRESS,
     };
     let address = SocketAddr::from((host, AGENT_PORT));
     let former = match &ground.memory {

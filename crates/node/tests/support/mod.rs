@@ -210,6 +210,7 @@ impl Home {
                 socket: self.run().join("node.sock"),
                 tcp: None,
             },
+            egress: hearth_egress::EgressConfig::default(),
         };
         let network = NetworkConfig {
             state_dir: self.state(),

@@ -1,0 +1,85 @@
+use std::net::Ipv4Addr;
+
+use hearth_ids::SandboxId;
+
+use super::*;
+use crate::guests::Identity;
+use crate::rules::Rules;
+
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 11, 0, 1);
+const ANSWER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 80);
+
+/// A name server on loopback that knows every name, but gives a forged answer with
+/// a wrong id first.
+async fn server() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            let query = Query::parse(&buffer[..length]).unwrap();
+            let mut forged = query.answer([203, 0, 113, 66].into(), 60);
+            message::set_id(&mut forged, query.id.wrapping_add(1));
+            socket.send_to(&forged, from).await.unwrap();
+            let answer = query.answer(ANSWER, 60);
+            socket.send_to(&answer, from).await.unwrap();
+        }
+    });
+    address
+}
+
+async fn forwarder(settings: &str) -> (Forwarder, Arc<Guests>) {
+    let guests = Arc::new(Guests::default());
+    let identity = Identity::new(SandboxId::random());
+    guests.enter(GUEST, identity, Rules::parse(None, settings).unwrap());
+    let servers = Arc::new(Servers::at(vec![server().await]));
+    let forwarder = Forwarder::new(Arc::clone(&guests), servers, "sandboxes.test");
+    (forwarder, guests)
+}
+
+async fn ask(forwarder: &Forwarder, name: &str) -> (u8, Option<Ipv4Addr>) {
+    let query = Query::for_addresses(9, name);
+    let from = SocketAddr::from((GUEST, 5353));
+    let answer = forwarder
+        .answer(from, &query.to_bytes(), false)
+        .await
+        .unwrap();
+    assert!(query.is_answered_by(&answer));
+    let address = query.addresses_in(&answer).first().map(|a| a.address);
+    (answer[3] & 0xf, address)
+}
+
+#[tokio::test]
+async fn questions_are_passed_on_and_answers_remembered() {
+    let (forwarder, guests) = forwarder("").await;
+    assert_eq!(ask(&forwarder, "example.com").await, (0, Some(ANSWER)));
+    let guest = guests.find(GUEST).unwrap();
+    assert!(guest.knows(ANSWER, "example.com"));
+    assert_eq!(guest.names_of(ANSWER), ["example.com"]);
+}
+
+#[tokio::test]
+async fn own_names_are_answered_here() {
+    let (forwarder, _) = forwarder("").await;
+    let edge = (0, Some(EDGE_ADDRESS));
+    assert_eq!(ask(&forwarder, "8080-iabc.sandboxes.test").await, edge);
+    assert_eq!(
+        ask(&forwarder, EVENTS_NAME).await,
+        (0, Some(SERVICE_ADDRESS))
+    );
+    assert_eq!(ask(&forwarder, "sandboxes.test").await, (0, Some(ANSWER)));
+}
+
+#[tokio::test]
+async fn names_that_lead_nowhere_are_not_looked_up() {
+    let (forwarder, _) =
+        forwarder(r#"{"allowOut":["*.example.com"],"denyOut":["0.0.0.0/0"]}"#).await;
+    assert_eq!(ask(&forwarder, "a.example.com").await, (0, Some(ANSWER)));
+    let refused = (Code::Refused as u8, None);
+    assert_eq!(ask(&forwarder, "secret.evil.test").await, refused);
+    assert_eq!(ask(&forwarder, "8080-iabc.sandboxes.test").await, refused);
+    assert_eq!(
+        ask(&forwarder, EVENTS_NAME).await,
+        (0, Some(SERVICE_ADDRESS))
+    );
+}

@@ -1,0 +1,194 @@
+//! The user-space side of the sandbox network: what guests find at the node's own
+//! addresses, and the decisions for which a packet's addresses are not enough.
+//!
+//! ```text
+//!  guest ──▶ kernel (crates/network) ──┬─▶ the internet          by address
+//!                                      ├─▶ proxy ──▶ …           by host name
+//!                                      ├─▶ forwarder ──▶ host's name servers
+//!                                      ├─▶ events                192.0.2.1:80
+//!                                      └─▶ edge                  other sandboxes
+//! ```
+//!
+//! A sandbox without rules about names meets the forwarder alone; its connections
+//! never leave the kernel. [`Rules`] is the one place that reads a sandbox's
+//! settings, for the kernel ([`Rules::policy`]) and for the services here.
+//!
+//! Invariants:
+//! - A caller is who its source address says: the kernel lets no other address out
+//!   of a slot.
+//! - Whatever the services connect to for a guest carries a mark that the kernel
+//!   keeps from private and local addresses. The exceptions are the host's name
+//!   servers and the edge, whose addresses are configuration.
+//! - A change of rules reaches every open connection through the proxy.
+//! - Every task belongs to [`Egress`] and ends with [`Egress::stop`].
+
+#![forbid(unsafe_code)]
+
+mod dns;
+mod events;
+mod guests;
+mod listeners;
+pub mod names;
+mod proxy;
+mod rules;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hearth_network::services::ServicePorts;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use events::{DaemonLog, LogSink};
+pub use guests::{Guest, Identity};
+pub use rules::{Decision, Lookup, Rules, RulesError, Transform, Upstream, UpstreamTls};
+
+use dns::Forwarder;
+use dns::upstream::Servers;
+use events::Events;
+use guests::Guests;
+use listeners::Listeners;
+use proxy::{Edge, Kind, Proxy};
+
+/// Settings of the services.
+#[derive(Debug, Clone, Default)]
+pub struct EgressConfig {
+    /// Names of sandboxes end in this; a port is ignored.
+    pub domain: String,
+    /// Where the edge listens; a guest reaches each at its own port.
+    pub edge: Vec<SocketAddr>,
+    /// Asked by the forwarder, on port 53; the host's own where absent.
+    pub name_servers: Option<Vec<IpAddr>>,
+}
+
+/// The services of one node.
+#[derive(Debug)]
+pub struct Egress {
+    guests: Arc<Guests>,
+    ports: ServicePorts,
+    parts: Mutex<Option<Parts>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What waits for [`Egress::start`].
+#[derive(Debug)]
+struct Parts {
+    listeners: Listeners,
+    forwarder: Arc<Forwarder>,
+    events: Arc<Events>,
+    proxy: Arc<Proxy>,
+}
+
+impl Egress {
+    /// Takes ports for the services. They answer from [`Egress::start`] on; what
+    /// arrives before waits.
+    ///
+    /// # Errors
+    /// When the host has no free ports, or we may not mark packets.
+    pub async fn bind(config: EgressConfig, sink: Arc<dyn LogSink>) -> io::Result<Self> {
+        let listeners = Listeners::bind().await?;
+        let ports = listeners.ports()?;
+        let domain = match config.domain.rsplit_once(':') {
+            Some((host, _)) => host,
+            None => &config.domain,
+        };
+        let domain = domain.to_ascii_lowercase();
+        let guests = Arc::new(Guests::default());
+        let servers = Arc::new(Servers::new(config.name_servers));
+        let edge = Edge {
+            domain: format!(".{domain}"),
+            listeners: config.edge,
+        };
+        let parts = Parts {
+            listeners,
+            forwarder: Arc::new(Forwarder::new(
+                Arc::clone(&guests),
+                Arc::clone(&servers),
+                &domain,
+            )),
+            events: Arc::new(Events::new(Arc::clone(&guests), sink)),
+            proxy: Arc::new(Proxy::new(Arc::clone(&guests), servers, edge)),
+        };
+        Ok(Self {
+            guests,
+            ports,
+            parts: Mutex::new(Some(parts)),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Where the services listen, for the kernel's rules.
+    #[must_use]
+    pub fn ports(&self) -> ServicePorts {
+        self.ports
+    }
+
+    /// Begins to serve. A second call does nothing.
+    pub fn start(&self) {
+        let parts = self
+            .parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(parts) = parts else { return };
+        let Listeners {
+            datagrams,
+            streams,
+            events,
+            proxy,
+            edge,
+        } = parts.listeners;
+        let (tasks, stop) = (&self.tasks, &self.stop);
+        let each = || (tasks.clone(), stop.clone());
+        let (inner, end) = each();
+        let forwarder = Arc::clone(&parts.forwarder);
+        tasks.spawn(forwarder.serve_datagrams(datagrams, inner, end));
+        let (inner, end) = each();
+        tasks.spawn(parts.forwarder.serve_streams(streams, inner, end));
+        let (inner, end) = each();
+        tasks.spawn(parts.events.serve(events, inner, end));
+        let (inner, end) = each();
+        let diverted = Arc::clone(&parts.proxy);
+        tasks.spawn(diverted.serve(proxy, Kind::Diverted, inner, end));
+        let (inner, end) = each();
+        tasks.spawn(parts.proxy.serve(edge, Kind::Edge, inner, end));
+    }
+
+    /// A sandbox takes the address at which the host reaches it.
+    pub fn enter(&self, address: Ipv4Addr, identity: Identity, rules: Rules) {
+        self.guests.enter(address, identity, rules);
+    }
+
+    /// A sandbox's rules are others now; what is open and not permitted any more
+    /// ends.
+    pub fn change(&self, address: Ipv4Addr, rules: Rules) {
+        self.guests.change(address, rules);
+    }
+
+    /// A sandbox has left its address.
+    pub fn leave(&self, address: Ipv4Addr) {
+        self.guests.leave(address);
+    }
+
+    /// Ends the services, and every connection through them. Waits at most `limit`.
+    pub async fn stop(&self, limit: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(limit, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("services for guests did not end in time");
+        }
+    }
+}
+
+/// A failed accept means that descriptors or memory are short: others end first.
+pub(crate) async fn pause_after_failed_accept() {
+    const PAUSE: Duration = Duration::from_millis(50);
+    tokio::time::sleep(PAUSE).await;
+}

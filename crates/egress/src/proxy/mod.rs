@@ -1,0 +1,363 @@
+//! The transparent proxy: takes the connections that the kernel diverts, finds out
+//! what host each is meant for, decides, and relays.
+//!
+//! The guest believes that it talks to the address it dialled. What is allowed by
+//! name is connected to an address that *we* know to be that name's: the one that
+//! was dialled if the name servers confirm it, else one of those they give. So a
+//! guest gains nothing by lying to itself about addresses. A connection that says
+//! no name (the server speaks first, or the protocol has none) is judged by the
+//! names for which our forwarder gave the dialled address.
+
+mod dial;
+mod relay;
+mod sniff;
+mod upstream;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_network::services::SERVICE_ADDRESS;
+use nix::sys::socket::{getsockopt, sockopt};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::dns::upstream::Servers;
+use crate::guests::{Guest, Guests};
+use crate::names;
+use crate::rules::{Decision, Rules, Upstream};
+use sniff::{Greeting, greeting};
+use upstream::Target;
+
+/// How long a client may take to say what it wants where it must speak first.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long we wait for it elsewhere: there the server may be the first to speak.
+const SHORT_GREETING_TIMEOUT: Duration = Duration::from_millis(300);
+/// Ports on which clients speak first.
+const CLIENT_SPEAKS_FIRST: [u16; 4] = [80, 443, 8080, 8443];
+
+/// The proxy and what it shares between connections.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    guests: Arc<Guests>,
+    servers: Arc<Servers>,
+    edge: Edge,
+}
+
+/// Where the edge listens, for names of sandboxes.
+#[derive(Debug, Clone)]
+pub(crate) struct Edge {
+    /// With a dot in front; without a port.
+    pub(crate) domain: String,
+    pub(crate) listeners: Vec<SocketAddr>,
+}
+
+impl Edge {
+    /// The edge's listener behind `port`.
+    fn listener(&self, port: u16) -> Option<SocketAddr> {
+        self.listeners
+            .iter()
+            .find(|listener| listener.port() == port)
+            .copied()
+    }
+
+    fn has_name(&self, name: &str) -> bool {
+        name.strip_suffix(&self.domain)
+            .is_some_and(|label| !label.is_empty() && !label.contains('.'))
+    }
+}
+
+/// What a connection is, once its beginning was read.
+struct Opened {
+    guest: Arc<Guest>,
+    stream: TcpStream,
+    /// What the guest dialled.
+    dialled: SocketAddrV4,
+    /// What it has sent so far.
+    sent: Vec<u8>,
+    name: Option<String>,
+}
+
+impl Proxy {
+    pub(crate) fn new(guests: Arc<Guests>, servers: Arc<Servers>, edge: Edge) -> Self {
+        Self {
+            guests,
+            servers,
+            edge,
+        }
+    }
+
+    /// Serves diverted connections until `stop`.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        kind: Kind,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, from)) = accepted else {
+                crate::pause_after_failed_accept().await;
+                continue;
+            };
+            let SocketAddr::V4(from) = from else { continue };
+            // Nobody is at this address: the connection outlived its sandbox.
+            let Some(guest) = self.guests.find(*from.ip()) else {
+                continue;
+            };
+            let Ok(permit) = Arc::clone(&guest.connections).try_acquire_owned() else {
+                tracing::debug!(sandbox = %guest.identity.sandbox_id, "too many connections through the proxy");
+                continue;
+            };
+            let (this, stop) = (Arc::clone(&self), stop.clone());
+            tasks.spawn(async move {
+                let _permit = permit;
+                let gone = guest.gone.clone();
+                let id = guest.identity.sandbox_id.clone();
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = gone.cancelled() => {}
+                    outcome = Box::pin(this.connection(guest, stream, kind)) => {
+                        if let Err(error) = outcome {
+                            tracing::debug!(sandbox = %id, %error, "a connection through the proxy failed");
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    async fn connection(&self, guest: Arc<Guest>, stream: TcpStream, kind: Kind) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let dialled = dialled(&stream)?;
+        let rules = guest.rules();
+        let mut opened = Opened {
+            dialled,
+            sent: Vec::new(),
+            name: None,
+            stream,
+            guest,
+        };
+        match kind {
+            Kind::Diverted => {
+                self.identify(&mut opened, &rules).await?;
+                self.forward(opened, &rules).await
+            }
+            Kind::Edge => {
+                if rules.denies_everything() {
+                    read_greeting(&mut opened, GREETING_TIMEOUT).await?;
+                    if !opened
+                        .name
+                        .as_deref()
+                        .is_some_and(|name| rules.names_allow(name))
+                    {
+                        return Err(denied());
+                    }
+                }
+                self.to_edge(opened).await
+            }
+        }
+    }
+
+    /// Finds the connection's name, as far as the rules ask for one.
+    async fn identify(&self, opened: &mut Opened, rules: &Rules) -> io::Result<()> {
+        if !rules.asks_names() {
+            return Ok(());
+        }
+        let patience = if CLIENT_SPEAKS_FIRST.contains(&opened.dialled.port()) {
+            GREETING_TIMEOUT
+        } else {
+            SHORT_GREETING_TIMEOUT
+        };
+        let greeting = read_greeting(opened, patience).await?;
+        if matches!(greeting, Greeting::Other | Greeting::Incomplete) {
+            let known = opened.guest.names_of(*opened.dialled.ip());
+            opened.name = known
+                .iter()
+                .find(|name| rules.names_allow(name))
+                .or(known.first())
+                .cloned();
+        }
+        Ok(())
+    }
+
+    async fn forward(&self, opened: Opened, rules: &Rules) -> io::Result<()> {
+        let (address, port) = (*opened.dialled.ip(), opened.dialled.port());
+        let name = opened.name.as_deref();
+        let decision = rules.decide(address, name);
+        if decision == Decision::Deny {
+            tracing::info!(
+                sandbox = %opened.guest.identity.sandbox_id,
+                %address, port, name, "denied a connection"
+            );
+            return Err(denied());
+        }
+        if let Some(name) = name
+            && decision == Decision::ByName
+            && self.edge.has_name(name)
+        {
+            return self.to_edge(opened).await;
+        }
+        let by_name = name.filter(|_| decision == Decision::ByName);
+        let target = match rules.upstream() {
+            Some(upstream) => self.through(upstream, address, by_name, port).await?,
+            None => {
+                let addresses = match by_name {
+                    Some(name) => self.confirmed(&opened.guest, address, name).await?,
+                    None => vec![address],
+                };
+                dial::first_of(&addresses, port).await?
+            }
+        };
+        self.relay(opened, target).await
+    }
+
+    /// Addresses of `name` to try: the dialled one alone if it is one of them.
+    async fn confirmed(
+        &self,
+        guest: &Guest,
+        dialled: Ipv4Addr,
+        name: &str,
+    ) -> io::Result<Vec<Ipv4Addr>> {
+        if guest.knows(dialled, name) {
+            return Ok(vec![dialled]);
+        }
+        let found = self
+            .servers
+            .addresses(name)
+            .await
+            .map_err(io::Error::other)?;
+        guest.remember(name, &found);
+        let found: Vec<Ipv4Addr> = found.iter().map(|found| found.address).collect();
+        if found.contains(&dialled) {
+            Ok(vec![dialled])
+        } else {
+            Ok(found)
+        }
+    }
+
+    /// Connects through the user's proxy.
+    async fn through(
+        &self,
+        upstream: &Upstream,
+        address: Ipv4Addr,
+        name: Option<&str>,
+        port: u16,
+    ) -> io::Result<TcpStream> {
+        let wrong = |why: &'static str| io::Error::new(io::ErrorKind::InvalidInput, why);
+        let (protocol, host, proxy_port) = upstream::parse_address(&upstream.address)
+            .ok_or_else(|| wrong("the proxy's address is not host:port"))?;
+        if upstream.tls.as_ref().is_some_and(|tls| tls.enabled) {
+            return Err(wrong("TLS towards the user's proxy is not supported"));
+        }
+        let addresses = match host.parse::<Ipv4Addr>() {
+            Ok(address) => vec![address],
+            Err(_) => {
+                let host = names::normal(host).ok_or_else(|| wrong("the proxy has no host"))?;
+                let found = self
+                    .servers
+                    .addresses(&host)
+                    .await
+                    .map_err(io::Error::other)?;
+                found.iter().map(|found| found.address).collect()
+            }
+        };
+        let mut stream = dial::first_of(&addresses, proxy_port).await?;
+        let target = match name {
+            Some(name) => Target::Name(name.to_owned()),
+            None => Target::Address(address),
+        };
+        let credentials = upstream
+            .username
+            .as_deref()
+            .map(|user| (user, upstream.password.as_deref().unwrap_or_default()));
+        upstream::open(&mut stream, protocol, credentials, &target, port).await?;
+        Ok(stream)
+    }
+
+    async fn to_edge(&self, opened: Opened) -> io::Result<()> {
+        let listener = self.edge.listener(opened.dialled.port()).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::ConnectionRefused,
+                "the edge has no such port",
+            )
+        })?;
+        let target = TcpStream::connect(listener).await?;
+        target.set_nodelay(true)?;
+        self.relay(opened, target).await
+    }
+
+    async fn relay(&self, opened: Opened, target: TcpStream) -> io::Result<()> {
+        let (address, name) = (*opened.dialled.ip(), opened.name);
+        let edge = |name: &str| self.edge.has_name(name);
+        relay::relay(
+            opened.stream,
+            target,
+            &opened.sent,
+            &opened.guest,
+            |rules| {
+                // A connection to the edge is judged as its name and the internet are.
+                let through_edge = address == hearth_network::services::EDGE_ADDRESS
+                    || name.as_deref().is_some_and(edge);
+                if through_edge {
+                    let named = name.as_deref().is_some_and(|name| rules.names_allow(name));
+                    named || !rules.denies_everything()
+                } else {
+                    rules.decide(address, name.as_deref()) != Decision::Deny
+                }
+            },
+        )
+        .await
+    }
+}
+
+/// Why the kernel handed a connection to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The sandbox's policy asks for it.
+    Diverted,
+    /// It leads to the edge.
+    Edge,
+}
+
+/// Reads until the greeting is complete, or says that it is none of ours, or the
+/// time is over.
+async fn read_greeting(opened: &mut Opened, patience: Duration) -> io::Result<Greeting> {
+    let deadline = Instant::now() + patience;
+    let mut found = Greeting::Incomplete;
+    while found == Greeting::Incomplete && opened.sent.len() < sniff::LIMIT {
+        match timeout_at(deadline, opened.stream.read_buf(&mut opened.sent)).await {
+            Ok(Ok(0)) | Err(_) => break,
+            Ok(read) => drop(read?),
+        }
+        found = greeting(&opened.sent);
+    }
+    opened.name = found.name().map(str::to_owned);
+    Ok(found)
+}
+
+/// The address that the guest dialled, before the kernel diverted the connection.
+fn dialled(stream: &TcpStream) -> io::Result<SocketAddrV4> {
+    let original = getsockopt(stream, sockopt::OriginalDst)?;
+    let address = Ipv4Addr::from(u32::from_be(original.sin_addr.s_addr));
+    if address == SERVICE_ADDRESS {
+        // Diverted connections were meant for somebody else.
+        return Err(denied());
+    }
+    Ok(SocketAddrV4::new(address, u16::from_be(original.sin_port)))
+}
+
+fn denied() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "the sandbox's rules deny the connection",
+    )
+}

@@ -1,0 +1,33 @@
+//! Where the node serves guests: fixed addresses that guests know, and the ports
+//! on which the node listens behind them.
+//!
+//! The addresses are from TEST-NET-1 (RFC 5737), which nobody routes. The first
+//! one is on the host's loopback; a guest's packets to a service are translated to
+//! it and the service's own port, so no well-known port of the host is taken.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+/// Name service, events and the proxy. The address is part of the wire contract.
+pub const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The edge, as guests see it: the answer to names of sandboxes.
+pub const EDGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+/// Marks packets that the node sends on behalf of a guest (`SO_MARK`). The kernel
+/// keeps those from private and local addresses, whatever a name resolved to.
+pub const ON_BEHALF_MARK: u32 = 0x4845_4752;
+
+/// Ports on [`SERVICE_ADDRESS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServicePorts {
+    /// UDP and TCP, behind port 53.
+    pub dns: u16,
+    /// HTTP, behind port 80.
+    pub events: u16,
+    /// Diverted TCP connections.
+    pub proxy: u16,
+    /// Connections to [`EDGE_ADDRESS`] on any port.
+    pub edge: u16,
+}
