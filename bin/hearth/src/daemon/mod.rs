@@ -39,6 +39,7 @@ use hearth_telemetry::Collector;
 use lock::Lock;
 use secrecy::ExposeSecret;
 use std::{
+    net::{IpAddr, SocketAddr},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     sync::Arc,
     time::Duration,
@@ -171,14 +172,20 @@ fn node_config(settings: &Settings) -> anyhow::Result<NodeConfig> {
 
 /// What guests find at the node: the edge is reached at the ports that it has here.
 fn egress_config(settings: &Settings) -> hearth_egress::EgressConfig {
-    let address = match settings.api.address {
+    let local = |address: IpAddr| match address {
         address if address.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
         address => address,
     };
-    let ports = [settings.api.port, settings.api.edge_port];
+    let edge = [
+        (settings.api.address, settings.api.port),
+        (settings.api.address, settings.api.edge_port),
+        (settings.tls_address(), settings.tls.port),
+    ];
     hearth_egress::EgressConfig {
         domain: settings.domain(),
-        edge: ports.map(|port| SocketAddr::new(address, port)).to_vec(),
+        edge: edge
+            .map(|(address, port)| SocketAddr::new(local(address), port))
+            .to_vec(),
         name_servers: settings.network.name_servers.clone(),
     }
 }
