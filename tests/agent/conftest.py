@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import subprocess
+import tempfile
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -25,12 +26,35 @@ class Agent(NamedTuple):
     pid: int
 
 
+def user_root(directory):
+    """The machine's users, but for whoever runs the tests a home without a profile:
+    commands run in a login shell, and what that starts is none of their business."""
+    root = pathlib.Path(directory)
+    (root / "etc").mkdir()
+    home = root / "home"
+    home.mkdir()
+    lines = []
+    for line in pathlib.Path("/etc/passwd").read_text().splitlines():
+        fields = line.split(":")
+        if len(fields) == 7 and fields[2] == str(os.getuid()):
+            fields[5] = str(home)
+        lines.append(":".join(fields))
+    (root / "etc" / "passwd").write_text("\n".join(lines) + "\n")
+    (root / "etc" / "group").write_text(pathlib.Path("/etc/group").read_text())
+    return root
+
+
 @contextmanager
 def running():
+    with tempfile.TemporaryDirectory() as directory:
+        yield from started(user_root(directory))
+
+
+def started(root):
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     binary = os.environ.get("HEARTH_ENVD", str(target / "debug" / "envd"))
     process = subprocess.Popen(
-        [binary, "--no-init", "--listen", "127.0.0.1:0"],
+        [binary, "--no-init", "--listen", "127.0.0.1:0", "--user-root", str(root)],
         stdout=subprocess.PIPE,
         text=True,
     )

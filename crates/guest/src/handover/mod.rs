@@ -101,11 +101,11 @@ impl Successor {
             argument(self.listener.as_raw_fd().to_string()),
             argument(self.state.as_raw_fd().to_string()),
         ];
-        // How the agent runs stays the same.
-        let kept = std::env::args()
-            .skip(1)
-            .filter(|text| text == "--no-init" || text == crate::boot::beside::ARGUMENT);
-        let arguments: Vec<CString> = arguments.into_iter().chain(kept.map(argument)).collect();
+        let kept = kept_arguments(std::env::args().skip(1));
+        let arguments: Vec<CString> = arguments
+            .into_iter()
+            .chain(kept.into_iter().map(argument))
+            .collect();
         let arguments: Vec<_> = arguments.iter().map(CString::as_c_str).collect();
         let environment: Vec<CString> = std::env::vars()
             .map(|(name, value)| argument(format!("{name}={value}")))
@@ -115,5 +115,34 @@ impl Successor {
         let error = exec::replace(&image, &arguments, &environment);
         tracing::error!(%error, "the new agent cannot be executed; the present one goes on");
         exec::replace(c"/proc/self/exe", &arguments, &environment)
+    }
+}
+
+/// How the agent was told to run stays the same, but for what it took over itself.
+fn kept_arguments(mut arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut kept = Vec::new();
+    while let Some(text) = arguments.next() {
+        if text == ARGUMENT {
+            // Two descriptors follow.
+            arguments.nth(1);
+        } else {
+            kept.push(text);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_handover_is_left_out() {
+        let kept = |text: &str| kept_arguments(text.split(' ').map(str::to_owned)).join(" ");
+        assert_eq!(kept("--take-over 10 11 --no-init"), "--no-init");
+        assert_eq!(
+            kept("--no-init --take-over 10 11 --user-root /x"),
+            "--no-init --user-root /x"
+        );
     }
 }
