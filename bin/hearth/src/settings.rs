@@ -25,6 +25,9 @@ pub struct Settings {
     pub agent: Option<PathBuf>,
     /// One line of JSON for each request to a sandbox, when it is over.
     pub access_log: Option<PathBuf>,
+    /// The code interpreter's server that `hearth template prepare` puts into its
+    /// template.
+    pub interpreter: Option<PathBuf>,
     pub api: Api,
     pub tls: Tls,
     pub metrics: Metrics,
@@ -36,6 +39,7 @@ pub struct Settings {
     pub network: Network,
     pub limits: Limits,
     pub template: Template,
+    pub code_interpreter: CodeInterpreter,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -125,6 +129,15 @@ pub struct Template {
     pub disk_mib: u32,
 }
 
+/// Shape of the code interpreter's template.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CodeInterpreter {
+    pub vcpus: u32,
+    pub memory_mib: u32,
+    pub disk_mib: u32,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -133,6 +146,7 @@ impl Default for Settings {
             cache_dir: "/var/cache/hearth".into(),
             agent: None,
             access_log: None,
+            interpreter: None,
             api: Api::default(),
             metrics: Metrics::default(),
             tls: Tls::default(),
@@ -142,6 +156,7 @@ impl Default for Settings {
             network: Network::default(),
             limits: Limits::default(),
             template: Template::default(),
+            code_interpreter: CodeInterpreter::default(),
         }
     }
 }
@@ -223,6 +238,16 @@ impl Default for Template {
     }
 }
 
+impl Default for CodeInterpreter {
+    fn default() -> Self {
+        Self {
+            vcpus: 2,
+            memory_mib: 1024,
+            disk_mib: 8192,
+        }
+    }
+}
+
 impl Settings {
     /// Reads the file (the default one may be absent) and the environment.
     pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
@@ -254,6 +279,9 @@ impl Settings {
         }
         if let Some(agent) = path("HEARTH_ENVD") {
             self.agent = Some(agent);
+        }
+        if let Some(interpreter) = path("HEARTH_CODE_INTERPRETER") {
+            self.interpreter = Some(interpreter);
         }
         for (name, port) in [
             ("HEARTH_API_PORT", &mut self.api.port),

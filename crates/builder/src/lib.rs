@@ -19,15 +19,18 @@ mod artefact;
 pub mod cpio;
 mod error;
 mod initramfs;
+mod interpreter;
 pub mod kernel;
 mod progress;
 mod rootfs;
 mod template;
 mod tool;
+mod variant;
 mod warmup;
 
 pub use error::Error;
 pub use initramfs::Initramfs;
+pub use interpreter::{Edition, INTERPRETER_TEMPLATE, InterpreterConfig};
 pub use kernel::Kernel;
 pub use progress::{Event, Outcome, Progress, Silent, Stage, Unit};
 pub use rootfs::{PACKAGES as BASE_PACKAGES, Rootfs, RootfsConfig};
@@ -36,6 +39,7 @@ pub use template::{TemplateSpec, Workshop, copy, find, snapshot};
 use artefact::Shelf;
 use progress::StageProgress;
 use std::path::PathBuf;
+use variant::Variant;
 
 /// Where artefacts are kept and what they are made from.
 #[derive(Debug, Clone)]
@@ -58,10 +62,30 @@ pub struct Artefacts {
     pub rootfs: Rootfs,
 }
 
-/// Finds or makes the artefacts. Waits for another builder that works on the same
+/// Finds or makes the artefacts of `base`. Waits for another builder that works on the same
 /// directory. Dropping the future stops the work; nothing half-made stays.
 pub async fn artefacts(
     config: &ArtefactConfig,
+    progress: &dyn Progress,
+) -> Result<Artefacts, Error> {
+    make(config, &Variant::base(), progress).await
+}
+
+/// Like [`artefacts`], with the root file system of the code interpreter.
+///
+/// # Errors
+/// Any; among them what pip and npm say.
+pub async fn interpreter_artefacts(
+    config: &ArtefactConfig,
+    interpreter: &InterpreterConfig,
+    progress: &dyn Progress,
+) -> Result<Artefacts, Error> {
+    make(config, &Variant::interpreter(interpreter)?, progress).await
+}
+
+async fn make(
+    config: &ArtefactConfig,
+    variant: &Variant,
     progress: &dyn Progress,
 ) -> Result<Artefacts, Error> {
     let shelf = Shelf::open(&config.directory, config.cache.as_deref()).await?;
@@ -79,10 +103,11 @@ pub async fn artefacts(
         StageProgress::new(progress, Stage::Initramfs),
     )
     .await?;
-    let rootfs = rootfs::build_base(
+    let rootfs = rootfs::build(
         &shelf,
         &archive,
         &config.rootfs,
+        variant,
         StageProgress::new(progress, Stage::Rootfs),
     )
     .await?;

@@ -14,6 +14,7 @@ use crate::{
     error::blocking,
     progress::{StageProgress, Unit},
     tool::Tool,
+    variant::Variant,
 };
 use hearth_snapshot::{Digest, sparse};
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,6 @@ use uuid::Uuid;
 /// by itself.
 const RECIPE: &[u8] = b"rootfs 1";
 const SCRIPT: &str = include_str!("recipe/base.sh");
-const KIND: &str = "rootfs";
 const IMAGE: &str = "rootfs.ext4";
 const APT_DIRECTORY: &str = "/etc/apt";
 /// What the template promises, beside what the distribution deems essential.
@@ -105,17 +105,18 @@ struct Details {
     packages: BTreeMap<String, String>,
 }
 
-/// Finds or makes the root file system of `base`.
-pub(crate) async fn build_base(
+/// Finds or makes a root file system.
+pub(crate) async fn build(
     shelf: &Shelf,
     archive: &apt::Archive,
     config: &RootfsConfig,
+    variant: &Variant,
     progress: StageProgress<'_>,
 ) -> Result<Rootfs, Error> {
     progress.step("look up package versions");
-    let host = Host::inspect(archive).await?;
-    let key = host.key(config);
-    let found = if host.versions_known() {
+    let host = Host::inspect(archive, variant).await?;
+    let key = host.key(config, variant);
+    let found = if host.versions_known(variant) {
         shelf.find::<Details>(&key).await?
     } else {
         shelf.find_by_recipe::<Details>(&key).await?
@@ -124,10 +125,11 @@ pub(crate) async fn build_base(
         progress.finished(ready.outcome);
         return finish(ready);
     }
-    host.check()?;
+    host.check(variant)?;
+    variant.check().await?;
     let temporary = shelf.temporary()?;
     let tree = temporary.path().join("root");
-    install(&host, temporary.path(), &tree, progress).await?;
+    install(&host, variant, temporary.path(), &tree, progress).await?;
     progress.step("read the installed versions");
     let packages = installed(&tree).await?;
     let details = Details {
@@ -178,7 +180,7 @@ struct Host {
 }
 
 impl Host {
-    async fn inspect(archive: &apt::Archive) -> Result<Self, Error> {
+    async fn inspect(archive: &apt::Archive, variant: &Variant) -> Result<Self, Error> {
         let release =
             fs::read_to_string("/etc/os-release").map_err(Error::io("read", "/etc/os-release"))?;
         let codename = codename(&release).ok_or_else(|| {
@@ -191,19 +193,21 @@ impl Host {
         Ok(Self {
             sources: SourceList::read(Path::new(APT_DIRECTORY))?.of_release(&codename),
             settings: apt::fetch_settings().await?,
-            versions: archive.candidates(PACKAGES).await?,
+            versions: archive.candidates(&variant.packages).await?,
             codename,
         })
     }
 
-    fn versions_known(&self) -> bool {
-        PACKAGES
-            .iter()
-            .all(|name| matches!(self.versions.get(*name), Some(Some(_))))
+    fn is_known(&self, package: &str) -> bool {
+        matches!(self.versions.get(package), Some(Some(_)))
+    }
+
+    fn versions_known(&self, variant: &Variant) -> bool {
+        variant.packages.iter().all(|name| self.is_known(name))
     }
 
     /// Refuses early, with the remedy.
-    fn check(&self) -> Result<(), Error> {
+    fn check(&self, variant: &Variant) -> Result<(), Error> {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::Host(
                 "only root can build a root file system".to_owned(),
@@ -215,9 +219,10 @@ impl Host {
                 self.codename
             )));
         }
-        let missing: Vec<&str> = PACKAGES
+        let missing: Vec<&str> = variant
+            .packages
             .iter()
-            .filter(|name| !matches!(self.versions.get(**name), Some(Some(_))))
+            .filter(|name| !self.is_known(name))
             .copied()
             .collect();
         if !missing.is_empty() {
@@ -239,24 +244,32 @@ impl Host {
         Ok(())
     }
 
-    fn key(&self, config: &RootfsConfig) -> Key {
+    fn key(&self, config: &RootfsConfig, variant: &Variant) -> Key {
         let nameservers = format!("{:?}", config.nameservers);
-        let packages = PACKAGES.join(" ");
+        let packages = variant.packages.join(" ");
         let options = DPKG_OPTIONS.join(" ");
         let sources = self.sources.without_credentials().to_deb822();
         let guest = self.settings.guest.join("\n");
         let versions = format!("{:?}", self.versions);
+        let disk_mib = config.disk_mib.to_le_bytes();
+        let mut recipe: Vec<&[u8]> = vec![
+            RECIPE,
+            SCRIPT.as_bytes(),
+            packages.as_bytes(),
+            options.as_bytes(),
+            self.codename.as_bytes(),
+            &disk_mib,
+            nameservers.as_bytes(),
+        ];
+        recipe.extend(
+            variant
+                .content
+                .as_ref()
+                .map(|content| content.as_bytes().as_slice()),
+        );
         Key::new(
-            KIND,
-            &[
-                RECIPE,
-                SCRIPT.as_bytes(),
-                packages.as_bytes(),
-                options.as_bytes(),
-                self.codename.as_bytes(),
-                &config.disk_mib.to_le_bytes(),
-                nameservers.as_bytes(),
-            ],
+            variant.kind,
+            &recipe,
             &[sources.as_bytes(), guest.as_bytes(), versions.as_bytes()],
         )
     }
@@ -278,6 +291,7 @@ fn codename(os_release: &str) -> Option<String> {
 /// Installs the packages into the new directory `tree`.
 async fn install(
     host: &Host,
+    variant: &Variant,
     temporary: &Path,
     tree: &Path,
     progress: StageProgress<'_>,
@@ -300,17 +314,17 @@ async fn install(
         .args(["--mode=root", "--format=directory", "--variant=minbase"])
         // The script cleans up; apt is not run once more for that.
         .arg("--skip=cleanup/apt")
-        .arg(format!("--include={}", PACKAGES.join(",")))
+        .arg(format!("--include={}", variant.packages.join(",")))
         .arg(format!("--aptopt={}", settings.display()))
         .arg("--aptopt=Acquire::Languages \"none\"");
     for option in DPKG_OPTIONS {
         command.arg(format!("--dpkgopt={option}"));
     }
-    command
-        .arg(format!("--customize-hook={} \"$1\"", shell_word(&script)))
-        .arg(&host.codename)
-        .arg(tree)
-        .arg(&sources);
+    command.arg(format!("--customize-hook={} \"$1\"", shell_word(&script)));
+    if let Some(hook) = variant.hook(temporary).await? {
+        command.arg(format!("--customize-hook={hook}"));
+    }
+    command.arg(&host.codename).arg(tree).arg(&sources);
     progress.step("install packages");
     let mut count = Counter::default();
     MMDEBSTRAP
@@ -460,7 +474,7 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
     fs::write(path, text).map_err(Error::io("write", path))
 }
 
-fn write_private(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
+pub(crate) fn write_private(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     File::options()
         .write(true)
@@ -472,7 +486,7 @@ fn write_private(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
 }
 
 /// A path as one word for the shell.
-fn shell_word(path: &Path) -> String {
+pub(crate) fn shell_word(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 

@@ -84,12 +84,23 @@ impl TemplateSpec {
         shape: Shape,
         capabilities: &Capabilities,
     ) -> Self {
+        let lines = BASE_WARM_UP.iter().map(|line| (*line).to_owned()).collect();
+        Self::named("base", artefacts, agent_version, shape, capabilities, lines)
+    }
+
+    pub(crate) fn named(
+        name: &str,
+        artefacts: Artefacts,
+        agent_version: &str,
+        shape: Shape,
+        capabilities: &Capabilities,
+        warm_up: Vec<String>,
+    ) -> Self {
         let Artefacts {
             kernel,
             initramfs,
             rootfs,
         } = artefacts;
-        let warm_up: Vec<String> = BASE_WARM_UP.iter().map(|line| (*line).to_owned()).collect();
         let parts = [
             RECIPE.to_string(),
             kernel.digest.to_string(),
@@ -101,7 +112,7 @@ impl TemplateSpec {
             warm_up.join("\n"),
         ];
         Self {
-            name: "base".to_owned(),
+            name: name.to_owned(),
             shape,
             inputs: Inputs {
                 kernel: Component::new(kernel.version, kernel.digest),

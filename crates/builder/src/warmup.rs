@@ -14,7 +14,7 @@ const READY_LINE: &str = "envd: ready";
 const MAX_CONSOLE_BYTES: u64 = 4 << 20;
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// How long one warm-up line may take.
-const LINE_LIMIT: Duration = Duration::from_secs(120);
+const LINE_LIMIT: Duration = Duration::from_secs(600);
 
 /// Waits until the agent says on the guest's console that it listens, and then
 /// asks it once over the network.

@@ -37,6 +37,8 @@ const CONNECT_RETRY: Duration = Duration::from_millis(50);
 const GREET_RETRY: Duration = Duration::from_millis(500);
 /// How long a kernel may take to end by itself.
 const END_LIMIT: Duration = Duration::from_secs(2);
+/// How readily the system ends a kernel when memory runs out; 0 is usual.
+const OOM_SCORE: &str = "500";
 /// What is kept of its own output, in bytes.
 const MAX_TAIL_BYTES: usize = 8 << 10;
 
@@ -288,6 +290,10 @@ fn spawn(
         .id()
         .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
         .ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    // When memory runs out, the user's code goes first and this server stays to
+    // tell. Where that is forbidden, the kernel's own choice has to do.
+    let score = format!("/proc/{}/oom_score_adj", group.as_raw_nonzero());
+    let _ = std::fs::write(score, OOM_SCORE);
     Ok((child, group))
 }
 

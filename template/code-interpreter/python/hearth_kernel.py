@@ -16,6 +16,8 @@ import sys
 from IPython.core.formatters import BaseFormatter
 from traitlets import ObjectName, Unicode
 
+# Output travels in pieces of this many characters.
+PIECE = 1 << 18
 # A frame with more cells than this is shown, but not sent as data.
 MAX_CELLS = 1_000_000
 
@@ -97,6 +99,27 @@ def show_on_save(image_class):
     image_class.save = save_and_show
 
 
+def write_in_pieces(stream_class):
+    """Keeps the kernel from gathering a flood into one message."""
+    write = stream_class.write
+
+    def bounded(self, text):
+        if not isinstance(text, str) or len(text) <= PIECE:
+            count = write(self, text)
+            waiting = getattr(self, "_waiting", 0) + len(text)
+            self._waiting = 0 if waiting > PIECE else waiting
+            if waiting > PIECE:
+                self.flush()
+            return count
+        for start in range(0, len(text), PIECE):
+            write(self, text[start : start + PIECE])
+            self.flush()
+        return len(text)
+
+    bounded.__doc__ = write.__doc__
+    stream_class.write = bounded
+
+
 class AfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Calls a function with a module once it has been imported."""
 
@@ -137,4 +160,6 @@ def load_ipython_extension(ip):
     chart = ChartFormatter(parent=ip.display_formatter)
     ip.display_formatter.formatters["e2b/data"] = data
     ip.display_formatter.formatters["e2b/chart"] = chart
+    if hasattr(sys.stdout, "pub_thread"):
+        write_in_pieces(type(sys.stdout))
     after_import("PIL.Image", lambda module: show_on_save(module.Image))

@@ -9,6 +9,7 @@ mod key;
 mod sandbox;
 mod serve;
 mod snapshot;
+mod template;
 mod trust;
 mod up;
 
@@ -49,6 +50,8 @@ enum Command {
     Sandbox(sandbox::Args),
     /// Look at the builds on this machine's disk
     Snapshot(snapshot::Args),
+    /// Prepare templates
+    Template(template::Args),
     /// Measure Hearth on this machine
     Bench(bench::Args),
 }
@@ -71,6 +74,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Key(args) => key::run(&settings, args).await,
             Command::Sandbox(args) => sandbox::run(&settings, args).await,
             Command::Snapshot(args) => snapshot::run(&settings, args).await,
+            Command::Template(args) => template::run(&settings, args).await,
             Command::Bench(args) => bench::run(&settings, args).await,
         }
     })

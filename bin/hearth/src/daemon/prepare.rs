@@ -1,26 +1,72 @@
-//! From nothing to a `base` template that can be started, and its entry in the
-//! store. `hearth up` prepares; the daemon publishes what is prepared.
+//! From nothing to templates that can be started, and their entries in the store.
+//! `hearth up` prepares `base`, `hearth template prepare` others; the daemon
+//! publishes what is prepared when it starts.
 
 use super::{engine, make_state_dir, network_config};
 use crate::settings::Settings;
 use anyhow::{Context, bail};
-use hearth_builder::{ArtefactConfig, Progress, RootfsConfig, TemplateSpec, Workshop};
+use hearth_builder::{
+    ArtefactConfig, Edition, INTERPRETER_TEMPLATE, InterpreterConfig, Progress, RootfsConfig,
+    TemplateSpec, Workshop,
+};
 use hearth_control::{Control, TemplatePublication};
 use hearth_ids::TeamId;
 use hearth_machine::Engine;
 use hearth_network::{NetworkConfig, SlotPool};
-use hearth_snapshot::{ArtefactStore, Build, LocalStore, Shape};
+use hearth_snapshot::{ArtefactStore, Build, LocalStore, Manifest, Shape};
 use std::path::PathBuf;
 
 const BASE: &str = "base";
 
-/// Makes whatever is missing. The caller holds the daemon's lock.
+/// Makes whatever is missing for `base`. The caller holds the daemon's lock.
 pub async fn prepare(settings: &Settings, progress: &dyn Progress) -> anyhow::Result<()> {
     make_state_dir(settings)?;
     let engine = engine(settings).await?;
     let shape = shape(settings);
-    let nameservers = hearth_network::guest_nameservers();
-    let agent = agent(settings)?;
+    let (config, agent_version) = artefact_config(settings, shape)?;
+    let artefacts = hearth_builder::artefacts(&config, progress)
+        .await
+        .context("prepare the guest")?;
+    let capabilities = engine.capabilities();
+    let spec = TemplateSpec::base(artefacts, &agent_version, shape, &capabilities);
+    ensure(settings, &engine, &spec, progress).await
+}
+
+/// Makes whatever is missing for the code interpreter's template, or only its root
+/// file system. The caller holds the daemon's lock.
+pub async fn code_interpreter(
+    settings: &Settings,
+    edition: Edition,
+    image_only: bool,
+    progress: &dyn Progress,
+) -> anyhow::Result<()> {
+    make_state_dir(settings)?;
+    let wanted = &settings.code_interpreter;
+    let shape = Shape {
+        vcpus: wanted.vcpus,
+        memory_mib: wanted.memory_mib.into(),
+        disk_mib: wanted.disk_mib.into(),
+    };
+    let (config, agent_version) = artefact_config(settings, shape)?;
+    let server = settings.interpreter.clone();
+    let interpreter = InterpreterConfig {
+        server: program(server, "code-interpreter", "HEARTH_CODE_INTERPRETER")?,
+        edition,
+    };
+    let artefacts = hearth_builder::interpreter_artefacts(&config, &interpreter, progress)
+        .await
+        .context("prepare the code interpreter's guest")?;
+    if image_only {
+        return Ok(());
+    }
+    let engine = engine(settings).await?;
+    let capabilities = engine.capabilities();
+    let spec = TemplateSpec::interpreter(artefacts, &agent_version, shape, &capabilities);
+    ensure(settings, &engine, &spec, progress).await
+}
+
+fn artefact_config(settings: &Settings, shape: Shape) -> anyhow::Result<(ArtefactConfig, String)> {
+    let agent = program(settings.agent.clone(), "envd", "HEARTH_ENVD")?;
     let agent_version = agent_version(&agent)?;
     let config = ArtefactConfig {
         directory: settings.state_dir.join("artefacts"),
@@ -28,27 +74,32 @@ pub async fn prepare(settings: &Settings, progress: &dyn Progress) -> anyhow::Re
         agent,
         rootfs: RootfsConfig {
             disk_mib: shape.disk_mib,
-            nameservers,
+            nameservers: hearth_network::guest_nameservers(),
         },
     };
-    let artefacts = hearth_builder::artefacts(&config, progress)
-        .await
-        .context("prepare the guest")?;
-    let capabilities = engine.capabilities();
-    let spec = TemplateSpec::base(artefacts, &agent_version, shape, &capabilities);
+    Ok((config, agent_version))
+}
+
+/// Finds the template's build, in the store or the cache, or makes it.
+async fn ensure(
+    settings: &Settings,
+    engine: &dyn Engine,
+    spec: &TemplateSpec,
+    progress: &dyn Progress,
+) -> anyhow::Result<()> {
     let store = LocalStore::open(settings.builds_dir())?;
-    if hearth_builder::find(&store, &spec).await?.is_some() {
+    if hearth_builder::find(&store, spec).await?.is_some() {
         return Ok(());
     }
     let cache = LocalStore::open(settings.cache_dir.join("builds"))?;
-    if let Some(cached) = hearth_builder::find(&cache, &spec).await? {
+    if let Some(cached) = hearth_builder::find(&cache, spec).await? {
         hearth_builder::copy(&cached, &store, progress).await?;
         return Ok(());
     }
-    let build = make(settings, &engine, &store, &spec, progress).await?;
+    let build = make(settings, engine, &store, spec, progress).await?;
     hearth_builder::copy(&build, &cache, &hearth_builder::Silent)
         .await
-        .context("keep the base template in the cache")?;
+        .context("keep the template in the cache")?;
     Ok(())
 }
 
@@ -76,38 +127,55 @@ async fn make(
     };
     let made = hearth_builder::snapshot(spec, workshop, progress).await;
     slots.shutdown(&[]).await.context("clean up the network")?;
-    made.context("make the base template")
+    made.with_context(|| format!("make the template {}", spec.name))
 }
 
-/// Names the newest prepared build `base` in the store, for every team.
+/// Names the newest builds of prepared templates in the store, for every team.
+/// `base` must be there.
 pub async fn publish(settings: &Settings, control: &Control, team: TeamId) -> anyhow::Result<()> {
     let store = LocalStore::open(settings.builds_dir())?;
     let manifests = store.list().await?;
-    let Some(newest) = manifests
-        .iter()
-        .rev()
-        .find(|found| found.name.as_deref() == Some(BASE))
-    else {
-        bail!("the base template is not prepared: run `hearth up` or `hearth up --prepare-only`");
-    };
-    let shape = newest.shape;
+    for name in [BASE, INTERPRETER_TEMPLATE] {
+        let newest = manifests
+            .iter()
+            .rev()
+            .find(|found| found.name.as_deref() == Some(name));
+        match newest {
+            Some(manifest) => publish_one(control, team, name, manifest)
+                .await
+                .with_context(|| format!("publish the template {name}"))?,
+            None if name == BASE => bail!(
+                "the base template is not prepared: run `hearth up` or `hearth up --prepare-only`"
+            ),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+async fn publish_one(
+    control: &Control,
+    team: TeamId,
+    name: &str,
+    manifest: &Manifest,
+) -> anyhow::Result<()> {
+    let shape = manifest.shape;
     let mib = |value: u64| u32::try_from(value).context("the template is too large");
     control
         .template_publish(TemplatePublication {
             team,
             namespace: String::new(),
-            alias: BASE.to_owned(),
+            alias: name.to_owned(),
             public: true,
             is_default: true,
             tag: hearth_ids::DEFAULT_TAG.to_owned(),
-            build_id: newest.build_id,
+            build_id: manifest.build_id,
             vcpus: shape.vcpus,
             memory_mib: mib(shape.memory_mib)?,
             disk_mib: mib(shape.disk_mib)?,
-            envd_version: newest.inputs.agent.version.clone(),
+            envd_version: manifest.inputs.agent.version.clone(),
         })
-        .await
-        .context("publish the base template")?;
+        .await?;
     Ok(())
 }
 
@@ -120,18 +188,16 @@ fn shape(settings: &Settings) -> Shape {
     }
 }
 
-/// The guest agent: as set, else beside this program.
-fn agent(settings: &Settings) -> anyhow::Result<PathBuf> {
-    if let Some(agent) = &settings.agent {
-        return Ok(agent.clone());
+/// A program for guests: as set, else beside this program.
+fn program(set: Option<PathBuf>, name: &str, variable: &str) -> anyhow::Result<PathBuf> {
+    if let Some(path) = set {
+        return Ok(path);
     }
-    let beside = std::env::current_exe()?.with_file_name("envd");
+    let beside = std::env::current_exe()?.with_file_name(name);
     if beside.is_file() {
         return Ok(beside);
     }
-    bail!(
-        "the guest agent is not beside this program; name it with HEARTH_ENVD or `agent` in hearth.toml"
-    )
+    bail!("{name} is not beside this program; name it with {variable} or in hearth.toml")
 }
 
 fn agent_version(agent: &std::path::Path) -> anyhow::Result<String> {

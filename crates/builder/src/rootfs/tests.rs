@@ -48,11 +48,17 @@ fn the_key_follows_versions_and_configuration() {
         disk_mib,
         nameservers: Vec::new(),
     };
-    let first = host("1").key(&config(64));
-    assert_eq!(first, host("1").key(&config(64)));
-    assert_ne!(first.key, host("2").key(&config(64)).key);
-    assert_eq!(first.recipe, host("2").key(&config(64)).recipe);
-    assert_ne!(first.recipe, host("1").key(&config(65)).recipe);
+    let first = host("1").key(&config(64), &Variant::base());
+    assert_eq!(first, host("1").key(&config(64), &Variant::base()));
+    assert_ne!(first.key, host("2").key(&config(64), &Variant::base()).key);
+    assert_eq!(
+        first.recipe,
+        host("2").key(&config(64), &Variant::base()).recipe
+    );
+    assert_ne!(
+        first.recipe,
+        host("1").key(&config(65), &Variant::base()).recipe
+    );
 }
 
 /// A small tree becomes a clean image of the asked size that holds its files.

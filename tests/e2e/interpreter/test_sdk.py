@@ -1,0 +1,129 @@
+"""The official code-interpreter SDKs and our Python package against sandboxes of
+`code-interpreter-v1`. One sandbox serves most of it: it runs on emulated
+processors."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_first_execution_finds_a_running_kernel(box):
+    execution = box.run_code("1 + 1")
+    assert execution.text == "2" and execution.execution_count == 1
+    assert box.run_code("x = 20; x").text == "20"
+    assert box.run_code("x + 1").text == "21"
+    assert len(box.list_code_contexts()) == 2
+
+
+def test_variables_of_the_sandbox_and_of_the_call(box):
+    code = "import os; print(os.environ.get('OF_SANDBOX'), os.environ.get('OWN'))"
+    assert box.run_code(code, envs={"OWN": "own"}).logs.stdout == ["sandbox own\n"]
+    assert box.run_code(code).logs.stdout == ["sandbox None\n"]
+    assert box.run_code("process.env.OF_SANDBOX", language="javascript").text == "sandbox"
+
+
+def test_it_runs_as_the_user_in_the_users_home(box):
+    code = "import os, getpass; (getpass.getuser(), os.getcwd())"
+    assert box.run_code(code).text == "('user', '/home/user')"
+
+
+def test_frames_and_charts(box):
+    execution = box.run_code(
+        """
+import pandas as pd
+import matplotlib.pyplot as plt
+frame = pd.DataFrame({"name": ["a", "b"], "value": [3, 5]})
+plt.bar(frame["name"], frame["value"])
+plt.title("Values")
+plt.show()
+frame
+"""
+    )
+    assert execution.error is None, execution.error
+    picture, table = execution.results
+    assert picture.png.startswith("iVBOR")
+    assert picture.chart.type.value == "bar" and picture.chart.title == "Values"
+    assert [bar.value for bar in picture.chart.elements] == [3, 5]
+    assert table.is_main_result and "<table" in table.html
+    assert table.data == {"name": ["a", "b"], "value": [3, 5]}
+
+
+def test_javascript_and_typescript(box):
+    assert box.run_code("await Promise.resolve([1, 2].length)", language="javascript").text == "2"
+    assert box.run_code("const n: number = 20; n + 1", language="ts").text == "21"
+
+
+def test_a_timeout_interrupts_and_the_context_lives(box):
+    from e2b import TimeoutException
+
+    context = box.create_code_context(cwd="/tmp")
+    assert box.run_code("kept = 7", context=context).error is None
+    with pytest.raises(TimeoutException):
+        box.run_code("while True: pass", context=context, timeout=3)
+    assert box.run_code("kept", context=context).text == "7"
+    box.restart_code_context(context)
+    assert box.run_code("kept", context=context).error.name == "NameError"
+    box.remove_code_context(context)
+
+
+def test_the_async_sdk(box):
+    from e2b_code_interpreter import AsyncSandbox
+
+    async def drive():
+        sandbox = await AsyncSandbox.connect(box.sandbox_id)
+        heard = []
+        execution = await sandbox.run_code("print('hi'); 6 * 7", on_stdout=heard.append)
+        assert execution.text == "42" and [message.line for message in heard] == ["hi\n"]
+        failed = await sandbox.run_code("undefined_name")
+        assert failed.error.name == "NameError" and "undefined_name" in failed.error.traceback
+
+    asyncio.run(drive())
+
+
+def test_the_javascript_sdk(box):
+    script = Path(os.environ["HEARTH_E2E_JS"]) / "drive.mjs"
+    command = [os.environ["HEARTH_E2E_NODE"], str(script), box.sandbox_id]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+
+
+def run_with_package(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "sdk" / "python")},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_example_of_the_python_package_runs_as_it_stands(hearth):
+    readme = (ROOT / "sdk" / "python" / "README.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", readme, re.S)
+    printed = run_with_package(example)
+    assert re.search(r"^Python 3\.\d+\.\d+\nHello from E2B!\n", printed), printed
+    assert "total " in printed and "Hello World\n" in printed
+    assert "Serving HTTP on" in printed
+
+
+def test_the_python_package_on_the_code_interpreter(box):
+    code = f"""
+from hearth import Sandbox
+sandbox = Sandbox.connect({box.sandbox_id!r})
+assert sandbox.run_code("    y = 5\\n    y").text == "5"
+assert sandbox.run_code("print(y)").stdout == "5\\n"
+failed = sandbox.run_code("1/0")
+assert failed.exit_code == 1 and failed.error == "ZeroDivisionError: division by zero"
+assert sandbox.process.start("exit 3").exit_code == 3
+print(sandbox.commands.run("echo through").stdout)
+"""
+    assert run_with_package(code) == "through\n\n"
