@@ -282,6 +282,8 @@ impl World {
         .await;
         for id in self.sandboxes.keys() {
             self.compare(id, "at the end").await;
+        }
+        for id in self.sandboxes.keys() {
             self.node.delete(id).await.unwrap();
         }
         for build in self.snapshots.keys().filter(|id| **id != self.home.base) {
