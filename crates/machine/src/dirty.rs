@@ -404,7 +404,11 @@ mod tests {
         assert!(all[..4096].iter().all(|byte| *byte == 7));
         assert!(all[4096..8192].iter().all(|byte| *byte == b'w'));
         assert!(all[8192..].iter().all(|byte| *byte == 7));
-        let outside = dirty.read_all(&[7 * PAGE..9 * PAGE], &mut all[..8192], 2);
+        let outside = dirty.read_all(
+            std::slice::from_ref(&(7 * PAGE..9 * PAGE)),
+            &mut all[..8192],
+            2,
+        );
         assert!(outside.is_err());
         child.kill().unwrap();
         child.wait().unwrap();
