@@ -223,6 +223,14 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Removes the parent of all groups where no group is left; elsewhere it stays.
+    pub fn remove_parent(&self) {
+        for (_, root) in self.mounts.values() {
+            // Refused by the kernel while there are groups, which is as it should be.
+            let _ = fs::remove_dir(root.join(PARENT));
+        }
+    }
+
     /// Names of the groups that exist, for finding left-overs.
     #[must_use]
     pub fn list(&self) -> Vec<String> {

@@ -501,6 +501,7 @@ impl Node {
         if let Err(error) = self.shared.slots.shutdown(&keep).await {
             tracing::error!(error = %chain(&error), "cleaning up the network failed");
         }
+        hearth_confine::Cgroups::detect().remove_parent();
     }
 
     async fn resume_driving(&self, adopted: recovery::Adopted) {

@@ -131,5 +131,9 @@ async def test_the_rest_of_the_calls(box):
     terminal = await box.pty.create(PtySize(rows=24, cols=80), on_data=shown.append, timeout=60)
     await box.pty.resize(terminal.pid, PtySize(rows=10, cols=99))
     await box.pty.send_stdin(terminal.pid, b"stty size\n")
-    await until_async(lambda: b"10 99" in b"".join(shown), "the terminal's size")
+
+    async def is_shown() -> bool:
+        return b"10 99" in b"".join(shown)
+
+    await until_async(is_shown, "the terminal's size")
     assert await box.pty.kill(terminal.pid) is True

@@ -16,15 +16,17 @@ cat /proc/sys/kernel/random/uuid
 openssl rand -hex 16
 python3 -c 'import secrets; print(secrets.token_hex(16))'
 """
-# A Python whose generators were seeded before the fork; it draws when it is told to.
+# A Python that drew before the fork; it draws again when it is told to. Generators that
+# live in a program's own memory, as OpenSSL's, are copied with it: nobody outside can
+# seed them anew, so they are not asked here.
 SEEDED = """
-import os, random, secrets, ssl, time, uuid
-ssl.RAND_bytes(16), secrets.token_hex(16), uuid.uuid4()
+import os, random, secrets, time, uuid
+secrets.token_hex(16), uuid.uuid4()
 open("/tmp/ready", "w").close()
 while not os.path.exists("/tmp/draw"):
     time.sleep(0.05)
 with open("/tmp/drawn.part", "w") as out:
-    print(ssl.RAND_bytes(16).hex(), secrets.token_hex(16), uuid.uuid4(), random.SystemRandom().random(), file=out)
+    print(secrets.token_hex(16), uuid.uuid4(), random.SystemRandom().random(), file=out)
 os.rename("/tmp/drawn.part", "/tmp/drawn")
 """
 
