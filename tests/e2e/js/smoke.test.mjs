@@ -208,6 +208,41 @@ test('list, connect, timeout', async () => {
   await until(async () => !(await short.isRunning()), 'the sandbox to end at its time')
 })
 
+test('pause, resume, snapshot, fork', async () => {
+  const original = await Sandbox.create({
+    timeoutMs: 300_000,
+    lifecycle: { onTimeout: 'pause', autoResume: true },
+  })
+  await original.files.write('/home/user/file', 'kept')
+  const sleeper = await original.commands.run('sleep infinity', { background: true, timeoutMs: 0 })
+  assert.ok(await original.pause())
+  const paused = await listed({ state: ['paused'] })
+  assert.ok(paused.some((info) => info.sandboxId === original.sandboxId))
+  const resumed = await Sandbox.connect(original.sandboxId, { timeoutMs: 300_000 })
+  assert.equal(await resumed.files.read('/home/user/file'), 'kept')
+  assert.ok((await resumed.commands.list()).some((process) => process.pid === sleeper.pid))
+
+  await original.setTimeout(1_000)
+  const info = () => original.getInfo()
+  await until(async () => (await info()).state === 'paused', 'the sandbox to pause at its time')
+  assert.equal(await original.files.read('/home/user/file'), 'kept')
+  assert.equal((await info()).state, 'running')
+
+  const snapshot = await original.createSnapshot()
+  const copy = await Sandbox.create(snapshot.snapshotId, { timeoutMs: 300_000 })
+  assert.equal(await copy.files.read('/home/user/file'), 'kept')
+  await copy.kill()
+  assert.equal(await Sandbox.deleteSnapshot(snapshot.snapshotId), true)
+
+  const [fork] = await original.fork({ timeoutMs: 300_000 })
+  assert.ok(fork instanceof Sandbox, String(fork))
+  const draw = 'head -c 16 /dev/urandom | base64'
+  const drawn = await Promise.all([original, fork].map((one) => one.commands.run(draw)))
+  assert.notEqual(drawn[0].stdout, drawn[1].stdout)
+  await fork.kill()
+  assert.equal(await original.kill(), true)
+})
+
 test('kill', async () => {
   const victim = await Sandbox.create({ timeoutMs: 60_000 })
   const running = await victim.commands.run('sleep 600', { background: true, timeoutMs: 0 })
