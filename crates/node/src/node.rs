@@ -420,11 +420,19 @@ impl Node {
         Ok(self.shared.registry.get(id)?.status())
     }
 
-    /// Where to reach a sandbox, from the moment its network is up to its end.
+    /// Where to reach a sandbox that can answer: not one on its way to a pause or
+    /// back from it, which is first to be waited for.
     #[must_use]
     pub fn target(&self, id: &SandboxId) -> Option<Target> {
         let handle = self.shared.registry.get(id).ok()?;
         let crate::sandbox::View { status, closed } = handle.view.borrow().clone();
+        let on_its_way = matches!(
+            status.state,
+            SandboxState::Pausing | SandboxState::Paused | SandboxState::Resuming
+        );
+        if on_its_way {
+            return None;
+        }
         Some(Target {
             sandbox_id: id.clone(),
             address: status.address?,
