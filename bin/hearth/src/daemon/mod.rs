@@ -361,5 +361,11 @@ pub async fn clean_up(settings: &Settings) -> anyhow::Result<usize> {
         .count();
     node.delete_all().await;
     node.shutdown(STOP_LIMIT).await;
-    Ok(left)
+    // Nobody serves it: its daemon is dead, and the lock keeps others from starting.
+    match std::fs::remove_file(settings.node_socket()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("remove the dead daemon's socket")
+        }
+        _ => Ok(left),
+    }
 }
