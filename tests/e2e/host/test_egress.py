@@ -228,12 +228,11 @@ def test_another_sandboxs_url(hearth: Hearth, box: Sandbox):
         other.files.write("/home/user/www/hello.txt", "from next door")
         other.commands.run("cd /home/user/www && python3 -m http.server 8080", background=True)
         # Names below localhost never leave a guest, so the request goes straight to
-        # where the forwarder points other domains.
-        host = other.get_host(8080)
-        port = host.rsplit(":", 1)[1]
+        # where the forwarder points other domains, at the edge's plain port.
+        host = f"8080-{other.sandbox_id}.localhost:{hearth.port}"
         program = (
             "import urllib.request as u\n"
-            f"request = u.Request('http://192.0.2.2:{port}/hello.txt', headers={{'Host': {host!r}}})\n"
+            f"request = u.Request('http://192.0.2.2:{hearth.port}/hello.txt', headers={{'Host': {host!r}}})\n"
             "print(u.urlopen(request, timeout=20).read().decode())"
         )
 

@@ -65,7 +65,8 @@ def test_commands_and_terminals_have_groups_and_scores_of_their_own(guest):
     assert say(guest, "nice") == "0"
     shown = []
     terminal = guest.pty.create(PtySize(rows=24, cols=80), timeout=60)
-    guest.pty.stream_input(terminal.pid, [b"cat /proc/self/cgroup\n", b"exit 0\n"])
+    for line in (b"cat /proc/self/cgroup\n", b"exit 0\n"):
+        guest.pty.send_stdin(terminal.pid, line)
     terminal.wait(on_pty=lambda data: shown.append(data))
     assert b"0::/ptys" in b"".join(shown)
 
