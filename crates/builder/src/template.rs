@@ -58,7 +58,7 @@ pub struct TemplateSpec {
 }
 
 /// Changes whenever templates are made differently from the same inputs.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 /// Lines that a first sandbox is likely to run, so that what they touch is already
 /// in the guest's memory.
@@ -160,7 +160,9 @@ pub async fn copy(from: &Build, to: &LocalStore, progress: &dyn Progress) -> Res
 fn accelerator_of(capabilities: &Capabilities) -> (Accelerator, &'static str) {
     match capabilities.accelerator {
         hearth_machine::accelerator::Accelerator::Kvm => (Accelerator::Kvm, "host"),
-        hearth_machine::accelerator::Accelerator::Tcg { .. } => (Accelerator::Tcg, "max"),
+        hearth_machine::accelerator::Accelerator::Tcg { .. } => {
+            (Accelerator::Tcg, hearth_machine::qemu::EMULATED_CPU)
+        }
     }
 }
 

@@ -23,6 +23,8 @@ mod overlay;
 mod preload;
 mod tsc;
 
+pub use command::EMULATED_CPU;
+
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;

@@ -133,7 +133,8 @@ pub enum Accelerator {
 #[serde(deny_unknown_fields)]
 pub struct CpuRequirement {
     pub accelerator: Accelerator,
-    /// The engine's name for the processor model, such as `host` or `max`.
+    /// The engine's name for the processor model, such as `host` or `max`, with what is
+    /// taken from it.
     pub model: String,
     /// Processor features seen by the guest, sorted; empty where the engine
     /// emulates the processor and needs none of the host's.

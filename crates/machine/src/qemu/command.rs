@@ -20,6 +20,11 @@ const KERNEL_PARAMETERS: &str = "console=ttyS0 reboot=t panic=-1 no_timer_check"
 /// `echo hi`: 95 ms, without 24 ms). Mitigations guard against the speculation of a
 /// processor that is not there. Neither has a part in what keeps the guest in its VM.
 const EMULATED_PARAMETERS: &str = " norandmaps mitigations=off";
+/// The processor of an emulated guest. TCG runs `rep movs` and `rep stos` byte by byte, and
+/// kernels and C libraries choose them for every copy where the processor calls them fast
+/// (ERMS, FSRM). Without the two flags copies use wide registers and are 2 to 10 times as
+/// fast.
+pub const EMULATED_CPU: &str = "max,-erms,-fsrm";
 /// Size of TCG's translation buffer in MiB; most of a TCG VM's private memory.
 const TRANSLATION_BUFFER_MIB: u32 = 64;
 /// How long a guest's disk requests wait for a disk server that went away, in seconds.
@@ -94,7 +99,7 @@ impl CommandLine<'_> {
                     "-accel",
                     format!("tcg,thread=multi,tb-size={TRANSLATION_BUFFER_MIB}"),
                 );
-                line.option("-cpu", "max");
+                line.option("-cpu", EMULATED_CPU);
             }
         }
         line.option("-smp", self.shape.vcpus.to_string());
