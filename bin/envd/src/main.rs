@@ -12,7 +12,7 @@ use hearth_guest::boot::{beside, initramfs, system};
 use hearth_guest::handover::state::{FORMAT, State};
 use hearth_guest::handover::{self, Successor, image};
 use hearth_guest::logging::LineLogger;
-use hearth_guest::sys::inherit;
+use hearth_guest::sys::{heap, inherit};
 use hearth_guest::{Config, DEFAULT_PORT, ENVD_VERSION, Outcome, Server};
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +78,7 @@ fn run() -> anyhow::Result<Option<Successor>> {
     let Some(options) = options(std::env::args().skip(1))? else {
         return Ok(None);
     };
+    heap::prepare();
     // After a handover it would be the number of a descriptor.
     let _ = rustix::thread::set_name(c"envd");
     // Only fails when a logger is set already, which nobody has done.

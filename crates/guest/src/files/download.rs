@@ -1,13 +1,12 @@
 //! `GET /files`: a file's bytes.
 //!
-//! Small files are read whole. Larger ones are read piece by piece, the next
-//! piece while one is being sent, so memory is constant and the file never
-//! waits for the network nor holds a thread while the network is slow.
+//! Small files are read whole, larger ones piece by piece as the connection takes
+//! them, so memory is constant and no thread is held while the network is slow.
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -24,12 +23,13 @@ use http_body_util::{BodyExt as _, StreamBody};
 
 use super::access::FileQuery;
 use super::content::{self, Encoding, Selection};
+use super::reading::{PieceStream, pieces};
 use super::{Actor, FileError};
 use crate::http::{Body, HttpError, Response, empty, full};
 use crate::paths;
 
-/// Bytes that are read at a time.
-const PIECE: u64 = 256 * 1024;
+/// Files up to this many bytes are read at once.
+const WHOLE: u64 = 256 * 1024;
 
 /// Answers a download.
 pub async fn download(
@@ -82,7 +82,7 @@ pub async fn download(
 }
 
 struct Opened {
-    file: std::sync::Arc<File>,
+    file: Arc<File>,
     size: u64,
     modified: Option<SystemTime>,
     /// All there is, when that is little.
@@ -116,7 +116,7 @@ fn open(path: &str) -> Result<Opened, FileError> {
     }
     let mut size = metadata.len();
     let mut whole = None;
-    if size <= PIECE {
+    if size <= WHOLE {
         // Files of the kernel's own say 0 and have content all the same.
         let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         std::io::Read::by_ref(&mut file)
@@ -145,7 +145,7 @@ fn identity(opened: &Opened, part: std::ops::Range<u64>, method: &Method) -> Res
         let index = |at| usize::try_from(at).unwrap_or(usize::MAX).min(whole.len());
         full(whole.slice(index(part.start)..index(part.end)))
     } else {
-        stream(pieces(opened, part))
+        stream(pieces(Arc::clone(&opened.file), part))
     };
     let mut response = Response::new(body);
     set(response.headers_mut(), CONTENT_LENGTH, &length.to_string());
@@ -158,7 +158,7 @@ fn gzip(opened: &Opened, method: &Method) -> Response {
     } else {
         let source: PieceStream = match &opened.whole {
             Some(whole) => futures::stream::iter([Ok(whole.clone())]).boxed(),
-            None => pieces(opened, 0..opened.size),
+            None => pieces(Arc::clone(&opened.file), 0..opened.size),
         };
         stream(compressed(source))
     };
@@ -176,38 +176,6 @@ fn unsatisfiable(size: u64) -> Response {
         &format!("bytes */{size}"),
     );
     response
-}
-
-type PieceStream = futures::stream::BoxStream<'static, std::io::Result<Bytes>>;
-
-/// The bytes of a part of a file. One read is always on its way.
-fn pieces(opened: &Opened, part: std::ops::Range<u64>) -> PieceStream {
-    let file = std::sync::Arc::clone(&opened.file);
-    let read = move |at: u64| {
-        let file = std::sync::Arc::clone(&file);
-        let length = usize::try_from(PIECE.min(part.end.saturating_sub(at))).unwrap_or(0);
-        (length > 0).then(|| {
-            tokio::task::spawn_blocking(move || -> std::io::Result<Bytes> {
-                let mut buffer = vec![0; length];
-                // A file that became shorter breaks the download off, because
-                // its length was promised.
-                file.read_exact_at(&mut buffer, at)?;
-                Ok(buffer.into())
-            })
-        })
-    };
-    let first = read(part.start);
-    let state = (part.start, first, read);
-    futures::stream::unfold(state, |(at, pending, read)| async move {
-        let piece = match pending?.await {
-            Ok(piece) => piece,
-            Err(error) => Err(std::io::Error::other(error)),
-        };
-        let next = at + piece.as_ref().map_or(0, |piece| piece.len() as u64);
-        let pending = if piece.is_ok() { read(next) } else { None };
-        Some((piece, (next, pending, read)))
-    })
-    .boxed()
 }
 
 fn compressed(source: PieceStream) -> PieceStream {

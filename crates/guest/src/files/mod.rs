@@ -14,6 +14,7 @@ pub mod entry;
 pub mod error;
 pub mod metadata;
 pub mod multipart;
+mod reading;
 pub mod service;
 pub mod tree;
 pub mod upload;
