@@ -108,6 +108,9 @@ pub struct Network {
     pub link_range: Option<String>,
     /// Asked for guests' names, on port 53; default: whatever the host asks.
     pub name_servers: Option<Vec<IpAddr>>,
+    /// Certificates in PEM of authorities that are trusted beside the host's, where
+    /// rules change requests on their way.
+    pub trusted_ca_file: Option<PathBuf>,
     /// Connections to the outside that one sandbox may have at a time; 0: any number.
     pub connections_max: u32,
 }
@@ -214,6 +217,7 @@ impl Default for Network {
             slot_range: None,
             link_range: None,
             name_servers: None,
+            trusted_ca_file: None,
             connections_max: 8192,
         }
     }

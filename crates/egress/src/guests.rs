@@ -11,6 +11,7 @@ use hearth_ids::SandboxId;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::Authority;
 use crate::dns::message::Address;
 use crate::rules::Rules;
 
@@ -48,6 +49,8 @@ impl Identity {
 pub struct Guest {
     pub identity: Identity,
     rules: watch::Sender<Arc<Rules>>,
+    /// Present where requests are changed, or once were.
+    authority: Mutex<Option<Arc<Authority>>>,
     answers: Mutex<VecDeque<Answer>>,
     pub(crate) lookups: Arc<Semaphore>,
     pub(crate) connections: Arc<Semaphore>,
@@ -67,6 +70,7 @@ impl Guest {
         Self {
             identity,
             rules: watch::Sender::new(Arc::new(rules)),
+            authority: Mutex::new(None),
             answers: Mutex::new(VecDeque::new()),
             lookups: Arc::new(Semaphore::new(MOST_LOOKUPS)),
             connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
@@ -78,6 +82,21 @@ impl Guest {
     #[must_use]
     pub fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.borrow())
+    }
+
+    /// The authority that the sandbox trusts.
+    #[must_use]
+    pub fn authority(&self) -> Option<Arc<Authority>> {
+        let authority = self.authority.lock();
+        authority.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn trust(&self, authority: Arc<Authority>) {
+        let mut own = self
+            .authority
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *own = Some(authority);
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<Rules>> {

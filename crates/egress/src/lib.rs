@@ -24,6 +24,7 @@
 
 #![forbid(unsafe_code)]
 
+mod authority;
 mod dns;
 mod events;
 mod guests;
@@ -31,9 +32,12 @@ mod listeners;
 pub mod names;
 mod proxy;
 mod rules;
+mod secrets;
+mod trust;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,9 +45,11 @@ use hearth_network::services::ServicePorts;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use authority::{Authority, AuthorityError};
 pub use events::{DaemonLog, LogSink};
 pub use guests::{Guest, Identity};
 pub use rules::{Decision, Lookup, Rules, RulesError, Transform, Upstream, UpstreamTls};
+pub use secrets::{FillError, NoSecrets, SecretSource};
 
 use dns::Forwarder;
 use dns::upstream::Servers;
@@ -61,6 +67,11 @@ pub struct EgressConfig {
     pub edge: Vec<SocketAddr>,
     /// Asked by the forwarder, on port 53; the host's own where absent.
     pub name_servers: Option<Vec<IpAddr>>,
+    /// Certificates in PEM of authorities that are trusted beside the host's, where
+    /// requests are changed on their way.
+    pub trusted_ca_file: Option<PathBuf>,
+    /// Fills `${e2b.secrets.…}`; without it there are no secrets.
+    pub secrets: Option<Arc<dyn SecretSource>>,
 }
 
 /// The services of one node.
@@ -89,6 +100,7 @@ impl Egress {
     /// # Errors
     /// When the host has no free ports, or we may not mark packets.
     pub async fn bind(config: EgressConfig, sink: Arc<dyn LogSink>) -> io::Result<Self> {
+        let secrets = config.secrets.unwrap_or_else(|| Arc::new(NoSecrets));
         let listeners = Listeners::bind().await?;
         let ports = listeners.ports()?;
         let domain = match config.domain.rsplit_once(':') {
@@ -110,7 +122,13 @@ impl Egress {
                 &domain,
             )),
             events: Arc::new(Events::new(Arc::clone(&guests), sink)),
-            proxy: Arc::new(Proxy::new(Arc::clone(&guests), servers, edge)),
+            proxy: Arc::new(Proxy::new(
+                Arc::clone(&guests),
+                servers,
+                edge,
+                secrets,
+                Arc::new(trust::client(config.trusted_ca_file.as_ref())?),
+            )),
         };
         Ok(Self {
             guests,
@@ -167,6 +185,19 @@ impl Egress {
     /// ends.
     pub fn change(&self, address: Ipv4Addr, rules: Rules) {
         self.guests.change(address, rules);
+    }
+
+    /// The sandbox behind an address trusts this authority from now on.
+    pub fn trust(&self, address: Ipv4Addr, authority: Arc<Authority>) {
+        if let Some(guest) = self.guests.find(address) {
+            guest.trust(authority);
+        }
+    }
+
+    /// Whether the sandbox behind an address trusts an authority already.
+    #[must_use]
+    pub fn authority(&self, address: Ipv4Addr) -> Option<Arc<Authority>> {
+        self.guests.find(address)?.authority()
     }
 
     /// A sandbox has left its address.

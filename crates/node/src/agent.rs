@@ -39,6 +39,9 @@ pub(crate) struct Init<'a> {
     /// Where the guest finds the service that takes its events.
     #[serde(rename = "hyperloopIP")]
     pub hyperloop_ip: Ipv4Addr,
+    /// Certificates that the guest's programs are to trust beside the usual ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<&'a str>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +114,21 @@ pub(crate) async fn init_booting(
     tokio::time::timeout(limit, asking)
         .await
         .unwrap_or(Err(InitError::Timeout(limit)))
+}
+
+/// Lets a running guest trust `pem` beside what it trusts already.
+pub(crate) async fn trust(
+    address: SocketAddr,
+    pem: &str,
+    token: &str,
+    limit: Duration,
+) -> Result<(), InitError> {
+    let body = serde_json::json!({"caBundle": pem, "accessToken": token});
+    let body = Bytes::from(body.to_string());
+    tokio::time::timeout(limit, attempt(address, "/init", body, Some(token)))
+        .await
+        .unwrap_or(Err(InitError::Timeout(limit)))
+        .map(drop)
 }
 
 /// Asks the agent for one of its operations around snapshots, such as `/freeze`.

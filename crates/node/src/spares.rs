@@ -411,6 +411,7 @@ async fn warm(address: SocketAddr, id: &SandboxId) -> Result<(), Error> {
         template_id: "",
         machine_id: Some(agent::machine_id()),
         hyperloop_ip: SERVICE_ADDRESS,
+        ca_bundle: None,
     };
     agent::init(address, &settings, None, WARM_LIMIT)
         .await

@@ -1,6 +1,7 @@
 """What a sandbox may reach, tried from inside against an internet of our own."""
 
 import json
+import subprocess
 from typing import Any, Iterator, Optional
 
 import pytest
@@ -219,6 +220,49 @@ def test_names_that_point_inside(box: Sandbox):
     # To its own loopback a sandbox may talk; by way of the node it meets nobody's.
     for name in names:
         assert blocked(box, f"http://{name}/", "--resolve", f"{name}:80:{FIRST}"), name
+
+
+def test_headers_are_set_without_the_sandbox_seeing_them(hearth: Hearth, box: Sandbox):
+    subprocess.run(
+        hearth.command("secret", "set", "api-key"),
+        env=hearth.environment,
+        input="s3cr3t-value",
+        text=True,
+        check=True,
+        capture_output=True,
+    )
+    headers = {"Authorization": "Bearer ${e2b.secrets.api-key}", "X-Plain": "yes"}
+    box.update_network({"rules": {"*.first.test": [{"transform": {"headers": headers}}]}})
+    # The sandbox trusts its own authority: no -k. What it sets itself is replaced.
+    seen = fetch(box, "https://api.first.test/path?q=1", "-H", "'Authorization: mine'")
+    assert seen is not None and seen["address"] == FIRST and seen["path"] == "/path?q=1"
+    assert seen["headers"]["authorization"] == "Bearer s3cr3t-value"
+    assert seen["headers"]["x-plain"] == "yes"
+    # Other hosts, and the host without TLS, get nothing.
+    for url in ("https://second.test/", "https://first.test/", "http://api.first.test/"):
+        other = fetch(box, url, "-k")
+        assert other is not None and "x-plain" not in other["headers"], url
+    # Nor does another host behind the same connection.
+    status = box.commands.run(
+        "curl -sS -o /dev/null -w '%{http_code}' -H 'Host: second.test' https://api.first.test/"
+    )
+    assert status.stdout == "421"
+    log = (hearth.state_dir / "hearth.log").read_text()
+    assert "set headers of a request" in log and "s3cr3t-value" not in log
+    found = box.commands.run("grep -rs s3cr3t-value /etc /run /home /tmp || true", user="root")
+    assert found.stdout == ""
+
+
+def test_a_proxy_of_the_users(box: Sandbox):
+    proxy = {"address": f"{SECOND}:1080", "username": "user", "password": "secret"}
+    box.update_network({"egress_proxy": proxy})
+    seen = fetch(box, "https://first.test/", "-k")
+    assert seen is not None and (seen["address"], seen["client"]) == (FIRST, SECOND)
+    box.update_network({"egress_proxy": proxy, "deny_out": [FIRST]})
+    assert blocked(box, "https://first.test/", "-k"), "filtering comes first"
+    box.update_network({"egress_proxy": {**proxy, "password": "wrong"}})
+    assert blocked(box, "https://first.test/", "-k")
+    assert "password" not in json.dumps(box.get_info().network)
 
 
 def test_another_sandboxs_url(hearth: Hearth, box: Sandbox):

@@ -44,7 +44,12 @@ class Internet:
 
     def config(self) -> dict:
         """Settings with which a Hearth finds its names here."""
-        return {"network": {"name_servers": [NAME_SERVER]}}
+        return {
+            "network": {
+                "name_servers": [NAME_SERVER],
+                "trusted_ca_file": str(self.authority),
+            }
+        }
 
 
 def run(*command: str, check: bool = True) -> str:

@@ -7,6 +7,7 @@ mod down;
 mod env;
 mod key;
 mod sandbox;
+mod secret;
 mod serve;
 mod snapshot;
 mod template;
@@ -46,6 +47,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Manage API keys
     Key(key::Args),
+    /// Keep secrets that rules put into requests
+    Secret(secret::Args),
     /// List, pause, resume, copy and end sandboxes
     Sandbox(sandbox::Args),
     /// Look at the builds on this machine's disk
@@ -72,6 +75,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Dns(args) => dns::run(&settings, args).await,
             Command::Doctor(args) => doctor::run(&settings, &args).await,
             Command::Key(args) => key::run(&settings, args).await,
+            Command::Secret(args) => secret::run(&settings, args).await,
             Command::Sandbox(args) => sandbox::run(&settings, args).await,
             Command::Snapshot(args) => snapshot::run(&settings, args).await,
             Command::Template(args) => template::run(&settings, args).await,

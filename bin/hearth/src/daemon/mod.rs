@@ -10,6 +10,7 @@ pub mod lock;
 pub mod log;
 pub mod prepare;
 mod routes;
+pub mod secret_files;
 pub mod secrets;
 mod serving;
 pub mod signals;
@@ -187,6 +188,8 @@ fn egress_config(settings: &Settings) -> hearth_egress::EgressConfig {
             .map(|(address, port)| SocketAddr::new(local(address), port))
             .to_vec(),
         name_servers: settings.network.name_servers.clone(),
+        trusted_ca_file: settings.network.trusted_ca_file.clone(),
+        secrets: Some(Arc::new(secret_files::SecretFiles::new(settings))),
     }
 }
 
@@ -260,6 +263,8 @@ async fn open_control(
     let mut config = hearth_control::Config::new(settings.domain(), seed.into());
     config.features.pause = true;
     config.features.egress_rules = true;
+    config.features.egress_proxy = true;
+    config.features.network_rules = true;
     config.team = TeamConfig {
         slug: DEFAULT_TEAM.to_owned(),
         limits: limits(settings),

@@ -9,11 +9,20 @@ use std::time::Duration;
 use hearth_network::address::is_never_reachable;
 use hearth_network::services::ON_BEHALF_MARK;
 use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// How long one address may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to a target, perhaps through others.
+pub(crate) type Stream = Box<dyn AsyncReadWrite>;
+
+/// What can be read and written.
+pub(crate) trait AsyncReadWrite: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> AsyncReadWrite for T {}
 
 /// Connects to the first of `addresses` that answers.
 pub(crate) async fn first_of(addresses: &[Ipv4Addr], port: u16) -> io::Result<TcpStream> {

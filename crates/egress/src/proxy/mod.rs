@@ -9,7 +9,9 @@
 //! names for which our forwarder gave the dialled address.
 
 mod dial;
+mod intercept;
 mod relay;
+mod replay;
 mod sniff;
 mod upstream;
 
@@ -20,9 +22,12 @@ use std::time::Duration;
 
 use hearth_network::services::SERVICE_ADDRESS;
 use nix::sys::socket::{getsockopt, sockopt};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +35,11 @@ use crate::dns::upstream::Servers;
 use crate::guests::{Guest, Guests};
 use crate::names;
 use crate::rules::{Decision, Rules, Upstream};
+use crate::secrets::SecretSource;
+use crate::trust;
+use dial::Stream;
+use intercept::Interception;
+use replay::Replay;
 use sniff::{Greeting, greeting};
 use upstream::Target;
 
@@ -37,6 +47,8 @@ use upstream::Target;
 const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long we wait for it elsewhere: there the server may be the first to speak.
 const SHORT_GREETING_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long the user's proxy may take to agree on TLS.
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Ports on which clients speak first.
 const CLIENT_SPEAKS_FIRST: [u16; 4] = [80, 443, 8080, 8443];
 
@@ -46,6 +58,8 @@ pub(crate) struct Proxy {
     guests: Arc<Guests>,
     servers: Arc<Servers>,
     edge: Edge,
+    secrets: Arc<dyn SecretSource>,
+    trust: Arc<ClientConfig>,
 }
 
 /// Where the edge listens, for names of sandboxes.
@@ -80,14 +94,24 @@ struct Opened {
     /// What it has sent so far.
     sent: Vec<u8>,
     name: Option<String>,
+    /// It begins as TLS does.
+    tls: bool,
 }
 
 impl Proxy {
-    pub(crate) fn new(guests: Arc<Guests>, servers: Arc<Servers>, edge: Edge) -> Self {
+    pub(crate) fn new(
+        guests: Arc<Guests>,
+        servers: Arc<Servers>,
+        edge: Edge,
+        secrets: Arc<dyn SecretSource>,
+        trust: Arc<ClientConfig>,
+    ) -> Self {
         Self {
             guests,
             servers,
             edge,
+            secrets,
+            trust,
         }
     }
 
@@ -143,6 +167,7 @@ impl Proxy {
             dialled,
             sent: Vec::new(),
             name: None,
+            tls: false,
             stream,
             guest,
         };
@@ -214,10 +239,14 @@ impl Proxy {
                     Some(name) => self.confirmed(&opened.guest, address, name).await?,
                     None => vec![address],
                 };
-                dial::first_of(&addresses, port).await?
+                Box::new(dial::first_of(&addresses, port).await?)
             }
         };
-        self.relay(opened, target).await
+        if opened.tls && name.is_some_and(|name| rules.transform(name).is_some()) {
+            self.intercept(opened, target).await
+        } else {
+            self.relay(opened, target).await
+        }
     }
 
     /// Addresses of `name` to try: the dialled one alone if it is one of them.
@@ -251,13 +280,10 @@ impl Proxy {
         address: Ipv4Addr,
         name: Option<&str>,
         port: u16,
-    ) -> io::Result<TcpStream> {
+    ) -> io::Result<Stream> {
         let wrong = |why: &'static str| io::Error::new(io::ErrorKind::InvalidInput, why);
         let (protocol, host, proxy_port) = upstream::parse_address(&upstream.address)
             .ok_or_else(|| wrong("the proxy's address is not host:port"))?;
-        if upstream.tls.as_ref().is_some_and(|tls| tls.enabled) {
-            return Err(wrong("TLS towards the user's proxy is not supported"));
-        }
         let addresses = match host.parse::<Ipv4Addr>() {
             Ok(address) => vec![address],
             Err(_) => {
@@ -270,7 +296,20 @@ impl Proxy {
                 found.iter().map(|found| found.address).collect()
             }
         };
-        let mut stream = dial::first_of(&addresses, proxy_port).await?;
+        let stream = dial::first_of(&addresses, proxy_port).await?;
+        let mut stream: Stream = match upstream.tls.as_ref().filter(|tls| tls.enabled) {
+            None => Box::new(stream),
+            Some(tls) => {
+                let trust = match &tls.ca_cert {
+                    Some(pem) => Arc::new(trust::client_trusting(pem)?),
+                    None => Arc::clone(&self.trust),
+                };
+                let name = tls.server_name.clone().unwrap_or_else(|| host.to_owned());
+                let name = ServerName::try_from(name).map_err(io::Error::other)?;
+                let connecting = TlsConnector::from(trust).connect(name, stream);
+                Box::new(timeout(TLS_TIMEOUT, connecting).await??)
+            }
+        };
         let target = match name {
             Some(name) => Target::Name(name.to_owned()),
             None => Target::Address(address),
@@ -292,10 +331,30 @@ impl Proxy {
         })?;
         let target = TcpStream::connect(listener).await?;
         target.set_nodelay(true)?;
-        self.relay(opened, target).await
+        self.relay(opened, Box::new(target)).await
     }
 
-    async fn relay(&self, opened: Opened, target: TcpStream) -> io::Result<()> {
+    /// Serves requests whose headers are set; `opened` has a name and speaks TLS.
+    async fn intercept(&self, opened: Opened, target: Stream) -> io::Result<()> {
+        let host = opened.name.unwrap_or_default();
+        let address = *opened.dialled.ip();
+        let interception = Interception {
+            guest: &opened.guest,
+            host: &host,
+            port: opened.dialled.port(),
+            secrets: self.secrets.as_ref(),
+            trust: Arc::clone(&self.trust),
+        };
+        let stream = Replay::new(opened.sent, opened.stream);
+        relay::while_permitted(
+            Box::pin(interception.serve(stream, target)),
+            &opened.guest,
+            |rules| rules.decide(address, Some(&host)) != Decision::Deny,
+        )
+        .await
+    }
+
+    async fn relay(&self, opened: Opened, target: Stream) -> io::Result<()> {
         let (address, name) = (*opened.dialled.ip(), opened.name);
         let edge = |name: &str| self.edge.has_name(name);
         relay::relay(
@@ -341,6 +400,7 @@ async fn read_greeting(opened: &mut Opened, patience: Duration) -> io::Result<Gr
         found = greeting(&opened.sent);
     }
     opened.name = found.name().map(str::to_owned);
+    opened.tls = matches!(found, Greeting::Tls(_));
     Ok(found)
 }
 

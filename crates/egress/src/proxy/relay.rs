@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 
+use super::dial::Stream;
 use crate::guests::Guest;
 use crate::rules::Rules;
 
@@ -14,8 +15,23 @@ use crate::rules::Rules;
 /// asked again each time the rules change.
 pub(super) async fn relay(
     mut guest_side: TcpStream,
-    mut target: TcpStream,
+    mut target: Stream,
     sent: &[u8],
+    guest: &Guest,
+    permitted: impl Fn(&Rules) -> bool,
+) -> io::Result<()> {
+    let carrying = async {
+        target.write_all(sent).await?;
+        copy_bidirectional(&mut guest_side, &mut target)
+            .await
+            .map(drop)
+    };
+    while_permitted(carrying, guest, permitted).await
+}
+
+/// Does `work` for as long as the rules permit it.
+pub(super) async fn while_permitted(
+    work: impl Future<Output = io::Result<()>>,
     guest: &Guest,
     permitted: impl Fn(&Rules) -> bool,
 ) -> io::Result<()> {
@@ -24,12 +40,10 @@ pub(super) async fn relay(
     if !permitted(&Arc::clone(&rules.borrow_and_update())) {
         return Err(super::denied());
     }
-    target.write_all(sent).await?;
-    let copying = copy_bidirectional(&mut guest_side, &mut target);
-    tokio::pin!(copying);
+    tokio::pin!(work);
     loop {
         tokio::select! {
-            outcome = &mut copying => return outcome.map(drop),
+            outcome = &mut work => return outcome,
             changed = rules.changed() => {
                 let now = Arc::clone(&rules.borrow_and_update());
                 if changed.is_err() || !permitted(&now) {

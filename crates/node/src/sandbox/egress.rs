@@ -6,12 +6,18 @@
 //! before the kernel sends them anything new.
 
 use crate::{
+    agent,
+    config::AGENT_PORT,
     error::{Error, chain},
     node::Shared,
     spec::SandboxSpec,
 };
-use hearth_egress::{Identity, Rules};
+use hearth_egress::{Authority, Identity, Rules};
 use hearth_network::{Adoption, Policy, Slot};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+
+/// Key and certificate of a sandbox's authority, in its directory.
+const AUTHORITY_FILE: &str = "authority.pem";
 
 /// The rules of a sandbox. Settings that cannot be read leave it nothing.
 pub(crate) fn rules(spec: &SandboxSpec) -> Rules {
@@ -40,6 +46,45 @@ pub(crate) fn announce(shared: &Shared, spec: &SandboxSpec, slot: &Slot, rules: 
         template_id: spec.template_id.to_string(),
     };
     shared.egress.enter(slot.host_address, identity, rules);
+    if let Err(error) = authority(shared, spec, slot.host_address) {
+        tracing::error!(sandbox = %spec.sandbox_id, error = %chain(&error), "a sandbox's requests cannot be changed");
+    }
+}
+
+/// The authority that a sandbox trusts; none where no request is changed. It is
+/// kept with the sandbox, so that the guest need not be told twice.
+pub(crate) fn authority(
+    shared: &Shared,
+    spec: &SandboxSpec,
+    address: Ipv4Addr,
+) -> Result<Option<Arc<Authority>>, Error> {
+    if !rules(spec).has_transforms() {
+        return Ok(None);
+    }
+    if let Some(authority) = shared.egress.authority(address) {
+        return Ok(Some(authority));
+    }
+    let path = shared.journals.dir(&spec.sandbox_id).join(AUTHORITY_FILE);
+    let authority = Authority::open_or_create(&path)
+        .map_err(Error::step("make the sandbox's certificate authority"))?;
+    let authority = Arc::new(authority);
+    shared.egress.trust(address, Arc::clone(&authority));
+    Ok(Some(authority))
+}
+
+/// The sandbox's variables, and those by which programs that bring certificates of
+/// their own find the authority; what the user says of them counts.
+pub(crate) fn environment(spec: &SandboxSpec, authority: bool) -> BTreeMap<String, String> {
+    const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+    let mut variables = spec.env_vars.clone();
+    if authority {
+        for name in ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"] {
+            variables
+                .entry(name.to_owned())
+                .or_insert_with(|| BUNDLE.to_owned());
+        }
+    }
+    variables
 }
 
 /// Puts new settings in the place of the old ones. They say all there is to say, a
@@ -54,7 +99,22 @@ pub(crate) fn replace(spec: &mut SandboxSpec, network_json: String) {
 pub(crate) async fn change(shared: &Shared, spec: &SandboxSpec, slot: &Slot) -> Result<(), Error> {
     let rules = rules(spec);
     let policy = rules.policy();
-    shared.egress.change(slot.host_address, rules);
+    let address = slot.host_address;
+    // The guest trusts the authority before any request of its is changed.
+    if rules.has_transforms()
+        && shared.egress.authority(address).is_none()
+        && let Some(authority) = authority(shared, spec, address)?
+    {
+        agent::trust(
+            (address, AGENT_PORT).into(),
+            authority.pem(),
+            &spec.envd_access_token,
+            shared.config.agent_timeout,
+        )
+        .await
+        .map_err(Error::step("let the guest trust its certificate authority"))?;
+    }
+    shared.egress.change(address, rules);
     set(shared, slot, policy).await
 }
 

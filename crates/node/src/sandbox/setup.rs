@@ -365,8 +365,10 @@ async fn greet_agent(
         .address()
         .expect("the slot is taken before the VM is started");
     let spec = &record.spec;
+    let authority = egress::authority(shared, spec, host)?;
+    let env_vars = egress::environment(spec, authority.is_some());
     let settings = Init {
-        env_vars: &spec.env_vars,
+        env_vars: &env_vars,
         access_token: Some(&spec.envd_access_token),
         timestamp: agent::now(),
         default_user: DEFAULT_USER,
@@ -377,6 +379,7 @@ async fn greet_agent(
         template_id: spec.template_id.as_str(),
         machine_id: (identity == Identity::New).then(agent::machine_id),
         hyperloop_ip: SERVICE_ADDRESS,
+        ca_bundle: authority.as_ref().map(|authority| authority.pem()),
     };
     let address = SocketAddr::from((host, AGENT_PORT));
     let former = match &ground.memory {

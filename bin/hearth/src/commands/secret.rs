@@ -1,0 +1,63 @@
+//! `hearth secret`: values that rules put into sandboxes' requests, and that no
+//! sandbox ever sees.
+
+use crate::daemon::{self, secret_files::SecretFiles};
+use crate::settings::Settings;
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use std::io::Read;
+use std::process::ExitCode;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The team whose sandboxes may use the secret
+    #[arg(long, global = true, default_value = daemon::DEFAULT_TEAM)]
+    team: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keep a secret, whose value is read from standard input
+    Set {
+        /// What rules call it: `${e2b.secrets.NAME}`
+        name: String,
+    },
+    /// List the names of the secrets
+    List,
+    /// Forget a secret
+    Remove { name: String },
+}
+
+pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
+    daemon::log::quiet();
+    let store = daemon::open_store(settings).await?;
+    let Some(team) = store.team_by_slug(&args.team).await? else {
+        bail!("there is no team {:?}", args.team);
+    };
+    let (team, files) = (team.id.to_string(), SecretFiles::new(settings));
+    match args.command {
+        Command::Set { name } => {
+            let mut value = String::new();
+            std::io::stdin()
+                .take(64 * 1024)
+                .read_to_string(&mut value)
+                .context("read the secret's value")?;
+            files.set(&team, &name, value.trim_end_matches(['\n', '\r']))?;
+            println!("Kept {name}.");
+        }
+        Command::List => {
+            for name in files.names(&team)? {
+                println!("{name}");
+            }
+        }
+        Command::Remove { name } => {
+            if !files.remove(&team, &name)? {
+                bail!("there is no secret {name:?}");
+            }
+            println!("Removed {name}.");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
