@@ -113,6 +113,9 @@ pub struct Network {
     pub trusted_ca_file: Option<PathBuf>,
     /// Connections to the outside that one sandbox may have at a time; 0: any number.
     pub connections_max: u32,
+    /// Megabits per second that one sandbox may send, and as many that it may
+    /// receive; 0: any number.
+    pub bandwidth_mbit: u32,
 }
 
 /// Limits of the first team.
@@ -219,6 +222,7 @@ impl Default for Network {
             name_servers: None,
             trusted_ca_file: None,
             connections_max: 8192,
+            bandwidth_mbit: 0,
         }
     }
 }

@@ -21,6 +21,11 @@ const DEFAULT_IDLE_LIMIT: u32 = 64;
 /// host's table.
 const DEFAULT_CONNECTIONS_MAX: u32 = 8192;
 
+/// Bounds of a guest's bandwidth in bits per second: below the least a name cannot
+/// be looked up in time, and more than the most no link carries.
+const BANDWIDTH_LEAST: u64 = 64_000;
+pub const BANDWIDTH_LIMIT: u64 = 1_000_000_000_000;
+
 /// Two ranges that slots take their addresses from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -80,6 +85,9 @@ pub struct NetworkConfig {
     pub services: Option<ServicePorts>,
     /// Tracked connections that one guest may have at a time.
     pub connections_max: Option<u32>,
+    /// Bits per second that one guest may send, and as many that it may receive, of
+    /// any traffic; at most [`BANDWIDTH_LIMIT`].
+    pub bandwidth_max: Option<u64>,
 }
 
 impl Default for NetworkConfig {
@@ -113,6 +121,7 @@ impl Default for NetworkConfig {
             nameservers: None,
             services: None,
             connections_max: Some(DEFAULT_CONNECTIONS_MAX),
+            bandwidth_max: None,
         }
     }
 }
@@ -151,6 +160,13 @@ impl NetworkConfig {
             return refuse(format!(
                 "tap owner base {base} leaves no room for {} uids",
                 self.max_slots
+            ));
+        }
+        if let Some(bandwidth) = self.bandwidth_max
+            && !(BANDWIDTH_LEAST..=BANDWIDTH_LIMIT).contains(&bandwidth)
+        {
+            return refuse(format!(
+                "bandwidth_max must be between {BANDWIDTH_LEAST} and {BANDWIDTH_LIMIT} bits per second"
             ));
         }
         self.plans().map(drop)
@@ -200,6 +216,10 @@ mod tests {
             },
             NetworkConfig {
                 tap_owner: TapOwner::PerSlot { base: u32::MAX },
+                ..Default::default()
+            },
+            NetworkConfig {
+                bandwidth_max: Some(BANDWIDTH_LEAST - 1),
                 ..Default::default()
             },
             NetworkConfig {

@@ -137,6 +137,7 @@ fn try_rules() -> Result<()> {
         nameservers: &[],
         services: None,
         connections_max: config.connections_max,
+        bandwidth_max: config.bandwidth_max,
         policies: &[(0, Policy::offline())],
     };
     nft::apply("load a slot's rules", &ruleset::slot(plan.host_address(0)))?;

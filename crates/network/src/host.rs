@@ -88,6 +88,7 @@ pub(crate) fn set_up(config: &NetworkConfig, adopt: Vec<Adoption>) -> Result<Hos
         nameservers: &nameservers,
         services: config.services,
         connections_max: config.connections_max,
+        bandwidth_max: config.bandwidth_max,
         policies: &adopted,
     };
     nft::apply_text("load the host's rules", &ruleset::host(&rules))?;

@@ -8,7 +8,7 @@ import pytest
 from e2b import Sandbox
 
 from support.daemon import Hearth, running
-from support.internet import FIRST, HOST, SECOND, Internet, internet
+from support.internet import FIRST, HOST, METADATA, SECOND, Internet, internet
 from support.waiting import until
 
 EVERYWHERE = "0.0.0.0/0"
@@ -248,19 +248,43 @@ def test_headers_are_set_without_the_sandbox_seeing_them(hearth: Hearth, box: Sa
     )
     assert status.stdout == "421"
     log = (hearth.state_dir / "hearth.log").read_text()
-    assert "set headers of a request" in log and "s3cr3t-value" not in log
-    found = box.commands.run("grep -rs s3cr3t-value /etc /run /home /tmp || true", user="root")
-    assert found.stdout == ""
+    lines = [line for line in log.splitlines() if "set headers of a request" in line]
+    assert len(lines) == 1, "one line for each request whose headers were set"
+    for part in (box.sandbox_id, 'host="api.first.test"', 'path="/path"', '"authorization"'):
+        assert part in lines[0]
+    assert "s3cr3t-value" not in log
+    # Neither files, nor any process's variables, nor what the node tells of it.
+    search = "grep -rsl s3cr3t-[v]alue /etc /run /home /tmp /proc/[0-9]*/environ; true"
+    assert box.commands.run(search, user="root", timeout=120).stdout == ""
+    assert "s3cr3t-value" not in json.dumps(box.get_info().network)
+    # A secret that is not there is no reason to send the request without it.
+    hearth.run("secret", "remove", "api-key")
+    status = box.commands.run("curl -sS -o /dev/null -w '%{http_code}' https://api.first.test/")
+    assert status.stdout == "502"
 
 
-def test_a_proxy_of_the_users(box: Sandbox):
-    proxy = {"address": f"{SECOND}:1080", "username": "user", "password": "secret"}
-    box.update_network({"egress_proxy": proxy})
-    seen = fetch(box, "https://first.test/", "-k")
-    assert seen is not None and (seen["address"], seen["client"]) == (FIRST, SECOND)
-    box.update_network({"egress_proxy": proxy, "deny_out": [FIRST]})
+def test_proxies_of_the_users(box: Sandbox):
+    credentials = {"username": "user", "password": "secret"}
+    by_address = {"address": f"{SECOND}:1080", **credentials}
+    proxies = {
+        "SOCKS5": by_address,
+        "SOCKS5 by name, inside TLS": {
+            "address": "second.test:1081",
+            "tls": True,
+            **credentials,
+        },
+        "HTTP": {"address": f"http://{SECOND}:3128", **credentials},
+    }
+    for name, proxy in proxies.items():
+        box.update_network({"egress_proxy": proxy})
+        seen = fetch(box, "https://first.test/", "-k")
+        assert seen is not None and (seen["address"], seen["client"]) == (FIRST, SECOND), name
+        box.update_network({"egress_proxy": {**proxy, "password": "wrong"}})
+        assert blocked(box, "https://first.test/", "-k"), name
+    box.update_network({"egress_proxy": by_address, "deny_out": [FIRST]})
     assert blocked(box, "https://first.test/", "-k"), "filtering comes first"
-    box.update_network({"egress_proxy": {**proxy, "password": "wrong"}})
+    # A proxy at an address that no sandbox may reach is reached through nobody.
+    box.update_network({"egress_proxy": {**by_address, "address": f"{METADATA}:1080"}})
     assert blocked(box, "https://first.test/", "-k")
     assert "password" not in json.dumps(box.get_info().network)
 

@@ -1,8 +1,9 @@
 """The machines of the tests' internet. Run by `internet.py` inside its namespace:
 a name server, and on each address HTTP, HTTPS, a server that speaks first, a SOCKS5
-proxy, and an echo of datagrams.
+proxy (also over TLS), an HTTP proxy, and an echo of datagrams.
 """
 
+import base64
 import json
 import socket
 import socketserver
@@ -96,12 +97,43 @@ class Socks(socketserver.BaseRequestHandler):
         else:
             host = socket.inet_ntoa(self.read(4))
         (port,) = struct.unpack(">H", self.read(2))
-        target = socket.create_connection((host, port), timeout=5)
+        target = from_here(self.request, host, port)
         self.request.sendall(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
-        back = threading.Thread(target=pump, args=(target, self.request), daemon=True)
-        back.start()
-        pump(self.request, target)
-        back.join()
+        relay(self.request, target)
+
+
+class Connect(BaseHTTPRequestHandler):
+    """An HTTP proxy with one user, for `CONNECT` alone."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_CONNECT(self) -> None:
+        user = base64.b64encode(b"user:secret").decode()
+        if self.headers.get("Proxy-Authorization") != f"Basic {user}":
+            self.send_error(407)
+            return
+        host, port = self.path.rsplit(":", 1)
+        target = from_here(self.connection, SETTINGS["names"].get(host, host), int(port))
+        self.send_response(200)
+        self.end_headers()
+        self.close_connection = True
+        relay(self.connection, target)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def from_here(client: socket.socket, host: str, port: int) -> socket.socket:
+    """A connection whose source is the address at which we were asked for it."""
+    own = client.getsockname()[0]
+    return socket.create_connection((host, port), timeout=5, source_address=(own, 0))
+
+
+def relay(client: socket.socket, target: socket.socket) -> None:
+    back = threading.Thread(target=pump, args=(target, client), daemon=True)
+    back.start()
+    pump(client, target)
+    back.join()
 
 
 def pump(source: socket.socket, target: socket.socket) -> None:
@@ -177,6 +209,12 @@ def main() -> None:
         start(secure)
         start(Threading((address, 2222), Greeter))
         start(Threading((address, 1080), Socks))
+        secure = Threading((address, 1081), Socks)
+        secure.socket = context.wrap_socket(
+            secure.socket, server_side=True, do_handshake_on_connect=False
+        )
+        start(secure)
+        start(ThreadingHTTPServer((address, 3128), Connect))
         serve_datagrams(address)
     (HOME / "ready").touch()
     threading.Event().wait()

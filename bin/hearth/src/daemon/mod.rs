@@ -213,6 +213,7 @@ pub fn network_config(settings: &Settings) -> anyhow::Result<NetworkConfig> {
         pool_size: given.pool_size.min(given.max_slots),
         max_slots: given.max_slots,
         connections_max: Some(given.connections_max).filter(|most| *most > 0),
+        bandwidth_max: Some(u64::from(given.bandwidth_mbit) * 1_000_000).filter(|most| *most > 0),
         tap_owner: TapOwner::PerSlot {
             base: DEFAULT_UID_BASE,
         },

@@ -18,6 +18,8 @@ pub(crate) struct HostRules<'a> {
     pub(crate) services: Option<ServicePorts>,
     /// Tracked connections that one guest may have; none is no limit.
     pub(crate) connections_max: Option<u32>,
+    /// Bits per second of one guest, in each direction.
+    pub(crate) bandwidth_max: Option<u64>,
     /// Policies that are in force from the first moment on.
     pub(crate) policies: &'a [(u32, Policy)],
 }
@@ -36,6 +38,9 @@ pub(crate) fn host(rules: &HostRules<'_>) -> String {
         format!("ct state new add @connections {{ ip saddr ct count over {most} }} drop")
     });
     let guests = format!("\"{VETH_PREFIX}*\"");
+    let bandwidth = rules
+        .bandwidth_max
+        .map_or(String::new(), |most| bandwidth(most, &guests));
     let services = rules.services.map(|ports| services(ports, &guests));
     let (service_input, diverted) = services.unwrap_or_default();
     let _ = write!(
@@ -53,6 +58,8 @@ pub(crate) fn host(rules: &HostRules<'_>) -> String {
         iifname {guests} meta nfproto != ipv4 drop
         iifname {guests} fib saddr . iif oif missing drop
     }}
+
+    {bandwidth}
 
     # What a guest sends to the node, and what the proxy decides.
     chain diverted {{
@@ -127,6 +134,29 @@ pub(crate) fn host(rules: &HostRules<'_>) -> String {
         ));
     }
     text
+}
+
+/// Drops what a guest sends, or is sent, beyond its own bandwidth. What one guest
+/// does takes nothing from another's; the sets are asked, no rule is a guest's own.
+fn bandwidth(bits_per_second: u64, guests: &str) -> String {
+    /// Below this, segments that the kernel has joined would never pass.
+    const LEAST_BURST_KIB: u64 = 256;
+    let rate = (bits_per_second / 8 / 1024).max(1);
+    // What queues elsewhere for a tenth of a second passes at once.
+    let burst = (rate / 10).max(LEAST_BURST_KIB);
+    let over = format!("limit rate over {rate} kbytes/second burst {burst} kbytes");
+    format!(
+        "set sent {{ type ipv4_addr; size 65535; flags dynamic; }}
+    set received {{ type ipv4_addr; size 65535; flags dynamic; }}
+    chain sending {{
+        type filter hook prerouting priority mangle; policy accept;
+        iifname {guests} add @sent {{ ip saddr {over} }} drop
+    }}
+    chain receiving {{
+        type filter hook postrouting priority mangle; policy accept;
+        oifname {guests} add @received {{ ip daddr {over} }} drop
+    }}"
+    )
 }
 
 /// Rules of `input` and of `diverted` for the node's services.

@@ -288,3 +288,61 @@ fn a_guest_has_a_bounded_number_of_connections() {
         pool.shutdown(&[]).await.unwrap();
     });
 }
+
+/// Sends a megabyte and a half at once; the bytes that `to` gets of it.
+fn flood(from: &UdpSocket, target: std::net::SocketAddr, to: &UdpSocket) -> usize {
+    to.set_read_timeout(Some(std::time::Duration::from_millis(500)))
+        .unwrap();
+    std::thread::scope(|scope| {
+        let counted = scope.spawn(|| {
+            let (mut buffer, mut seen) = ([0; 2048], 0);
+            while let Ok(length) = to.recv(&mut buffer) {
+                seen += length;
+            }
+            seen
+        });
+        for _ in 0..1500 {
+            // A full queue drops as the limit would.
+            let _ = from.send_to(&[7; 1000], target);
+        }
+        counted.join().unwrap()
+    })
+}
+
+#[test]
+fn a_guest_has_a_bounded_bandwidth_in_each_direction() {
+    /// The least burst, and 8 kB/s, in whose place 20 stand for headers.
+    const BURST: usize = 256 * 1024;
+    const RATE: usize = 20_000;
+    isolated(|| async {
+        let outside = two_machines();
+        let config = NetworkConfig {
+            bandwidth_max: Some(64_000),
+            ..config(2, 4)
+        };
+        let pool = SlotPool::start(config, &[]).await.unwrap();
+        let (slot, other) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
+        let (guest, bystander) = (Guest::attach(&slot), Guest::attach(&other));
+        let open = |namespace: &Path, port: u16| {
+            let bind = move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+            hearth_network::netns::run_in(namespace, bind).unwrap()
+        };
+        let (inside, server) = (open(&guest.namespace, 6000), open(&outside, 6000));
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        inside.send_to(b"hello", (INTERNET, 6000)).unwrap();
+        let (_, guest_address) = server.recv_from(&mut [0; 16]).unwrap();
+
+        let begun = std::time::Instant::now();
+        let sent = flood(&inside, (INTERNET, 6000).into(), &server);
+        let allowed = |seconds: u64| BURST + RATE * usize::try_from(seconds + 1).unwrap();
+        assert!(sent > 0 && sent <= allowed(begun.elapsed().as_secs()), "{sent}");
+        let received = flood(&server, guest_address, &inside);
+        assert!(
+            received > 0 && received <= allowed(begun.elapsed().as_secs()),
+            "{received}"
+        );
+        // The other guest has its own.
+        assert!(udp_echoes(&bystander.namespace, INTERNET, 5353));
+        pool.shutdown(&[]).await.unwrap();
+    });
+}
