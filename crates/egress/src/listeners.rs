@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use hearth_network::services::{SERVICE_ADDRESS, ServicePorts};
+use hearth_network::services::{NODE_ADDRESS, ServicePorts};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket,
     sockopt,
@@ -75,7 +75,7 @@ fn bound(kind: SockType, port: u16) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Inet, kind, flags, None)?;
     setsockopt(&socket, sockopt::IpFreebind, &true)?;
-    let address = SockaddrIn::from(SocketAddrV4::new(SERVICE_ADDRESS, port));
+    let address = SockaddrIn::from(SocketAddrV4::new(NODE_ADDRESS, port));
     bind(socket.as_raw_fd(), &address)?;
     Ok(socket)
 }
@@ -91,7 +91,7 @@ mod tests {
         let listeners = Listeners::bind().await.unwrap();
         let ports = listeners.ports().unwrap();
         let datagrams = listeners.datagrams.local_addr().unwrap();
-        assert_eq!(datagrams, SocketAddr::from((SERVICE_ADDRESS, ports.dns)));
+        assert_eq!(datagrams, SocketAddr::from((NODE_ADDRESS, ports.dns)));
         let mut all = vec![ports.dns, ports.events, ports.proxy, ports.edge];
         all.sort_unstable();
         all.dedup();

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::policy::{Adoption, Policy};
 use crate::rtnl::{self, Link, ROUTE_PROTOCOL, Rtnl};
 use crate::ruleset::HostRules;
-use crate::services::{SERVICE_ADDRESS, ServicePorts};
+use crate::services::{NODE_ADDRESS, ServicePorts};
 use crate::state::State;
 use crate::{netns, nft, ruleset, slot, sysctl};
 
@@ -93,7 +93,7 @@ pub(crate) fn set_up(config: &NetworkConfig, adopt: Vec<Adoption>) -> Result<Hos
     };
     nft::apply_text("load the host's rules", &ruleset::host(&rules))?;
     if config.services.is_some() {
-        rtnl.ensure_address(rtnl.link_index(LOOPBACK)?, SERVICE_ADDRESS)?;
+        rtnl.ensure_address(rtnl.link_index(LOOPBACK)?, NODE_ADDRESS)?;
     }
     // An address without a slot leads nowhere, least of all to the default route.
     for range in [plan.slot_range(), plan.link_range()] {
@@ -118,7 +118,7 @@ pub(crate) fn tear_down(config: &NetworkConfig, plan: &Plan) -> Result<()> {
         rtnl.remove_unreachable(range)?;
     }
     if config.services.is_some() {
-        rtnl.remove_address(rtnl.link_index(LOOPBACK)?, SERVICE_ADDRESS)?;
+        rtnl.remove_address(rtnl.link_index(LOOPBACK)?, NODE_ADDRESS)?;
     }
     if let Some(mut state) = State::load(&config.state_dir)?
         && state.enabled_ip_forward

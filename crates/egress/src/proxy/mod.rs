@@ -20,7 +20,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_network::services::SERVICE_ADDRESS;
+use hearth_network::services::{EDGE_ADDRESS, NODE_ADDRESS, SERVICE_ADDRESS};
 use nix::sys::socket::{getsockopt, sockopt};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -364,8 +364,7 @@ impl Proxy {
             &opened.guest,
             |rules| {
                 // A connection to the edge is judged as its name and the internet are.
-                let through_edge = address == hearth_network::services::EDGE_ADDRESS
-                    || name.as_deref().is_some_and(edge);
+                let through_edge = address == EDGE_ADDRESS || name.as_deref().is_some_and(edge);
                 if through_edge {
                     let named = name.as_deref().is_some_and(|name| rules.names_allow(name));
                     named || !rules.denies_everything()
@@ -408,7 +407,7 @@ async fn read_greeting(opened: &mut Opened, patience: Duration) -> io::Result<Gr
 fn dialled(stream: &TcpStream) -> io::Result<SocketAddrV4> {
     let original = getsockopt(stream, sockopt::OriginalDst)?;
     let address = Ipv4Addr::from(u32::from_be(original.sin_addr.s_addr));
-    if address == SERVICE_ADDRESS {
+    if [SERVICE_ADDRESS, NODE_ADDRESS].contains(&address) {
         // Diverted connections were meant for somebody else.
         return Err(denied());
     }

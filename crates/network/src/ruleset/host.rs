@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use super::{DENIED_RANGES, TABLE};
 use crate::address::{Plan, VETH_PREFIX};
 use crate::policy::{Divert, EVERYWHERE, Policy};
-use crate::services::{EDGE_ADDRESS, ON_BEHALF_MARK, SERVICE_ADDRESS, ServicePorts};
+use crate::services::{EDGE_ADDRESS, NODE_ADDRESS, ON_BEHALF_MARK, SERVICE_ADDRESS, ServicePorts};
 
 /// What the host's table depends on.
 pub(crate) struct HostRules<'a> {
@@ -168,12 +168,12 @@ fn services(ports: ServicePorts, guests: &str) -> (String, String) {
         edge,
     } = ports;
     let input = format!(
-        "iifname {guests} ct status dnat ip daddr {SERVICE_ADDRESS} udp dport {dns} accept
-        iifname {guests} ct status dnat ip daddr {SERVICE_ADDRESS} tcp dport {{ {} }} accept
-        iifname != \"lo\" iifname != {guests} ip daddr {{ {SERVICE_ADDRESS}, {EDGE_ADDRESS} }} drop",
+        "iifname {guests} ct status dnat ip daddr {NODE_ADDRESS} udp dport {dns} accept
+        iifname {guests} ct status dnat ip daddr {NODE_ADDRESS} tcp dport {{ {} }} accept
+        iifname != \"lo\" iifname != {guests} ip daddr {NODE_ADDRESS} drop",
         elements_of(&[dns, events, proxy, edge]),
     );
-    let to = |port: u16| format!("dnat ip to {SERVICE_ADDRESS}:{port}");
+    let to = |port: u16| format!("dnat ip to {NODE_ADDRESS}:{port}");
     let diverted = format!(
         "iifname != {guests} accept
         ip daddr {SERVICE_ADDRESS} meta l4proto {{ tcp, udp }} th dport 53 {}
@@ -263,7 +263,7 @@ fn decisions(policy: &Policy) -> Vec<String> {
 }
 
 fn diversions(policy: &Policy, ports: ServicePorts) -> Vec<String> {
-    let to = |port: u16| format!("dnat ip to {SERVICE_ADDRESS}:{port}");
+    let to = |port: u16| format!("dnat ip to {NODE_ADDRESS}:{port}");
     let allowed = (!policy.allow.is_empty()).then(|| elements_of(&policy.allow));
     let mut rules = Vec::new();
     if policy.divert_dns {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use crate::support::*;
-use hearth_network::services::{EDGE_ADDRESS, SERVICE_ADDRESS, ServicePorts};
+use hearth_network::services::{EDGE_ADDRESS, NODE_ADDRESS, SERVICE_ADDRESS, ServicePorts};
 use hearth_network::{Adoption, Divert, EVERYWHERE, NetworkConfig, Policy, SlotPool};
 use ipnet::Ipv4Net;
 
@@ -42,7 +42,7 @@ fn with_services(pool_size: u32, max_slots: u32) -> NetworkConfig {
 
 /// A TCP server on the service address that says who it is.
 fn stand_in(port: u16, name: &'static str) {
-    let listener = TcpListener::bind((SERVICE_ADDRESS, port)).unwrap();
+    let listener = TcpListener::bind((NODE_ADDRESS, port)).unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             use std::io::Write;
@@ -170,7 +170,7 @@ fn services_are_reached_by_guests_alone_and_diversions_by_those_who_have_them() 
         stand_in(PORTS.proxy, "proxy");
         stand_in(PORTS.edge, "edge");
         stand_in(PORTS.dns, "dns");
-        let socket = UdpSocket::bind((SERVICE_ADDRESS, PORTS.dns)).unwrap();
+        let socket = UdpSocket::bind((NODE_ADDRESS, PORTS.dns)).unwrap();
         std::thread::spawn(move || {
             let mut buffer = [0; 512];
             while let Ok((read, from)) = socket.recv_from(&mut buffer) {
@@ -193,8 +193,8 @@ fn services_are_reached_by_guests_alone_and_diversions_by_those_who_have_them() 
                 assert!(blocked(from, SERVICE_ADDRESS, port), "{port}");
             }
         }
-        sh("ip -n outside route add 192.0.2.1 via 198.51.100.1");
-        assert!(blocked(Some(&outside), SERVICE_ADDRESS, PORTS.proxy));
+        sh("ip -n outside route add 169.254.72.1 via 198.51.100.1");
+        assert!(blocked(Some(&outside), NODE_ADDRESS, PORTS.proxy));
 
         // Names are decided by the proxy; what addresses decide stays in the kernel.
         let names = Policy {
@@ -226,7 +226,32 @@ fn services_are_reached_by_guests_alone_and_diversions_by_those_who_have_them() 
         pool.set_policy(&slot, Policy::default()).await.unwrap();
         assert_eq!(who(443, INTERNET), HOST.to_string());
         pool.shutdown(&[]).await.unwrap();
-        assert!(!sh("ip addr show dev lo").contains("192.0.2."));
+        assert!(!sh("ip addr show dev lo").contains("169.254.72."));
+    });
+}
+
+#[test]
+fn a_host_among_the_services_addresses_stays_connected() {
+    isolated(|| async {
+        let outside = two_machines();
+        // The host is 192.0.2.2 and its gateway 192.0.2.1.
+        sh("ip addr add 192.0.2.2/24 dev wan0
+            ip -n outside addr add 192.0.2.1/24 dev eth0
+            ip route replace default via 192.0.2.1
+            ip neigh flush dev wan0");
+        serve(None, 7000);
+        let pool = SlotPool::start(with_services(1, 2), &[]).await.unwrap();
+        stand_in(PORTS.events, "events");
+        let slot = pool.acquire().await.unwrap();
+        let guest = Guest::attach(&slot);
+        let from = Some(guest.namespace.as_path());
+        assert!(reaches(from, INTERNET, 80));
+        let (_, who) = connect(from, SERVICE_ADDRESS, 80, PATIENCE).unwrap();
+        assert_eq!(who, "events", "the guest's, not the gateway");
+        assert!(blocked(from, EDGE_ADDRESS, 7000), "not the host either");
+        assert!(reaches(None, INTERNET, 80) && reaches(None, SERVICE_ADDRESS, 80));
+        assert!(reaches(Some(&outside), EDGE_ADDRESS, 7000), "to the host");
+        pool.shutdown(&[]).await.unwrap();
     });
 }
 
@@ -323,11 +348,12 @@ fn a_guest_has_a_bounded_bandwidth_in_each_direction() {
         let pool = SlotPool::start(config, &[]).await.unwrap();
         let (slot, other) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
         let (guest, bystander) = (Guest::attach(&slot), Guest::attach(&other));
-        let open = |namespace: &Path, port: u16| {
-            let bind = move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+        let open = |namespace: &Path, address: Ipv4Addr| {
+            let bind = move || UdpSocket::bind((address, 6000)).unwrap();
             hearth_network::netns::run_in(namespace, bind).unwrap()
         };
-        let (inside, server) = (open(&guest.namespace, 6000), open(&outside, 6000));
+        let inside = open(&guest.namespace, Ipv4Addr::UNSPECIFIED);
+        let server = open(&outside, INTERNET);
         server.set_read_timeout(Some(PATIENCE)).unwrap();
         inside.send_to(b"hello", (INTERNET, 6000)).unwrap();
         let (_, guest_address) = server.recv_from(&mut [0; 16]).unwrap();
@@ -335,7 +361,10 @@ fn a_guest_has_a_bounded_bandwidth_in_each_direction() {
         let begun = std::time::Instant::now();
         let sent = flood(&inside, (INTERNET, 6000).into(), &server);
         let allowed = |seconds: u64| BURST + RATE * usize::try_from(seconds + 1).unwrap();
-        assert!(sent > 0 && sent <= allowed(begun.elapsed().as_secs()), "{sent}");
+        assert!(
+            sent > 0 && sent <= allowed(begun.elapsed().as_secs()),
+            "{sent}"
+        );
         let received = flood(&server, guest_address, &inside);
         assert!(
             received > 0 && received <= allowed(begun.elapsed().as_secs()),
