@@ -24,7 +24,7 @@ const DEFAULT_CONNECTIONS_MAX: u32 = 8192;
 /// Bounds of a guest's bandwidth in bits per second: below the least a name cannot
 /// be looked up in time, and more than the most no link carries.
 const BANDWIDTH_LEAST: u64 = 64_000;
-pub const BANDWIDTH_LIMIT: u64 = 1_000_000_000_000;
+const BANDWIDTH_LIMIT: u64 = 1_000_000_000_000;
 
 /// Two ranges that slots take their addresses from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ pub struct NetworkConfig {
     /// Tracked connections that one guest may have at a time.
     pub connections_max: Option<u32>,
     /// Bits per second that one guest may send, and as many that it may receive, of
-    /// any traffic; at most [`BANDWIDTH_LIMIT`].
+    /// any traffic; between 64,000 and 10^12.
     pub bandwidth_max: Option<u64>,
 }
 
