@@ -29,7 +29,7 @@ use tokio::{
 };
 
 /// How long a kernel may take until it answers; emulated processors are slow.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_secs(300);
 /// Between two tries to connect to a kernel that does not listen yet.
 const CONNECT_RETRY: Duration = Duration::from_millis(50);
 /// How long to wait for an answer before the question is put again: a subscription
