@@ -13,12 +13,12 @@ pub enum Step {
     Frozen,
     VmPaused,
     DevicesSaved,
-    MemorySaved,
     /// The journal names the disk's new layers.
     LayersJournalled,
     DiskSealed,
     /// The disk's layers are part of the build to be.
     DiskLinked,
+    MemorySaved,
     /// The build is there. A pause has happened from here on.
     Published,
     /// The journal says that it is paused.
@@ -40,10 +40,10 @@ impl Step {
         Self::Frozen,
         Self::VmPaused,
         Self::DevicesSaved,
-        Self::MemorySaved,
         Self::LayersJournalled,
         Self::DiskSealed,
         Self::DiskLinked,
+        Self::MemorySaved,
         Self::Published,
         Self::PauseJournalled,
         Self::VmStopped,

@@ -8,43 +8,69 @@
 //! ```text
 //!  0  magic "HRTHMEMD"   8  version: u32 = 1   12  page size: u32 = 4096
 //! 16  bytes of memory: u64            24  bytes of data: u64
-//! 32  number of runs: u64             40  runs of 16 bytes each:
-//!        first page: u64, pages: u32, kind: u32 (1 data, 2 zeros)
+//! 32  number of runs: u64             40  runs of 24 bytes each:
+//!        first page: u64, pages: u32, kind: u32 (1 data, 2 zeros, 3 disk),
+//!        for a run on disk: layer: u32, first block: u32, else 0
 //! end  BLAKE3 of all that is before, 32 bytes
 //! ```
+//!
+//! A guest keeps in memory what it has written to its disk. Such pages are not kept
+//! twice: a run on disk is found in the data file of one of the same build's disk
+//! layers, whose blocks are as large as pages.
 //!
 //! Runs are in rising order and do not touch when of one kind. The data of run
 //! after run lies in the data file without gaps. Pages of zeros have no data: the
 //! file ends in a hole as long as the longest run of them, and all of these are
 //! mapped from there.
 
-use crate::sparse::is_zero;
-use std::{fs::File, io, ops::Range, os::unix::fs::FileExt, path::PathBuf};
+use crate::sparse::{for_each_data_chunk, is_zero};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs::File,
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
 const MAGIC: &[u8; 8] = b"HRTHMEMD";
 const VERSION: u32 = 1;
 const HEADER: usize = 40;
-const RECORD: usize = 16;
+const RECORD: usize = 24;
 const DIGEST: usize = 32;
 const DATA: u32 = 1;
 const ZEROS: u32 = 2;
+const DISK: u32 = 3;
 /// Runs that an index may have; more are joined by taking in pages between them.
 pub const MAX_RUNS: usize = 8192;
 /// An index longer than this is refused unread.
 pub(crate) const MAX_INDEX_BYTES: u64 = (HEADER + DIGEST + RECORD * 4 * MAX_RUNS) as u64;
-/// Pages of zeros that are worth a run of their own.
-const ZERO_RUN: usize = 8;
+/// Pages of zeros, or on disk, that are worth a run of their own.
+const RUN: usize = 8;
+/// Blocks of disk layers that pages are looked for among: 1 GiB.
+pub const MAX_DISK_BLOCKS: usize = 1 << 18;
 /// Bytes that are read and written at a time.
 const CHUNK: usize = 1 << 20;
 
-/// Consecutive pages with or without data.
+/// Consecutive pages from one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     pub first_page: u64,
     pub pages: u32,
-    pub zeros: bool,
+    pub source: Source,
+}
+
+/// Where pages are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// In the data file, after those of the runs before.
+    Data,
+    /// Nowhere: they are zeros.
+    Zeros,
+    /// In a disk layer of the same build, from this block on.
+    Disk { layer: u32, block: u32 },
 }
 
 /// What an index says.
@@ -77,31 +103,51 @@ impl Index {
     /// Bytes of the data that comes before the hole.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
-        self.pages(false).sum::<u64>() * PAGE
+        self.pages(Source::Data).sum::<u64>() * PAGE
     }
 
     /// Bytes of the data file.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        self.data_bytes() + self.pages(true).max().unwrap_or(0) * PAGE
+        self.data_bytes() + self.pages(Source::Zeros).max().unwrap_or(0) * PAGE
     }
 
-    fn pages(&self, zeros: bool) -> impl Iterator<Item = u64> {
-        let runs = self.runs.iter().filter(move |run| run.zeros == zeros);
+    fn pages(&self, source: Source) -> impl Iterator<Item = u64> {
+        let runs = self.runs.iter().filter(move |run| run.source == source);
         runs.map(|run| u64::from(run.pages))
     }
 
-    /// The pieces of this difference alone, for the file of the given number.
+    /// Numbers of the disk layers that pages are found in, in rising order.
     #[must_use]
-    pub fn pieces(&self, file: usize) -> Vec<Piece> {
+    pub fn disk_layers(&self) -> BTreeSet<u32> {
+        let runs = self.runs.iter();
+        runs.filter_map(|run| match run.source {
+            Source::Disk { layer, .. } => Some(layer),
+            Source::Data | Source::Zeros => None,
+        })
+        .collect()
+    }
+
+    /// The pieces of this difference alone. `file` is the number of its data file,
+    /// `layers` those of the disk layers' data files.
+    #[must_use]
+    pub fn pieces(&self, file: usize, layers: &BTreeMap<u32, usize>) -> Vec<Piece> {
         let hole = self.data_bytes();
         let mut next = 0;
         let piece = |run: &Run| {
             let length = u64::from(run.pages) * PAGE;
-            let file_offset = if run.zeros { hole } else { next };
-            if !run.zeros {
-                next += length;
-            }
+            let (file, file_offset) = match run.source {
+                Source::Zeros => (file, hole),
+                Source::Data => {
+                    next += length;
+                    (file, next - length)
+                }
+                Source::Disk { layer, block } => {
+                    // A layer that is not there refuses the whole when it is opened.
+                    let file = layers.get(&layer).copied().unwrap_or(usize::MAX);
+                    (file, u64::from(block) * PAGE)
+                }
+            };
             Piece {
                 file,
                 file_offset,
@@ -124,7 +170,14 @@ impl Index {
         for run in &self.runs {
             bytes.extend(run.first_page.to_le_bytes());
             bytes.extend(run.pages.to_le_bytes());
-            bytes.extend((if run.zeros { ZEROS } else { DATA }).to_le_bytes());
+            let (kind, layer, block) = match run.source {
+                Source::Data => (DATA, 0, 0),
+                Source::Zeros => (ZEROS, 0, 0),
+                Source::Disk { layer, block } => (DISK, layer, block),
+            };
+            for number in [kind, layer, block] {
+                bytes.extend(number.to_le_bytes());
+            }
         }
         let digest = blake3::hash(&bytes);
         bytes.extend(digest.as_bytes());
@@ -159,7 +212,15 @@ impl Index {
             let run = Run {
                 first_page: number64(record, 0),
                 pages: number32(record, 8),
-                zeros: number32(record, 12) == ZEROS,
+                source: match number32(record, 12) {
+                    DATA => Source::Data,
+                    ZEROS => Source::Zeros,
+                    DISK => Source::Disk {
+                        layer: number32(record, 16),
+                        block: number32(record, 20),
+                    },
+                    _ => return refuse("a run from nowhere"),
+                },
             };
             let last = run.first_page.checked_add(run.pages.into());
             let fits = last.is_some_and(|last| last <= memory_bytes / PAGE);
@@ -212,8 +273,9 @@ pub fn joined(mut ranges: Vec<Range<u64>>, limit: usize) -> Vec<Range<u64>> {
     }
 }
 
-/// Copies the ranges of a memory into the new file `data`, and returns the index.
-/// `read` fills a buffer from a memory offset; ranges are sorted and page-aligned.
+/// Copies the ranges of a memory into the new file `data`, but for what is in the
+/// `disk` layers, and returns the index. `read` fills a buffer from a memory offset;
+/// ranges are sorted and page-aligned.
 ///
 /// # Errors
 /// What reading and writing report.
@@ -221,10 +283,12 @@ pub fn write(
     data: &File,
     memory_bytes: u64,
     ranges: &[Range<u64>],
+    disk: &mut DiskBlocks,
     read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
 ) -> io::Result<Index> {
     let mut writer = Writer {
         data,
+        disk,
         at: 0,
         runs: Vec::new(),
     };
@@ -249,49 +313,54 @@ pub fn write(
 
 struct Writer<'a> {
     data: &'a File,
+    disk: &'a mut DiskBlocks,
     at: u64,
     runs: Vec<Run>,
 }
 
 impl Writer<'_> {
-    /// Takes in pages: long stretches of zeros as such, the others as data.
-    fn chunk(&mut self, mut page: u64, bytes: &[u8]) -> io::Result<()> {
-        let pages: Vec<bool> = bytes.chunks(PAGE as usize).map(is_zero).collect();
-        let mut start = 0;
-        while start < pages.len() {
-            let zeros = leading(&pages[start..], true);
-            let (length, is_zeros) = if zeros >= ZERO_RUN {
-                (zeros, true)
-            } else {
-                let mut length = zeros;
-                // Data goes on up to the next stretch of zeros that is long enough.
-                while start + length < pages.len() {
-                    let rest = &pages[start + length..];
-                    let zeros = leading(rest, true);
-                    if zeros >= ZERO_RUN {
-                        break;
-                    }
-                    length += zeros + leading(&rest[zeros..], false);
-                }
-                (length, false)
+    /// Takes in pages: long stretches of zeros, and of what is on disk, as such, all
+    /// others as data.
+    fn chunk(&mut self, first_page: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut sources = Vec::with_capacity(bytes.len() / PAGE as usize);
+        for page in bytes.chunks(PAGE as usize) {
+            let source = match is_zero(page) {
+                true => Source::Zeros,
+                false => self.disk.find(page)?,
             };
-            if !is_zeros {
-                let from = start * PAGE as usize;
-                let part = &bytes[from..from + length * PAGE as usize];
-                self.data.write_all_at(part, self.at)?;
-                self.at += part.len() as u64;
-            }
-            self.push(page, length, is_zeros);
-            page += length as u64;
-            start += length;
+            sources.push(source);
         }
+        let mut start = 0;
+        let mut data_from = 0;
+        while start < sources.len() {
+            let length = going_on(&sources[start..]);
+            if sources[start] == Source::Data || length < RUN {
+                start += length;
+                continue;
+            }
+            self.data(first_page, bytes, data_from..start)?;
+            self.push(first_page + start as u64, length, sources[start]);
+            start += length;
+            data_from = start;
+        }
+        self.data(first_page, bytes, data_from..start)
+    }
+
+    fn data(&mut self, first_page: u64, bytes: &[u8], pages: Range<usize>) -> io::Result<()> {
+        if pages.is_empty() {
+            return Ok(());
+        }
+        let part = &bytes[pages.start * PAGE as usize..pages.end * PAGE as usize];
+        self.data.write_all_at(part, self.at)?;
+        self.at += part.len() as u64;
+        self.push(first_page + pages.start as u64, pages.len(), Source::Data);
         Ok(())
     }
 
-    fn push(&mut self, first_page: u64, pages: usize, zeros: bool) {
+    fn push(&mut self, first_page: u64, pages: usize, source: Source) {
         let pages = u32::try_from(pages).expect("a chunk has few pages");
         if let Some(last) = self.runs.last_mut()
-            && last.zeros == zeros
+            && last.source.after(last.pages) == source
             && last.first_page + u64::from(last.pages) == first_page
             && let Some(sum) = last.pages.checked_add(pages)
         {
@@ -301,13 +370,94 @@ impl Writer<'_> {
         self.runs.push(Run {
             first_page,
             pages,
-            zeros,
+            source,
         });
     }
 }
 
-fn leading(pages: &[bool], zero: bool) -> usize {
-    pages.iter().take_while(|page| **page == zero).count()
+impl Source {
+    /// Where the page is found that comes so many pages later in the same run.
+    fn after(self, pages: u32) -> Self {
+        match self {
+            Self::Disk { layer, block } => Self::Disk {
+                layer,
+                block: block.saturating_add(pages),
+            },
+            other => other,
+        }
+    }
+}
+
+/// How many pages from the first on make one run.
+fn going_on(sources: &[Source]) -> usize {
+    let first = sources[0];
+    let run = sources.iter().zip(0_u32..);
+    run.take_while(|(source, number)| **source == first.after(*number))
+        .count()
+}
+
+/// The blocks of disk layers by their content, to find pages among them. Knows a
+/// checksum of each; what seems to be found is compared.
+#[derive(Debug, Default)]
+pub struct DiskBlocks {
+    layers: Vec<(u32, File)>,
+    /// By checksum: the layer's place in the list, and the block.
+    blocks: HashMap<u32, (usize, u32)>,
+    /// Where the next page is likely to be.
+    next: Option<(usize, u32)>,
+    buffer: Vec<u8>,
+}
+
+impl DiskBlocks {
+    /// Takes in the blocks of a sealed layer, by its number and data file, up to
+    /// [`MAX_DISK_BLOCKS`] in all.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn add(&mut self, number: u32, data: File) -> io::Result<()> {
+        let place = self.layers.len();
+        let blocks = &mut self.blocks;
+        for_each_data_chunk(&data, |offset, chunk| {
+            for (block, bytes) in (offset / PAGE..).zip(chunk.chunks_exact(PAGE as usize)) {
+                if let Ok(block) = u32::try_from(block)
+                    && blocks.len() < MAX_DISK_BLOCKS
+                    && !is_zero(bytes)
+                {
+                    blocks.insert(crc32fast::hash(bytes), (place, block));
+                }
+            }
+            Ok(())
+        })?;
+        self.layers.push((number, data));
+        Ok(())
+    }
+
+    /// The source of a page that is not zeros.
+    fn find(&mut self, page: &[u8]) -> io::Result<Source> {
+        if self.blocks.is_empty() {
+            return Ok(Source::Data);
+        }
+        let known = self.blocks.get(&crc32fast::hash(page)).copied();
+        // A page may be in several places; the one after the last page's makes a run.
+        let Some(known) = known else {
+            self.next = None;
+            return Ok(Source::Data);
+        };
+        for (place, block) in self.next.into_iter().chain([known]) {
+            let (number, file) = &self.layers[place];
+            self.buffer.resize(PAGE as usize, 0);
+            let found = file.read_exact_at(&mut self.buffer, u64::from(block) * PAGE);
+            if found.is_ok() && self.buffer == page {
+                self.next = block.checked_add(1).map(|next| (place, next));
+                return Ok(Source::Disk {
+                    layer: *number,
+                    block,
+                });
+            }
+        }
+        self.next = None;
+        Ok(Source::Data)
+    }
 }
 
 /// Puts sorted pieces over others: where both have a place, `top` wins.

@@ -212,6 +212,7 @@ impl Inner {
                 Ok(build) => builds.push(build),
                 // Removed between the listing and the look.
                 Err(Error::NotFound(_)) => {}
+                Err(_) if !self.directory(id).exists() => {}
                 Err(error) => {
                     tracing::warn!(build = %id, error = %chain(&error), "skip a damaged build");
                 }

@@ -170,7 +170,7 @@ fn for_each_chunk(
 
 /// Calls `visit` for every aligned chunk that the file system does not report as
 /// a hole.
-fn for_each_data_chunk(
+pub(crate) fn for_each_data_chunk(
     file: &File,
     mut visit: impl FnMut(u64, &[u8]) -> io::Result<()>,
 ) -> io::Result<u64> {

@@ -8,7 +8,7 @@ use crate::{
 };
 use hearth_ids::BuildId;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -100,11 +100,27 @@ fn memory<'a>(
         }
         let data = part(layer, FileRole::MemoryDifference)?;
         let index = read_index(layer)?;
-        // The lowest is put under what is there: nearer builds win.
-        pieces = over(&pieces, &index.pieces(files.len()));
+        let mut layers = BTreeMap::new();
+        let place = files.len();
         files.push(data);
+        for number in index.disk_layers() {
+            layers.insert(number, files.len());
+            files.push(layer_data(layer, number)?);
+        }
+        // The lowest is put under what is there: nearer builds win.
+        pieces = over(&pieces, &index.pieces(place, &layers));
     }
     Err(missing(build, FileRole::Memory))
+}
+
+/// The data file of a disk layer that holds pages too.
+fn layer_data(build: &Build, number: u32) -> Result<PathBuf, Error> {
+    let name = format!("{}/data", crate::manifest::layer_directory(number));
+    let entry = build.manifest.files.iter().find(|entry| entry.name == name);
+    match entry {
+        Some(entry) => Ok(build.directory().join(&entry.name)),
+        None => Err(missing(build, FileRole::DiskData)),
+    }
 }
 
 fn disk<'a>(

@@ -4,8 +4,9 @@
 //! build durable and visible, which is the moment at which it happened.
 //!
 //! ```text
-//! freeze guest ─ pause VM ─ devices ─ memory ─ journal layers ─ seal disk ┆ link disk ─ publish
+//! freeze guest ─ pause VM ─ devices ─ memory ─ journal layers ─ seal disk ┆
 //!                └──────────────── the VM stands still ─────────────────┘
+//! link disk ─ write memory, but for what is on that disk ─ publish
 //! ```
 //!
 //! Until the build is published nothing is taken from the sandbox: its sealed disk
@@ -29,7 +30,8 @@ use hearth_machine::{DirtyMemory, Machine, SaveTarget};
 use hearth_snapshot::{
     ArtefactStore, Below, Build, DEVICE_STATE_FILE, Draft, EngineVersion, FileRole, Kind,
     MEMORY_DIFFERENCE_FILE, MEMORY_FILE, MEMORY_INDEX_FILE, SECRETS_FILE, Stack, Staging,
-    difference, sparse,
+    difference::{self, DiskBlocks},
+    sparse,
 };
 use std::{
     fs::{self, File, OpenOptions},
@@ -60,6 +62,10 @@ const BUFFER_SPARE_BYTES: u64 = 16 << 20;
 /// those are provided on the first write only.
 const UNWRITTEN: u8 = 0xa5;
 
+/// A disk layer that takes more than this is not searched for pages that are in
+/// memory too: reading it takes longer than it saves.
+const SEARCHED_BYTES: u64 = 256 << 20;
+
 /// What a build is kept for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -75,16 +81,24 @@ pub(crate) struct Captured {
     keeping: Keeping,
     purpose: Purpose,
     memory_below: Vec<hearth_ids::BuildId>,
-    /// Memory that was copied and is yet to be written.
-    copied: Option<Copied>,
+    /// Memory that is yet to be written.
+    pending: Option<Pending>,
     files: Vec<(FileRole, String)>,
 }
 
-/// Ranges of the guest's memory, one after the other in a buffer.
-struct Copied {
+/// Ranges of the guest's memory.
+struct Pending {
     ranges: Vec<Range<u64>>,
-    buffer: Vec<u8>,
+    from: From,
     memory_bytes: u64,
+}
+
+/// Where they are read.
+enum From {
+    /// In the VM, which stands still.
+    Vm(DirtyMemory),
+    /// One after the other in a copy.
+    Copy(Vec<u8>),
 }
 
 /// Takes everything for which the VM must stand still. On success and failure
@@ -118,7 +132,7 @@ pub(crate) async fn capture(
         keeping,
         purpose,
         memory_below: Vec::new(),
-        copied: None,
+        pending: None,
         files: Vec::new(),
     };
     if keeping.with_memory {
@@ -131,7 +145,6 @@ pub(crate) async fn capture(
         captured.add(FileRole::DeviceState, DEVICE_STATE_FILE);
         shared.hooks.reached(Step::DevicesSaved)?;
         memory(shared, ground, record, machine, buffer, &mut captured).await?;
-        shared.hooks.reached(Step::MemorySaved)?;
     }
     seal(shared, record, resources).await?;
     Ok(captured)
@@ -151,6 +164,15 @@ impl Captured {
 
     fn path(&self, name: &str) -> PathBuf {
         self.staging.directory().join(name)
+    }
+
+    /// The disk layers that were linked, by number and data file.
+    fn disk_layers(&self) -> Vec<(u32, PathBuf)> {
+        let data = self.files.iter();
+        data.filter(|(role, _)| *role == FileRole::DiskData)
+            .zip(0..)
+            .map(|((_, name), number)| (number, self.path(name)))
+            .collect()
     }
 
     fn difference_paths(&self) -> [PathBuf; 2] {
@@ -230,28 +252,33 @@ async fn memory(
     let memory_bytes = stack.build.manifest.shape.memory_mib << 20;
     let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let total = usize::try_from(total).map_err(Error::step("keep the VM's memory"))?;
-    if buffer.len() < total {
-        // For a pause, or where there was no memory to copy to: straight to the disk.
-        let [data, index] = captured.difference_paths();
-        blocking("keep the memory that was written", move || {
-            write_difference(&data, &index, memory_bytes, &ranges, |offset, buffer| {
-                dirty.read_at(offset, buffer)
-            })
-        })
-        .await?;
-        captured.add_difference();
-        return Ok(());
+    let from = match buffer.len() >= total && captured.purpose == Purpose::Snapshot {
+        true => {
+            buffer.truncate(total);
+            let copied = blocking("copy the memory that was written", {
+                let ranges = ranges.clone();
+                move || {
+                    dirty.read_all(&ranges, &mut buffer, COPY_THREADS)?;
+                    Ok(buffer)
+                }
+            });
+            From::Copy(copied.await?)
+        }
+        // For a pause the VM stands still to the end.
+        false => From::Vm(dirty),
+    };
+    let mut pending = Pending {
+        ranges,
+        from,
+        memory_bytes,
+    };
+    if captured.purpose == Purpose::Snapshot && matches!(pending.from, From::Vm(_)) {
+        // There was no memory to copy to: the VM stands still for the disk.
+        pending = write_memory(captured, pending, Vec::new()).await?;
+        drop(pending);
+    } else {
+        captured.pending = Some(pending);
     }
-    buffer.truncate(total);
-    let copied = blocking("copy the memory that was written", move || {
-        dirty.read_all(&ranges, &mut buffer, COPY_THREADS)?;
-        Ok(Copied {
-            ranges,
-            buffer,
-            memory_bytes,
-        })
-    });
-    captured.copied = Some(copied.await?);
     Ok(())
 }
 
@@ -272,41 +299,58 @@ async fn buffer_for(machine: &dyn Machine) -> Vec<u8> {
     }
 }
 
-/// Writes copied memory as a difference.
-async fn write_copied(captured: &mut Captured) -> Result<(), Error> {
-    let Some(copied) = captured.copied.take() else {
-        return Ok(());
-    };
+/// Writes memory as a difference, but for what is in the disk layers, which are given
+/// by number and data file.
+async fn write_memory(
+    captured: &mut Captured,
+    pending: Pending,
+    layers: Vec<(u32, PathBuf)>,
+) -> Result<Pending, Error> {
     let [data, index] = captured.difference_paths();
-    blocking("keep the memory that was written", move || {
-        let mut starts = Vec::with_capacity(copied.ranges.len());
-        let mut next = 0;
-        for range in &copied.ranges {
-            starts.push((range.start, next));
-            next += range.end - range.start;
+    let pending = blocking("keep the memory that was written", move || {
+        let mut disk = DiskBlocks::default();
+        for (number, path) in layers {
+            let file = File::open(path)?;
+            if sparse::allocated_bytes(&file)? <= SEARCHED_BYTES {
+                disk.add(number, file)?;
+            }
         }
-        let read = |offset: u64, part: &mut [u8]| {
-            let range = starts.partition_point(|(start, _)| *start <= offset) - 1;
-            let (start, at) = starts[range];
-            let at = usize::try_from(at + offset - start).map_err(io::Error::other)?;
-            part.copy_from_slice(&copied.buffer[at..at + part.len()]);
-            Ok(())
-        };
-        write_difference(&data, &index, copied.memory_bytes, &copied.ranges, read)
+        write_difference(&data, &index, &pending, &mut disk)?;
+        Ok(pending)
     })
     .await?;
     captured.add_difference();
-    Ok(())
+    Ok(pending)
 }
 
 fn write_difference(
     data: &Path,
     index: &Path,
-    memory_bytes: u64,
-    ranges: &[Range<u64>],
-    read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+    pending: &Pending,
+    disk: &mut DiskBlocks,
 ) -> io::Result<()> {
-    let written = difference::write(&create(data)?, memory_bytes, ranges, read)?;
+    let Pending {
+        ranges,
+        from,
+        memory_bytes,
+    } = pending;
+    let mut starts = Vec::with_capacity(ranges.len());
+    let mut next = 0;
+    for range in ranges {
+        starts.push((range.start, next));
+        next += range.end - range.start;
+    }
+    let read = |offset: u64, part: &mut [u8]| match from {
+        From::Vm(dirty) => dirty.read_at(offset, part),
+        From::Copy(buffer) => {
+            let range = starts.partition_point(|(start, _)| *start <= offset) - 1;
+            let (start, at) = starts[range];
+            let at = usize::try_from(at + offset - start).map_err(io::Error::other)?;
+            part.copy_from_slice(&buffer[at..at + part.len()]);
+            Ok(())
+        }
+    };
+    let written = difference::write(&create(data)?, *memory_bytes, ranges, disk, read)?;
     io::Write::write_all(&mut create(index)?, &written.encode())
 }
 
@@ -412,9 +456,13 @@ pub(crate) async fn publish(
     resources: &mut Resources,
     mut captured: Captured,
 ) -> Result<Build, Error> {
-    write_copied(&mut captured).await?;
     let below = link_disk(shared, ground, record, resources, &mut captured).await?;
     shared.hooks.reached(Step::DiskLinked)?;
+    if let Some(pending) = captured.pending.take() {
+        let layers = captured.disk_layers();
+        drop(write_memory(&mut captured, pending, layers).await?);
+        shared.hooks.reached(Step::MemorySaved)?;
+    }
     if captured.keeping.with_memory {
         let secrets = Secrets {
             envd_access_token: record.spec.envd_access_token.clone(),

@@ -56,15 +56,25 @@ proptest! {
             let ranges = joined(ranges, limit);
             prop_assert!(ranges.len() <= limit);
             let file = tempfile::tempfile().unwrap();
-            let index = write(&file, PAGES * PAGE, &ranges, |offset, buffer| {
+            // Some of it is on a disk too, which has a hole and another order.
+            let layer = tempfile::tempfile().unwrap();
+            for page in (0..PAGES as usize).filter(|page| page % 16 < 10) {
+                let block = (page + 24) % PAGES as usize + 3;
+                let page = page * PAGE as usize;
+                layer.write_all_at(&now[page..page + PAGE as usize], block as u64 * PAGE).unwrap();
+            }
+            let mut disk = DiskBlocks::default();
+            disk.add(7, layer.try_clone().unwrap()).unwrap();
+            let index = write(&file, PAGES * PAGE, &ranges, &mut disk, |offset, buffer| {
                 let offset = offset as usize;
                 buffer.copy_from_slice(&now[offset..offset + buffer.len()]);
                 Ok(())
             }).unwrap();
             prop_assert_eq!(file.metadata().unwrap().len(), index.file_bytes());
             prop_assert_eq!(Index::decode(&index.encode()), Ok(index.clone()));
-            pieces = over(&index.pieces(files.len()), &pieces);
-            files.push(file);
+            let layers = BTreeMap::from([(7, files.len() + 1)]);
+            pieces = over(&index.pieces(files.len(), &layers), &pieces);
+            files.extend([file, layer]);
             prop_assert!(pieces.windows(2).all(|pair| end(&pair[0]) <= pair[1].memory_offset));
             prop_assert!(seen(&image, &files, &pieces) == now);
         }
@@ -73,8 +83,9 @@ proptest! {
     #[test]
     fn a_damaged_index_is_refused(at in 0usize..200, byte in 1u8.., cut in 0usize..200) {
         let runs = vec![
-            Run { first_page: 3, pages: 2, zeros: false },
-            Run { first_page: 9, pages: 20, zeros: true },
+            Run { first_page: 3, pages: 2, source: Source::Data },
+            Run { first_page: 9, pages: 20, source: Source::Zeros },
+            Run { first_page: 30, pages: 8, source: Source::Disk { layer: 1, block: 9 } },
         ];
         let good = Index { memory_bytes: PAGES * PAGE, runs }.encode();
         let mut damaged = good.clone();
@@ -101,7 +112,8 @@ fn zeros_take_no_space() {
     now[4 * PAGE as usize..40 * PAGE as usize].fill(0);
     let file = tempfile::tempfile().unwrap();
     let whole = std::iter::once(0..PAGES * PAGE).collect::<Vec<_>>();
-    let index = write(&file, PAGES * PAGE, &whole, |offset, buffer| {
+    let mut disk = DiskBlocks::default();
+    let index = write(&file, PAGES * PAGE, &whole, &mut disk, |offset, buffer| {
         let offset = offset as usize;
         buffer.copy_from_slice(&now[offset..offset + buffer.len()]);
         Ok(())
@@ -112,4 +124,37 @@ fn zeros_take_no_space() {
     file.sync_all().unwrap();
     let allocated = crate::sparse::allocated_bytes(&file).unwrap();
     assert!(allocated <= 29 * PAGE, "{allocated}");
+}
+
+#[test]
+fn what_is_on_disk_is_not_kept_again() {
+    let bytes: Vec<u8> = (0..PAGES * PAGE)
+        .map(|at| (at / PAGE * 7 + at % 251) as u8 | 1)
+        .collect();
+    let layer = tempfile::tempfile().unwrap();
+    layer
+        .write_all_at(&bytes[..48 * PAGE as usize], 100 * PAGE)
+        .unwrap();
+    let mut disk = DiskBlocks::default();
+    disk.add(2, layer).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    let index = write(
+        &file,
+        PAGES * PAGE,
+        &[0..PAGES * PAGE],
+        &mut disk,
+        |offset, buffer| {
+            let offset = offset as usize;
+            buffer.copy_from_slice(&bytes[offset..offset + buffer.len()]);
+            Ok(())
+        },
+    )
+    .unwrap();
+    let on_disk = Source::Disk {
+        layer: 2,
+        block: 100,
+    };
+    assert_eq!(index.runs[0].source, on_disk);
+    assert_eq!(index.runs[0].pages, 48);
+    assert_eq!(index.data_bytes(), 16 * PAGE);
 }

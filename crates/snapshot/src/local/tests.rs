@@ -273,7 +273,8 @@ async fn layered(store: &LocalStore, kind: Kind, below: &[BuildId]) -> Build {
     fs::write(directory.join(DEVICE_STATE_FILE), b"devices").unwrap();
     let data = File::create(directory.join(crate::MEMORY_DIFFERENCE_FILE)).unwrap();
     let ranges = [0..4096, 8192..12288];
-    let index = crate::difference::write(&data, 4 * MIB, &ranges, |offset, buffer| {
+    let mut disk = crate::difference::DiskBlocks::default();
+    let index = crate::difference::write(&data, 4 * MIB, &ranges, &mut disk, |offset, buffer| {
         buffer.fill(1 + u8::try_from(offset / 4096).unwrap());
         Ok(())
     })
