@@ -6,8 +6,8 @@ use connectrpc::client::{ClientBody, full_body};
 use hearth_ids::SandboxId;
 use hearth_wire::{
     ConnectSandbox, ForkResult, ForkSandbox, ListedSandbox, NewSandbox, PauseSandbox,
-    RollbackSandbox, Sandbox, SandboxDetail, SandboxState, SnapshotInfo, SnapshotSandbox,
-    TimeoutSandbox,
+    RollbackSandbox, Sandbox, SandboxDetail, SandboxState, SnapshotInfo, SnapshotSandbox, Template,
+    TemplateWithBuilds, TimeoutSandbox,
 };
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -219,6 +219,33 @@ impl ControlClient {
         self.exchange(Method::POST, &path, &body).await
     }
 
+    /// The team's templates and the default ones, newest first.
+    pub async fn template_list(&self) -> Result<Vec<Template>> {
+        let request = self.request(Method::GET, "/templates", full_body(Vec::new().into()))?;
+        let response = self.call(request).await?;
+        self.decode(response).await
+    }
+
+    /// A template, by id or name, with its newest builds; an error with status 404
+    /// when there is none.
+    pub async fn template(&self, reference: &str) -> Result<TemplateWithBuilds> {
+        let path = template_path(reference);
+        let request = self.request(Method::GET, &path, full_body(Vec::new().into()))?;
+        let response = self.call(request).await?;
+        self.decode(response).await
+    }
+
+    /// Deletes a template or a snapshot, by id or name. False when there was none.
+    pub async fn template_delete(&self, reference: &str) -> Result<bool> {
+        let path = template_path(reference);
+        let request = self.request(Method::DELETE, &path, full_body(Vec::new().into()))?;
+        match self.call(request).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.status() == Some(404) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A client for the agent of a sandbox that create or connect answered.
     pub fn sandbox_client(&self, sandbox: &Sandbox) -> Result<SandboxClient> {
         let id = SandboxId::parse_client(&sandbox.sandbox_id)?;
@@ -313,6 +340,12 @@ impl ListQuery {
             format!("?{query}")
         }
     }
+}
+
+/// A name with a namespace or a tag is one segment of the path.
+fn template_path(reference: &str) -> String {
+    let segment = utf8_percent_encode(reference, NON_ALPHANUMERIC);
+    format!("/templates/{segment}")
 }
 
 fn state_name(state: SandboxState) -> &'static str {

@@ -34,6 +34,7 @@ pub use error::Error;
 pub use hearth_ids::SandboxId;
 pub use hearth_wire::{
     ForkResult, ListedSandbox, NewSandbox, Sandbox, SandboxDetail, SandboxState, SnapshotInfo,
+    Template, TemplateWithBuilds,
 };
 pub use sandbox::{ProcessInfo, SandboxClient, Signal};
 

@@ -6,13 +6,15 @@
 //! The index, all numbers little-endian:
 //!
 //! ```text
-//!  0  magic "HRTHMEMD"   8  version: u32 = 1   12  page size: u32 = 4096
+//!  0  magic "HRTHMEMD"   8  version: u32 = 2   12  page size: u32 = 4096
 //! 16  bytes of memory: u64            24  bytes of data: u64
 //! 32  number of runs: u64             40  runs of 24 bytes each:
 //!        first page: u64, pages: u32, kind: u32 (1 data, 2 zeros, 3 disk),
 //!        for a run on disk: layer: u32, first block: u32, else 0
 //! end  BLAKE3 of all that is before, 32 bytes
 //! ```
+//!
+//! Version 1, which is still read, knew no runs on disk: its runs are 16 bytes long.
 //!
 //! A guest keeps in memory what it has written to its disk. Such pages are not kept
 //! twice: a run on disk is found in the data file of one of the same build's disk
@@ -23,22 +25,17 @@
 //! file ends in a hole as long as the longest run of them, and all of these are
 //! mapped from there.
 
-use crate::sparse::{for_each_data_chunk, is_zero};
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fs::File,
-    io,
-    ops::Range,
-    os::unix::fs::FileExt,
-    path::PathBuf,
-};
+use crate::{blocks::DiskBlocks, sparse::is_zero};
+use std::{collections::BTreeMap, fs::File, io, ops::Range, os::unix::fs::FileExt, path::PathBuf};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
 const MAGIC: &[u8; 8] = b"HRTHMEMD";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+const VERSION_WITHOUT_DISK: u32 = 1;
 const HEADER: usize = 40;
 const RECORD: usize = 24;
+const RECORD_WITHOUT_DISK: usize = 16;
 const DIGEST: usize = 32;
 const DATA: u32 = 1;
 const ZEROS: u32 = 2;
@@ -47,10 +44,9 @@ const DISK: u32 = 3;
 pub const MAX_RUNS: usize = 8192;
 /// An index longer than this is refused unread.
 pub(crate) const MAX_INDEX_BYTES: u64 = (HEADER + DIGEST + RECORD * 4 * MAX_RUNS) as u64;
-/// Pages of zeros, or on disk, that are worth a run of their own.
-const RUN: usize = 8;
-/// Blocks of disk layers that pages are looked for among: 1 GiB.
-pub const MAX_DISK_BLOCKS: usize = 1 << 18;
+/// Pages of zeros, or on disk, that are worth a run of their own, by how many such runs
+/// there are already: the number of runs stays below a limit that a VM can map.
+const WORTH: [(usize, usize); 3] = [(1000, 8), (2000, 32), (3000, 128)];
 /// Bytes that are read and written at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -117,15 +113,19 @@ impl Index {
         runs.map(|run| u64::from(run.pages))
     }
 
-    /// Numbers of the disk layers that pages are found in, in rising order.
+    /// The disk layers that pages are found in, by number, with the length in bytes
+    /// that their data files must at least have.
     #[must_use]
-    pub fn disk_layers(&self) -> BTreeSet<u32> {
-        let runs = self.runs.iter();
-        runs.filter_map(|run| match run.source {
-            Source::Disk { layer, .. } => Some(layer),
-            Source::Data | Source::Zeros => None,
-        })
-        .collect()
+    pub fn disk_layers(&self) -> BTreeMap<u32, u64> {
+        let mut layers = BTreeMap::new();
+        for run in &self.runs {
+            if let Source::Disk { layer, block } = run.source {
+                let end = (u64::from(block) + u64::from(run.pages)) * PAGE;
+                let longest = layers.entry(layer).or_insert(end);
+                *longest = end.max(*longest);
+            }
+        }
+        layers
     }
 
     /// The pieces of this difference alone. `file` is the number of its data file,
@@ -170,12 +170,7 @@ impl Index {
         for run in &self.runs {
             bytes.extend(run.first_page.to_le_bytes());
             bytes.extend(run.pages.to_le_bytes());
-            let (kind, layer, block) = match run.source {
-                Source::Data => (DATA, 0, 0),
-                Source::Zeros => (ZEROS, 0, 0),
-                Source::Disk { layer, block } => (DISK, layer, block),
-            };
-            for number in [kind, layer, block] {
+            for number in run.source.encode() {
                 bytes.extend(number.to_le_bytes());
             }
         }
@@ -198,29 +193,29 @@ impl Index {
         if blake3::hash(body) != *<&[u8; 32]>::try_from(digest).unwrap_or(&[0; 32]) {
             return refuse("the content does not match its digest");
         }
-        if number32(body, 8) != VERSION || u64::from(number32(body, 12)) != PAGE {
-            return refuse("unknown version");
+        let record = match number32(body, 8) {
+            VERSION => RECORD,
+            VERSION_WITHOUT_DISK => RECORD_WITHOUT_DISK,
+            _ => return refuse("unknown version"),
+        };
+        if u64::from(number32(body, 12)) != PAGE {
+            return refuse("unknown page size");
         }
-        let (records, rest) = body[HEADER..].as_chunks::<RECORD>();
-        if !rest.is_empty() || records.len() as u64 != number64(body, 32) {
+        let records = body[HEADER..].chunks_exact(record);
+        if !records.remainder().is_empty() || records.len() as u64 != number64(body, 32) {
             return refuse("wrong length");
         }
         let memory_bytes = number64(body, 16);
         let mut runs: Vec<Run> = Vec::with_capacity(records.len());
         let mut end = 0;
         for record in records {
+            let Some(source) = Source::decode(&record[12..]) else {
+                return refuse("a run from nowhere");
+            };
             let run = Run {
                 first_page: number64(record, 0),
                 pages: number32(record, 8),
-                source: match number32(record, 12) {
-                    DATA => Source::Data,
-                    ZEROS => Source::Zeros,
-                    DISK => Source::Disk {
-                        layer: number32(record, 16),
-                        block: number32(record, 20),
-                    },
-                    _ => return refuse("a run from nowhere"),
-                },
+                source,
             };
             let last = run.first_page.checked_add(run.pages.into());
             let fits = last.is_some_and(|last| last <= memory_bytes / PAGE);
@@ -291,6 +286,7 @@ pub fn write(
         disk,
         at: 0,
         runs: Vec::new(),
+        special: 0,
     };
     let mut buffer = vec![0; CHUNK];
     for range in ranges {
@@ -316,6 +312,8 @@ struct Writer<'a> {
     disk: &'a mut DiskBlocks,
     at: u64,
     runs: Vec<Run>,
+    /// Runs of zeros or on disk.
+    special: usize,
 }
 
 impl Writer<'_> {
@@ -325,16 +323,16 @@ impl Writer<'_> {
         let mut sources = Vec::with_capacity(bytes.len() / PAGE as usize);
         for page in bytes.chunks(PAGE as usize) {
             let source = match is_zero(page) {
-                true => Source::Zeros,
+                true => Some(Source::Zeros),
                 false => self.disk.find(page)?,
             };
-            sources.push(source);
+            sources.push(source.unwrap_or(Source::Data));
         }
         let mut start = 0;
         let mut data_from = 0;
         while start < sources.len() {
             let length = going_on(&sources[start..]);
-            if sources[start] == Source::Data || length < RUN {
+            if sources[start] == Source::Data || !self.is_worth(length) {
                 start += length;
                 continue;
             }
@@ -344,6 +342,12 @@ impl Writer<'_> {
             data_from = start;
         }
         self.data(first_page, bytes, data_from..start)
+    }
+
+    /// Whether so many pages of one other source are to be a run.
+    fn is_worth(&self, pages: usize) -> bool {
+        let least = WORTH.iter().find(|(runs, _)| self.special < *runs);
+        least.is_some_and(|(_, least)| pages >= *least)
     }
 
     fn data(&mut self, first_page: u64, bytes: &[u8], pages: Range<usize>) -> io::Result<()> {
@@ -367,6 +371,7 @@ impl Writer<'_> {
             last.pages = sum;
             return;
         }
+        self.special += usize::from(source != Source::Data);
         self.runs.push(Run {
             first_page,
             pages,
@@ -376,6 +381,28 @@ impl Writer<'_> {
 }
 
 impl Source {
+    /// Kind, layer and block.
+    fn encode(self) -> [u32; 3] {
+        match self {
+            Self::Data => [DATA, 0, 0],
+            Self::Zeros => [ZEROS, 0, 0],
+            Self::Disk { layer, block } => [DISK, layer, block],
+        }
+    }
+
+    /// `None` for what [`Self::encode`] does not make, or what version 1 did not know.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        match number32(bytes, 0) {
+            DATA => Some(Self::Data),
+            ZEROS => Some(Self::Zeros),
+            DISK if bytes.len() >= 12 => Some(Self::Disk {
+                layer: number32(bytes, 4),
+                block: number32(bytes, 8),
+            }),
+            _ => None,
+        }
+    }
+
     /// Where the page is found that comes so many pages later in the same run.
     fn after(self, pages: u32) -> Self {
         match self {
@@ -394,70 +421,6 @@ fn going_on(sources: &[Source]) -> usize {
     let run = sources.iter().zip(0_u32..);
     run.take_while(|(source, number)| **source == first.after(*number))
         .count()
-}
-
-/// The blocks of disk layers by their content, to find pages among them. Knows a
-/// checksum of each; what seems to be found is compared.
-#[derive(Debug, Default)]
-pub struct DiskBlocks {
-    layers: Vec<(u32, File)>,
-    /// By checksum: the layer's place in the list, and the block.
-    blocks: HashMap<u32, (usize, u32)>,
-    /// Where the next page is likely to be.
-    next: Option<(usize, u32)>,
-    buffer: Vec<u8>,
-}
-
-impl DiskBlocks {
-    /// Takes in the blocks of a sealed layer, by its number and data file, up to
-    /// [`MAX_DISK_BLOCKS`] in all.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn add(&mut self, number: u32, data: File) -> io::Result<()> {
-        let place = self.layers.len();
-        let blocks = &mut self.blocks;
-        for_each_data_chunk(&data, |offset, chunk| {
-            for (block, bytes) in (offset / PAGE..).zip(chunk.chunks_exact(PAGE as usize)) {
-                if let Ok(block) = u32::try_from(block)
-                    && blocks.len() < MAX_DISK_BLOCKS
-                    && !is_zero(bytes)
-                {
-                    blocks.insert(crc32fast::hash(bytes), (place, block));
-                }
-            }
-            Ok(())
-        })?;
-        self.layers.push((number, data));
-        Ok(())
-    }
-
-    /// The source of a page that is not zeros.
-    fn find(&mut self, page: &[u8]) -> io::Result<Source> {
-        if self.blocks.is_empty() {
-            return Ok(Source::Data);
-        }
-        let known = self.blocks.get(&crc32fast::hash(page)).copied();
-        // A page may be in several places; the one after the last page's makes a run.
-        let Some(known) = known else {
-            self.next = None;
-            return Ok(Source::Data);
-        };
-        for (place, block) in self.next.into_iter().chain([known]) {
-            let (number, file) = &self.layers[place];
-            self.buffer.resize(PAGE as usize, 0);
-            let found = file.read_exact_at(&mut self.buffer, u64::from(block) * PAGE);
-            if found.is_ok() && self.buffer == page {
-                self.next = block.checked_add(1).map(|next| (place, next));
-                return Ok(Source::Disk {
-                    layer: *number,
-                    block,
-                });
-            }
-        }
-        self.next = None;
-        Ok(Source::Data)
-    }
 }
 
 /// Puts sorted pieces over others: where both have a place, `top` wins.

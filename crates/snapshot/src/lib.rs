@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+mod blocks;
 pub mod difference;
 mod digest;
 mod error;
@@ -25,6 +26,7 @@ pub mod sparse;
 mod stack;
 mod store;
 
+pub use blocks::DiskBlocks;
 pub use digest::Digest;
 pub use error::{Corruption, Error};
 pub use lease::Lease;

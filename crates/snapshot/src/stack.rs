@@ -3,8 +3,9 @@
 //! length, and that the memory's indexes are sound; it never yields a part.
 
 use crate::{
-    Build, Corruption, Error, FileRole,
+    Build, Corruption, Error, FileRole, MEMORY_INDEX_FILE,
     difference::{Composition, Index, MAX_INDEX_BYTES, over},
+    manifest::layer_directory,
 };
 use hearth_ids::BuildId;
 use std::{
@@ -103,9 +104,9 @@ fn memory<'a>(
         let mut layers = BTreeMap::new();
         let place = files.len();
         files.push(data);
-        for number in index.disk_layers() {
+        for (number, length) in index.disk_layers() {
             layers.insert(number, files.len());
-            files.push(layer_data(layer, number)?);
+            files.push(layer_data(layer, number, length)?);
         }
         // The lowest is put under what is there: nearer builds win.
         pieces = over(&pieces, &index.pieces(place, &layers));
@@ -113,13 +114,23 @@ fn memory<'a>(
     Err(missing(build, FileRole::Memory))
 }
 
-/// The data file of a disk layer that holds pages too.
-fn layer_data(build: &Build, number: u32) -> Result<PathBuf, Error> {
-    let name = format!("{}/data", crate::manifest::layer_directory(number));
-    let entry = build.manifest.files.iter().find(|entry| entry.name == name);
-    match entry {
-        Some(entry) => Ok(build.directory().join(&entry.name)),
-        None => Err(missing(build, FileRole::DiskData)),
+/// The data file of a disk layer in which pages are found, up to this length.
+fn layer_data(build: &Build, number: u32, length: u64) -> Result<PathBuf, Error> {
+    let name = format!("{}/data", layer_directory(number));
+    let mut files = build.manifest.files.iter();
+    match files.find(|entry| entry.role == FileRole::DiskData && entry.name == name) {
+        // A VM that maps what is behind a file's end dies of it.
+        Some(entry) if entry.size_bytes >= length => Ok(build.directory().join(&entry.name)),
+        Some(_) => Err(corrupt(
+            build,
+            MEMORY_INDEX_FILE,
+            &format!("it has pages behind the end of {name}"),
+        )),
+        None => Err(corrupt(
+            build,
+            MEMORY_INDEX_FILE,
+            &format!("it has pages in {name}, which the build has not"),
+        )),
     }
 }
 

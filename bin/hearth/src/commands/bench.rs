@@ -51,7 +51,7 @@ enum Command {
         #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 500])]
         dirtied: Vec<u32>,
         /// Copies started at once from one snapshot
-        #[arg(long, value_delimiter = ',', default_values_t = [1, 10])]
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 50])]
         forks: Vec<usize>,
         /// Print JSON instead of a table
         #[arg(long)]

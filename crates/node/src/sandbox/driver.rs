@@ -15,6 +15,7 @@ use crate::{
     spec::{PausedStatus, SandboxState, Status, TimeoutAction},
 };
 use chrono::Utc;
+use futures::FutureExt;
 use hearth_snapshot::Lease;
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 use tokio::{
@@ -273,6 +274,10 @@ impl Driver {
             Err(Error::State { .. } | Error::Capacity(_) | Error::BuildNotFound { .. }) => {}
             Err(error) => {
                 tracing::error!(sandbox = %self.id(), error = %chain(error), "{doing} a sandbox failed");
+                // Its VM died under the operation: that is what its caller is to know.
+                if self.resources.vm_ended().now_or_never().is_some() {
+                    return Err(Error::NotFound(self.id().clone()));
+                }
             }
         }
         result

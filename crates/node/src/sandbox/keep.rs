@@ -28,10 +28,9 @@ use crate::{
 };
 use hearth_machine::{DirtyMemory, Machine, SaveTarget};
 use hearth_snapshot::{
-    ArtefactStore, Below, Build, DEVICE_STATE_FILE, Draft, EngineVersion, FileRole, Kind,
-    MEMORY_DIFFERENCE_FILE, MEMORY_FILE, MEMORY_INDEX_FILE, SECRETS_FILE, Stack, Staging,
-    difference::{self, DiskBlocks},
-    sparse,
+    ArtefactStore, Below, Build, DEVICE_STATE_FILE, DiskBlocks, Draft, EngineVersion, FileRole,
+    Kind, MEMORY_DIFFERENCE_FILE, MEMORY_FILE, MEMORY_INDEX_FILE, SECRETS_FILE, Stack, Staging,
+    difference, sparse,
 };
 use std::{
     fs::{self, File, OpenOptions},
@@ -65,6 +64,9 @@ const UNWRITTEN: u8 = 0xa5;
 /// A disk layer that takes more than this is not searched for pages that are in
 /// memory too: reading it takes longer than it saves.
 const SEARCHED_BYTES: u64 = 256 << 20;
+/// How many layers of a build are searched, the newest first: each in which a page is
+/// found is a file that a VM has open when it goes on.
+const SEARCHED_LAYERS: usize = 4;
 
 /// What a build is kept for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,19 +88,18 @@ pub(crate) struct Captured {
     files: Vec<(FileRole, String)>,
 }
 
-/// Ranges of the guest's memory.
+/// Ranges of the guest's memory, and where they are read.
 struct Pending {
     ranges: Vec<Range<u64>>,
-    from: From,
+    pages: Pages,
     memory_bytes: u64,
 }
 
-/// Where they are read.
-enum From {
+enum Pages {
     /// In the VM, which stands still.
-    Vm(DirtyMemory),
-    /// One after the other in a copy.
-    Copy(Vec<u8>),
+    OfVm(DirtyMemory),
+    /// One after the other in a buffer.
+    Copied(Vec<u8>),
 }
 
 /// Takes everything for which the VM must stand still. On success and failure
@@ -166,13 +167,16 @@ impl Captured {
         self.staging.directory().join(name)
     }
 
-    /// The disk layers that were linked, by number and data file.
-    fn disk_layers(&self) -> Vec<(u32, PathBuf)> {
+    /// The newest of the disk layers that were linked, by number and data file.
+    fn searched_layers(&self) -> Vec<(u32, PathBuf)> {
         let data = self.files.iter();
-        data.filter(|(role, _)| *role == FileRole::DiskData)
+        let layers: Vec<_> = data
+            .filter(|(role, _)| *role == FileRole::DiskData)
             .zip(0..)
             .map(|((_, name), number)| (number, self.path(name)))
-            .collect()
+            .collect();
+        let older = layers.len().saturating_sub(SEARCHED_LAYERS);
+        layers.into_iter().skip(older).collect()
     }
 
     fn difference_paths(&self) -> [PathBuf; 2] {
@@ -252,33 +256,28 @@ async fn memory(
     let memory_bytes = stack.build.manifest.shape.memory_mib << 20;
     let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let total = usize::try_from(total).map_err(Error::step("keep the VM's memory"))?;
-    let from = match buffer.len() >= total && captured.purpose == Purpose::Snapshot {
-        true => {
-            buffer.truncate(total);
-            let copied = blocking("copy the memory that was written", {
-                let ranges = ranges.clone();
-                move || {
-                    dirty.read_all(&ranges, &mut buffer, COPY_THREADS)?;
-                    Ok(buffer)
-                }
-            });
-            From::Copy(copied.await?)
-        }
-        // For a pause the VM stands still to the end.
-        false => From::Vm(dirty),
+    let fits = buffer.len() >= total;
+    let pages = if captured.purpose == Purpose::Snapshot && fits {
+        buffer.truncate(total);
+        let ranges = ranges.clone();
+        let copied = blocking("copy the memory that was written", move || {
+            dirty.read_all(&ranges, &mut buffer, COPY_THREADS)?;
+            Ok(buffer)
+        });
+        Pages::Copied(copied.await?)
+    } else {
+        Pages::OfVm(dirty)
     };
-    let mut pending = Pending {
+    let pending = Pending {
         ranges,
-        from,
+        pages,
         memory_bytes,
     };
-    if captured.purpose == Purpose::Snapshot && matches!(pending.from, From::Vm(_)) {
+    if captured.purpose == Purpose::Snapshot && !fits {
         // There was no memory to copy to: the VM stands still for the disk.
-        pending = write_memory(captured, pending, Vec::new()).await?;
-        drop(pending);
-    } else {
-        captured.pending = Some(pending);
+        return write_memory(captured, pending, Vec::new()).await;
     }
+    captured.pending = Some(pending);
     Ok(())
 }
 
@@ -305,9 +304,9 @@ async fn write_memory(
     captured: &mut Captured,
     pending: Pending,
     layers: Vec<(u32, PathBuf)>,
-) -> Result<Pending, Error> {
+) -> Result<(), Error> {
     let [data, index] = captured.difference_paths();
-    let pending = blocking("keep the memory that was written", move || {
+    blocking("keep the memory that was written", move || {
         let mut disk = DiskBlocks::default();
         for (number, path) in layers {
             let file = File::open(path)?;
@@ -315,12 +314,11 @@ async fn write_memory(
                 disk.add(number, file)?;
             }
         }
-        write_difference(&data, &index, &pending, &mut disk)?;
-        Ok(pending)
+        write_difference(&data, &index, &pending, &mut disk)
     })
     .await?;
     captured.add_difference();
-    Ok(pending)
+    Ok(())
 }
 
 fn write_difference(
@@ -331,7 +329,7 @@ fn write_difference(
 ) -> io::Result<()> {
     let Pending {
         ranges,
-        from,
+        pages,
         memory_bytes,
     } = pending;
     let mut starts = Vec::with_capacity(ranges.len());
@@ -340,9 +338,9 @@ fn write_difference(
         starts.push((range.start, next));
         next += range.end - range.start;
     }
-    let read = |offset: u64, part: &mut [u8]| match from {
-        From::Vm(dirty) => dirty.read_at(offset, part),
-        From::Copy(buffer) => {
+    let read = |offset: u64, part: &mut [u8]| match pages {
+        Pages::OfVm(dirty) => dirty.read_at(offset, part),
+        Pages::Copied(buffer) => {
             let range = starts.partition_point(|(start, _)| *start <= offset) - 1;
             let (start, at) = starts[range];
             let at = usize::try_from(at + offset - start).map_err(io::Error::other)?;
@@ -459,8 +457,8 @@ pub(crate) async fn publish(
     let below = link_disk(shared, ground, record, resources, &mut captured).await?;
     shared.hooks.reached(Step::DiskLinked)?;
     if let Some(pending) = captured.pending.take() {
-        let layers = captured.disk_layers();
-        drop(write_memory(&mut captured, pending, layers).await?);
+        let layers = captured.searched_layers();
+        write_memory(&mut captured, pending, layers).await?;
         shared.hooks.reached(Step::MemorySaved)?;
     }
     if captured.keeping.with_memory {

@@ -158,3 +158,47 @@ fn what_is_on_disk_is_not_kept_again() {
     assert_eq!(index.runs[0].pages, 48);
     assert_eq!(index.data_bytes(), 16 * PAGE);
 }
+
+#[test]
+fn an_index_of_the_first_version_is_read() {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(1u32.to_le_bytes());
+    bytes.extend(4096u32.to_le_bytes());
+    for number in [PAGES * PAGE, 2 * PAGE, 2] {
+        bytes.extend(number.to_le_bytes());
+    }
+    for (first_page, pages, kind) in [(3u64, 2u32, 1u32), (9, 20, 2)] {
+        bytes.extend(first_page.to_le_bytes());
+        bytes.extend(pages.to_le_bytes());
+        bytes.extend(kind.to_le_bytes());
+    }
+    let sealed = |bytes: &[u8]| [bytes, blake3::hash(bytes).as_bytes()].concat();
+    let index = Index::decode(&sealed(&bytes)).unwrap();
+    let sources: Vec<Source> = index.runs.iter().map(|run| run.source).collect();
+    assert_eq!(sources, [Source::Data, Source::Zeros]);
+    // That version had no runs on disk, and there is no fourth kind in any.
+    for kind in [3u8, 4] {
+        let at = bytes.len() - 4;
+        bytes[at] = kind;
+        let error = Index::decode(&sealed(&bytes)).unwrap_err();
+        assert!(error.contains("a run from nowhere"), "{error}");
+    }
+}
+
+#[test]
+fn the_number_of_runs_is_bounded() {
+    // The worst that there is: zeros and data in turns, each as short as it may be.
+    const MANY: u64 = 200_000;
+    let file = tempfile::tempfile().unwrap();
+    let mut disk = DiskBlocks::default();
+    let whole = std::iter::once(0..MANY * PAGE).collect::<Vec<_>>();
+    let read = |offset: u64, buffer: &mut [u8]| {
+        for (page, bytes) in (offset / PAGE..).zip(buffer.chunks_mut(PAGE as usize)) {
+            bytes.fill(u8::from(page % 9 == 0));
+        }
+        Ok(())
+    };
+    let index = write(&file, MANY * PAGE, &whole, &mut disk, read).unwrap();
+    assert!(index.runs.len() <= 2 * 3000 + 1, "{}", index.runs.len());
+    assert_eq!(Index::decode(&index.encode()), Ok(index));
+}

@@ -267,18 +267,28 @@ async fn a_build_is_taken_over_whole_or_not_at_all() {
 
 /// Publishes a small build over others, as a paused sandbox's.
 async fn layered(store: &LocalStore, kind: Kind, below: &[BuildId]) -> Build {
+    layered_with(store, kind, below, |_| {}).await
+}
+
+async fn layered_with(
+    store: &LocalStore,
+    kind: Kind,
+    below: &[BuildId],
+    change: impl FnOnce(&mut crate::difference::Index),
+) -> Build {
     let staging = store.stage(BuildId::random()).await.unwrap();
     let directory = staging.directory();
     fs::write(directory.join(crate::SECRETS_FILE), b"{}").unwrap();
     fs::write(directory.join(DEVICE_STATE_FILE), b"devices").unwrap();
     let data = File::create(directory.join(crate::MEMORY_DIFFERENCE_FILE)).unwrap();
     let ranges = [0..4096, 8192..12288];
-    let mut disk = crate::difference::DiskBlocks::default();
-    let index = crate::difference::write(&data, 4 * MIB, &ranges, &mut disk, |offset, buffer| {
+    let mut disk = crate::DiskBlocks::default();
+    let written = crate::difference::write(&data, 4 * MIB, &ranges, &mut disk, |offset, buffer| {
         buffer.fill(1 + u8::try_from(offset / 4096).unwrap());
         Ok(())
-    })
-    .unwrap();
+    });
+    let mut index = written.unwrap();
+    change(&mut index);
     fs::write(directory.join(crate::MEMORY_INDEX_FILE), index.encode()).unwrap();
     fs::create_dir(directory.join("disk-0")).unwrap();
     fs::write(directory.join("disk-0/index"), b"index").unwrap();
@@ -363,6 +373,29 @@ async fn a_stack_is_put_together_or_its_damage_named() {
         .unwrap();
     let error = store.stack(top.manifest.build_id).await.unwrap_err();
     assert_eq!(name_of(error).1, crate::MEMORY_DIFFERENCE_FILE);
+    // Pages in a disk layer that ends before them, or is not there.
+    let end = u32::try_from(8 * MIB / 4096).unwrap();
+    for (layer, block, wanted) in [
+        (0, end - 2, None),
+        (0, end - 1, Some("behind the end")),
+        (1, 0, Some("has not")),
+    ] {
+        let build = layered_with(&store, Kind::Pause, &[low_id, base], |index| {
+            index.runs.push(crate::difference::Run {
+                first_page: 9,
+                pages: 2,
+                source: crate::difference::Source::Disk { layer, block },
+            });
+        });
+        let stack = store.stack(build.await.manifest.build_id).await;
+        let Some(wanted) = wanted else {
+            assert_eq!(stack.unwrap().memory.unwrap().files.len(), 3);
+            continue;
+        };
+        let error = stack.unwrap_err();
+        assert!(format!("{error:?}").contains(wanted), "{error:?}");
+        assert_eq!(name_of(error).1, crate::MEMORY_INDEX_FILE);
+    }
     // Without its base nothing is half-loaded.
     store.remove(base).await.unwrap();
     assert!(matches!(store.stack(low_id).await, Err(Error::NotFound(id)) if id == base));

@@ -13,7 +13,7 @@ use hearth_client::{
     Command, SandboxClient,
     bench::{Report, Samples},
 };
-use hearth_control::{Node, NodeSandbox, SandboxConfig};
+use hearth_control::{Node, NodeSandbox, SandboxConfig, SandboxUpdate};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use hearth_node_client::NodeClient;
 use hearth_snapshot::{ArtefactStore, Kind, LocalStore};
@@ -28,6 +28,8 @@ use tokio::{
 };
 
 const AGENT_PORT: u16 = 49983;
+/// How long the sandboxes live whose end is measured.
+const LIVES: chrono::TimeDelta = chrono::TimeDelta::milliseconds(800);
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// What to measure.
@@ -48,6 +50,7 @@ pub async fn measure(settings: &Settings, plan: &Plan) -> anyhow::Result<Report>
     };
     let mut report = Report::default();
     bench.fresh(plan, &mut report).await?;
+    bench.timeout(plan, &mut report).await?;
     for mib in &plan.dirtied_mib {
         bench.dirtied(plan, *mib, &mut report).await?;
     }
@@ -87,6 +90,35 @@ impl Bench {
             self.node.delete(&sandbox.config.sandbox_id).await?;
         }
         report.push("create + exec", &samples);
+        Ok(())
+    }
+
+    /// From the end time to the end of the VM, as those who list sandboxes see it.
+    async fn timeout(&self, plan: &Plan, report: &mut Report) -> anyhow::Result<()> {
+        let mut samples = Samples::default();
+        for _ in 0..plan.runs {
+            let sandbox = self.create(self.template).await?;
+            let id = &sandbox.config.sandbox_id;
+            let end = Utc::now() + LIVES;
+            let update = SandboxUpdate {
+                end_at: Some(end),
+                ..SandboxUpdate::default()
+            };
+            self.node.update(id, update).await?;
+            loop {
+                let sandboxes = self.node.list().await?;
+                if sandboxes
+                    .iter()
+                    .all(|sandbox| sandbox.config.sandbox_id != *id)
+                {
+                    break;
+                }
+                anyhow::ensure!(Utc::now() < end + LIVES * 10, "the end time passed in vain");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            samples.push((Utc::now() - end).to_std().unwrap_or_default());
+        }
+        report.push("end time to gone", &samples);
         Ok(())
     }
 
