@@ -380,14 +380,14 @@ async fn a_stack_is_put_together_or_its_damage_named() {
         (0, end - 1, Some("behind the end")),
         (1, 0, Some("has not")),
     ] {
-        let build = layered_with(&store, Kind::Pause, &[low_id, base], |index| {
-            index.runs.push(crate::difference::Run {
-                first_page: 9,
-                pages: 2,
-                source: crate::difference::Source::Disk { layer, block },
-            });
-        });
-        let stack = store.stack(build.await.manifest.build_id).await;
+        let run = crate::difference::Run {
+            first_page: 9,
+            pages: 2,
+            source: crate::difference::Source::Disk { layer, block },
+        };
+        let below = [low_id, base];
+        let build = layered_with(&store, Kind::Pause, &below, |index| index.runs.push(run)).await;
+        let stack = store.stack(build.manifest.build_id).await;
         let Some(wanted) = wanted else {
             assert_eq!(stack.unwrap().memory.unwrap().files.len(), 3);
             continue;
