@@ -138,17 +138,12 @@ fn what_is_on_disk_is_not_kept_again() {
     let mut disk = DiskBlocks::default();
     disk.add(2, layer).unwrap();
     let file = tempfile::tempfile().unwrap();
-    let index = write(
-        &file,
-        PAGES * PAGE,
-        &[0..PAGES * PAGE],
-        &mut disk,
-        |offset, buffer| {
-            let offset = offset as usize;
-            buffer.copy_from_slice(&bytes[offset..offset + buffer.len()]);
-            Ok(())
-        },
-    )
+    let whole = std::iter::once(0..PAGES * PAGE).collect::<Vec<_>>();
+    let index = write(&file, PAGES * PAGE, &whole, &mut disk, |offset, buffer| {
+        let offset = offset as usize;
+        buffer.copy_from_slice(&bytes[offset..offset + buffer.len()]);
+        Ok(())
+    })
     .unwrap();
     let on_disk = Source::Disk {
         layer: 2,
