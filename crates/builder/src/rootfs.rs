@@ -320,6 +320,9 @@ async fn install(
     for option in DPKG_OPTIONS {
         command.arg(format!("--dpkgopt={option}"));
     }
+    // Packages such as Java's link their manual pages and fail where the folder, which
+    // the options above leave out, is not there.
+    command.arg("--essential-hook=mkdir -p \"$1/usr/share/man/man1\"");
     command.arg(format!("--customize-hook={} \"$1\"", shell_word(&script)));
     if let Some(hook) = variant.hook(temporary).await? {
         command.arg(format!("--customize-hook={hook}"));
