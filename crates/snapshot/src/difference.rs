@@ -26,7 +26,10 @@
 //! mapped from there.
 
 use crate::{blocks::DiskBlocks, sparse::is_zero};
-use std::{collections::BTreeMap, fs::File, io, ops::Range, os::unix::fs::FileExt, path::PathBuf};
+use std::{
+    collections::BTreeMap, fs::File, io, ops::Range, os::unix::fs::FileExt, path::PathBuf,
+    sync::mpsc,
+};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -49,6 +52,8 @@ pub(crate) const MAX_INDEX_BYTES: u64 = (HEADER + DIGEST + RECORD * 4 * MAX_RUNS
 const WORTH: [(usize, usize); 3] = [(1000, 8), (2000, 32), (3000, 128)];
 /// Bytes that are read and written at a time.
 const CHUNK: usize = 1 << 20;
+/// Chunks that are read before they are written.
+const AHEAD: usize = 4;
 
 /// Consecutive pages from one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,7 +275,7 @@ pub fn joined(mut ranges: Vec<Range<u64>>, limit: usize) -> Vec<Range<u64>> {
 
 /// Copies the ranges of a memory into the new file `data`, but for what is in the
 /// `disk` layers, and returns the index. `read` fills a buffer from a memory offset;
-/// ranges are sorted and page-aligned.
+/// ranges are sorted and page-aligned. Reads ahead on a thread of its own.
 ///
 /// # Errors
 /// What reading and writing report.
@@ -279,7 +284,7 @@ pub fn write(
     memory_bytes: u64,
     ranges: &[Range<u64>],
     disk: &mut DiskBlocks,
-    read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+    read: impl Fn(u64, &mut [u8]) -> io::Result<()> + Sync,
 ) -> io::Result<Index> {
     let mut writer = Writer {
         data,
@@ -288,23 +293,55 @@ pub fn write(
         runs: Vec::new(),
         special: 0,
     };
-    let mut buffer = vec![0; CHUNK];
-    for range in ranges {
-        let mut offset = range.start;
-        while offset < range.end {
-            let length = usize::try_from(range.end - offset).map_or(CHUNK, |left| left.min(CHUNK));
-            let part = &mut buffer[..length];
-            read(offset, part)?;
-            writer.chunk(offset / PAGE, part)?;
-            offset += length as u64;
-        }
+    let (full, chunks) = mpsc::sync_channel(AHEAD);
+    let (empty, buffers) = mpsc::channel();
+    for _ in 0..=AHEAD {
+        let _ = empty.send(vec![0; CHUNK]);
     }
+    std::thread::scope(|scope| {
+        let read = &read;
+        scope.spawn(move || read_ahead(ranges, read, buffers, full));
+        // Both ends go at the first error, so that the reader does not wait for them.
+        let (chunks, empty) = (chunks, empty);
+        for chunk in chunks {
+            let (offset, length, buffer): (u64, usize, Vec<u8>) = chunk?;
+            writer.chunk(offset / PAGE, &buffer[..length])?;
+            let _ = empty.send(buffer);
+        }
+        io::Result::Ok(())
+    })?;
     let index = Index {
         memory_bytes,
         runs: writer.runs,
     };
     data.set_len(index.file_bytes())?;
     Ok(index)
+}
+
+/// Reads the ranges one chunk after the other into buffers that come back empty, until
+/// nobody takes them any more.
+#[expect(clippy::needless_pass_by_value, reason = "its ends are to go with it")]
+fn read_ahead(
+    ranges: &[Range<u64>],
+    read: impl Fn(u64, &mut [u8]) -> io::Result<()>,
+    buffers: mpsc::Receiver<Vec<u8>>,
+    full: mpsc::SyncSender<io::Result<(u64, usize, Vec<u8>)>>,
+) {
+    for range in ranges {
+        let mut offset = range.start;
+        while offset < range.end {
+            let length = usize::try_from(range.end - offset).map_or(CHUNK, |left| left.min(CHUNK));
+            let Ok(mut buffer) = buffers.recv() else {
+                return;
+            };
+            let chunk = read(offset, &mut buffer[..length]).map(|()| (offset, length, buffer));
+            let failed = chunk.is_err();
+            if full.send(chunk).is_err() || failed {
+                return;
+            }
+            offset += length as u64;
+        }
+    }
 }
 
 struct Writer<'a> {

@@ -197,3 +197,29 @@ fn the_number_of_runs_is_bounded() {
     assert!(index.runs.len() <= 2 * 3000 + 1, "{}", index.runs.len());
     assert_eq!(Index::decode(&index.encode()), Ok(index));
 }
+
+#[test]
+fn an_error_of_either_side_ends_both() {
+    const MANY: u64 = 20_000;
+    let mut disk = DiskBlocks::default();
+    let whole = std::iter::once(0..MANY * PAGE).collect::<Vec<_>>();
+    let unreadable = |offset: u64, buffer: &mut [u8]| {
+        buffer.fill(1);
+        match offset < MANY * PAGE / 2 {
+            true => Ok(()),
+            false => Err(io::Error::other("the VM is gone")),
+        }
+    };
+    let file = tempfile::tempfile().unwrap();
+    let error = write(&file, MANY * PAGE, &whole, &mut disk, unreadable).unwrap_err();
+    assert!(error.to_string().contains("the VM is gone"), "{error}");
+    let readable = |_: u64, buffer: &mut [u8]| {
+        buffer.fill(1);
+        Ok(())
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("read-only");
+    std::fs::write(&path, []).unwrap();
+    let file = File::open(path).unwrap();
+    assert!(write(&file, MANY * PAGE, &whole, &mut disk, readable).is_err());
+}

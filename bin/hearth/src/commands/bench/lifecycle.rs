@@ -28,6 +28,8 @@ use tokio::{
 };
 
 const AGENT_PORT: u16 = 49983;
+/// Memory of the guest that is not to be filled.
+const RESERVED_MIB: u64 = 160;
 /// How long the sandboxes live whose end is measured.
 const LIVES: chrono::TimeDelta = chrono::TimeDelta::milliseconds(800);
 const LIMIT: Duration = Duration::from_secs(300);
@@ -43,15 +45,29 @@ pub struct Plan {
 
 pub async fn measure(settings: &Settings, plan: &Plan) -> anyhow::Result<Report> {
     let store = LocalStore::open(settings.builds_dir())?;
+    let (template, memory_mib) = base(&store).await?;
     let bench = Bench {
         node: NodeClient::unix(settings.node_socket()),
-        template: base(&store).await?,
+        template,
+        memory_mib,
         store,
     };
     let mut report = Report::default();
+    // Some of the memory is the guest's own.
+    let room = bench.memory_mib.saturating_sub(RESERVED_MIB);
+    let (fitting, too_much): (Vec<u32>, Vec<u32>) = plan
+        .dirtied_mib
+        .iter()
+        .partition(|mib| u64::from(**mib) <= room);
+    for mib in too_much {
+        eprintln!(
+            "{mib} MiB cannot be written in {} MiB of memory: left out (template.memory_mib)",
+            bench.memory_mib
+        );
+    }
     bench.fresh(plan, &mut report).await?;
     bench.timeout(plan, &mut report).await?;
-    for mib in &plan.dirtied_mib {
+    for mib in &fitting {
         bench.dirtied(plan, *mib, &mut report).await?;
     }
     for count in &plan.forks {
@@ -64,15 +80,15 @@ struct Bench {
     node: NodeClient,
     store: LocalStore,
     template: BuildId,
+    memory_mib: u64,
 }
 
-async fn base(store: &LocalStore) -> anyhow::Result<BuildId> {
+async fn base(store: &LocalStore) -> anyhow::Result<(BuildId, u64)> {
     let mut builds = store.list().await?.into_iter();
     let newest =
         builds.rfind(|build| build.kind == Kind::Template && build.name.as_deref() == Some("base"));
-    Ok(newest
-        .context("no base template is prepared: run `hearth up`")?
-        .build_id)
+    let newest = newest.context("no base template is prepared: run `hearth up`")?;
+    Ok((newest.build_id, newest.shape.memory_mib))
 }
 
 impl Bench {
