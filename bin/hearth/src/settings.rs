@@ -77,6 +77,30 @@ pub struct Tls {
     /// Without them Hearth is its own authority. Read again when they change.
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
+    /// An authority that browsers trust certifies the domain.
+    pub acme: Option<Acme>,
+}
+
+/// An authority that speaks ACME. Its terms of service are taken for accepted.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acme {
+    /// Address of its directory.
+    pub directory: String,
+    /// Where it sends warnings.
+    pub contact: Option<String>,
+    /// Certificates in PEM of whom to trust as that authority; default: the system's.
+    pub trusted_ca_file: Option<PathBuf>,
+    /// Program that puts proofs into the domain's name server; default: `hearth dns`
+    /// is the domain's name server.
+    pub dns_hook: Option<PathBuf>,
+}
+
+impl Tls {
+    /// Whether clients trust the certificate without knowing Hearth's authority.
+    pub fn is_public(&self) -> bool {
+        self.certificate.is_some() || self.acme.is_some()
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -194,6 +218,7 @@ impl Default for Tls {
             port: 3443,
             certificate: None,
             key: None,
+            acme: None,
         }
     }
 }
@@ -323,6 +348,9 @@ impl Settings {
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
             bail!("tls.certificate and tls.key go together");
         }
+        if self.tls.certificate.is_some() && self.tls.acme.is_some() {
+            bail!("tls.certificate is given: tls.acme would get another");
+        }
         let host = self.domain_host();
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
         if host.is_empty()
@@ -359,6 +387,25 @@ impl Settings {
     }
 
     /// The local authority's certificate, once the daemon has made it.
+    /// What `[tls.acme]` asks for.
+    pub fn acme(&self) -> Option<hearth_tls::Acme> {
+        let given = self.tls.acme.clone()?;
+        Some(hearth_tls::Acme {
+            directory: given.directory,
+            contact: given.contact,
+            trusted: given.trusted_ca_file,
+            hook: given.dns_hook,
+            domain: self.domain_host(),
+            folder: self.keys_dir().join("acme"),
+            proof: self.proof_file(),
+        })
+    }
+
+    /// Where proofs for certificate authorities wait.
+    pub fn proof_file(&self) -> PathBuf {
+        self.state_dir.join("acme-challenge")
+    }
+
     pub fn authority_file(&self) -> PathBuf {
         self.state_dir.join("ca.crt")
     }

@@ -1,6 +1,7 @@
 //! Queries and answers (RFC 1035, RFC 6891), without I/O.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// How long clients may keep an answer, in seconds.
 const TTL: u32 = 60;
@@ -11,10 +12,13 @@ const OUR_UDP: u16 = 1232;
 const HEADER: usize = 12;
 const MAX_NAME: usize = 255;
 const MAX_LABEL: usize = 63;
+/// The label below which certificate authorities look for proofs.
+const CHALLENGE: &[u8] = b"_acme-challenge";
 
 const A: u16 = 1;
 const NS: u16 = 2;
 const SOA: u16 = 6;
+const TXT: u16 = 16;
 const AAAA: u16 = 28;
 const OPT: u16 = 41;
 const ANY: u16 = 255;
@@ -30,11 +34,22 @@ enum Code {
 }
 
 /// A domain and what its names stand for.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Zone {
     /// Lower-case labels, the top-level one last.
     labels: Vec<Vec<u8>>,
     addresses: Vec<IpAddr>,
+    /// Asked at each look-up of the texts below [`CHALLENGE`].
+    challenges: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Zone {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Zone")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a text is no domain.
@@ -70,7 +85,22 @@ impl Zone {
         if !labels.iter().all(fits) || domain.len() > MAX_NAME - 2 - "hostmaster.".len() {
             return Err(ZoneError);
         }
-        Ok(Self { labels, addresses })
+        Ok(Self {
+            labels,
+            addresses,
+            challenges: Arc::new(Vec::new),
+        })
+    }
+
+    /// Texts at `_acme-challenge.<domain>`, by which a certificate authority
+    /// recognises the domain's owner.
+    #[must_use]
+    pub fn with_challenges(
+        mut self,
+        challenges: impl Fn() -> Vec<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.challenges = Arc::new(challenges);
+        self
     }
 
     /// The answer to a query, at most `limit` bytes long (`None`: what UDP allows).
@@ -137,6 +167,18 @@ impl Zone {
                 IpAddr::V4(address) if asks(A) => answer.record(A, &address.octets()),
                 IpAddr::V6(address) if asks(AAAA) => answer.record(AAAA, &address.octets()),
                 _ => {}
+            }
+        }
+        if question.labels.len() == self.labels.len() + 1
+            && question.labels[0].eq_ignore_ascii_case(CHALLENGE)
+            && asks(TXT)
+        {
+            for text in (self.challenges)() {
+                let text = text.as_bytes();
+                // One string of at most 255 bytes is all that a proof takes.
+                if let Ok(length) = u8::try_from(text.len()) {
+                    answer.record(TXT, &[&[length], text].concat());
+                }
             }
         }
         if question.labels.len() == self.labels.len() {

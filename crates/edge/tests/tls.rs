@@ -49,7 +49,7 @@ impl TlsEdge {
         let mut roots = RootCertStore::empty();
         let root = CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("PEM");
         roots.add(root).expect("a root");
-        let certificates = Certificates::own(authority, "localhost").expect("made");
+        let certificates = Certificates::own(keys.path(), "localhost").expect("made");
         let config = Arc::new(server_config(Arc::new(certificates)).expect("valid"));
         let routes = Arc::new(RouteTable::default());
         let edge = Edge::new(routes.clone(), EdgeConfig::default());

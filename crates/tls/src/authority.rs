@@ -10,14 +10,16 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// How long the authority is valid, and how long before its end a new one is made.
+/// How long the authority is valid; how long before its end its successor is made,
+/// which clients are to trust beside it; and how long before it the successor signs.
 const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3650);
 const AUTHORITY_RENEWAL: Duration = DAY.saturating_mul(180);
+const AUTHORITY_SWITCH: Duration = DAY.saturating_mul(60);
 /// How long a leaf is valid. Clients refuse leaves of more than 825 days.
 pub(crate) const LEAF_LIFE: Duration = DAY.saturating_mul(90);
 /// For clients whose clock is behind.
@@ -29,40 +31,101 @@ pub struct Authority {
     certificate: CertificateDer<'static>,
     pem: String,
     not_after: SystemTime,
+    /// The certificate of the authority that follows, once there is one.
+    successor: Option<String>,
+}
+
+/// Where an authority is kept.
+struct Files {
+    key: PathBuf,
+    certificate: PathBuf,
+}
+
+impl Files {
+    fn new(keys_dir: &Path, name: &str) -> Self {
+        Self {
+            key: keys_dir.join(format!("{name}.key")),
+            certificate: keys_dir.join(format!("{name}.crt")),
+        }
+    }
+
+    fn read(&self) -> Result<Option<(String, Authority)>, Error> {
+        let key = file::read_if_there(&self.key)?;
+        let pem = file::read_if_there(&self.certificate)?;
+        let (Some(key), Some(pem)) = (key, pem) else {
+            return Ok(None);
+        };
+        let authority = Authority::from_pem(&key, &pem, &self.certificate)?;
+        Ok(Some((key, authority)))
+    }
+
+    /// Puts an authority in the place of any other.
+    fn write(&self, key: &str, pem: &str) -> Result<Authority, Error> {
+        // Between these steps there is no certificate: then all is made anew.
+        file::remove(&self.certificate)?;
+        file::write(&self.key, key.as_bytes(), 0o600)?;
+        file::write(&self.certificate, pem.as_bytes(), 0o600)?;
+        Authority::from_pem(key, pem, &self.certificate)
+    }
+
+    fn create(&self, domain: &str) -> Result<Authority, Error> {
+        let (key, pem) = generate(domain, AUTHORITY_LIFE)?;
+        self.write(&key, &pem)
+    }
+
+    fn remove(&self) -> Result<(), Error> {
+        file::remove(&self.certificate)?;
+        file::remove(&self.key)
+    }
 }
 
 impl Authority {
     /// Opens the authority in `keys_dir`, or makes one: when there is none, when it
-    /// ends soon, and when it is not for `domain` (a host name without a port).
-    /// The one that is replaced is kept beside it as `ca.crt.old`.
+    /// ends, and when it is not for `domain` (a host name without a port). Well
+    /// before its end its successor is made and published, so that clients trust
+    /// that one by the time it signs. The one that is replaced is kept as
+    /// `ca.crt.old`.
     pub fn open_or_create(keys_dir: &Path, domain: &str) -> Result<Self, Error> {
-        let (key_path, certificate_path) = (keys_dir.join("ca.key"), keys_dir.join("ca.crt"));
-        let found = match (
-            file::read_if_there(&key_path)?,
-            file::read_if_there(&certificate_path)?,
-        ) {
-            (Some(key), Some(pem)) => Some((key, pem)),
-            _ => None,
+        let (own, next) = (Files::new(keys_dir, "ca"), Files::new(keys_dir, "ca.next"));
+        let Some((_, mut authority)) = own.read()? else {
+            return own.create(domain);
         };
-        if let Some((key, pem)) = &found {
-            let authority = Self::from_pem(key, pem, &certificate_path)?;
-            let left = authority.not_after.duration_since(SystemTime::now());
-            let ends_soon = left.unwrap_or_default() < AUTHORITY_RENEWAL;
-            if !ends_soon && authority.is_for(domain) {
-                return Ok(authority);
-            }
-            tracing::warn!(
-                domain,
-                ends_soon,
-                "replace the certificate authority: whoever trusts it must trust the new one"
-            );
-            file::write(&keys_dir.join("ca.crt.old"), pem.as_bytes(), 0o600)?;
+        let (fits, left) = (authority.is_for(domain), authority.left());
+        if fits && left >= AUTHORITY_RENEWAL {
+            return Ok(authority);
         }
-        let (key, pem) = generate(domain)?;
-        // The certificate last: without it the key is made anew.
-        file::write(&key_path, key.as_bytes(), 0o600)?;
-        file::write(&certificate_path, pem.as_bytes(), 0o600)?;
-        Self::from_pem(&key, &pem, &certificate_path)
+        let successor = next
+            .read()?
+            .filter(|(_, next)| next.is_for(domain) && next.left() >= AUTHORITY_RENEWAL);
+        if fits && left >= AUTHORITY_SWITCH {
+            authority.successor = Some(match successor {
+                Some((_, successor)) => successor.pem,
+                None => {
+                    tracing::info!(domain, "made the certificate authority that follows");
+                    next.create(domain)?.pem
+                }
+            });
+            return Ok(authority);
+        }
+        tracing::warn!(
+            domain,
+            announced = successor.is_some(),
+            "replace the certificate authority: clients must trust the new one"
+        );
+        let old = keys_dir.join("ca.crt.old");
+        file::write(&old, authority.pem.as_bytes(), 0o600)?;
+        let authority = match successor {
+            Some((key, successor)) => own.write(&key, &successor.pem)?,
+            None => own.create(domain)?,
+        };
+        next.remove()?;
+        Ok(authority)
+    }
+
+    /// How much longer it is valid.
+    fn left(&self) -> Duration {
+        let left = self.not_after.duration_since(SystemTime::now());
+        left.unwrap_or_default()
     }
 
     fn from_pem(key: &str, pem: &str, path: &Path) -> Result<Self, Error> {
@@ -83,6 +146,7 @@ impl Authority {
             certificate,
             pem: pem.to_owned(),
             not_after,
+            successor: None,
         })
     }
 
@@ -90,6 +154,12 @@ impl Authority {
     #[must_use]
     pub fn pem(&self) -> &str {
         &self.pem
+    }
+
+    /// What clients are to trust: its certificate, and its successor's.
+    #[must_use]
+    pub fn published(&self) -> String {
+        format!("{}{}", self.pem, self.successor.as_deref().unwrap_or_default())
     }
 
     #[must_use]
@@ -175,7 +245,7 @@ fn names(domain: &str) -> Vec<&str> {
 }
 
 /// Key and certificate of a new authority, as PEM.
-fn generate(domain: &str) -> Result<(String, String), Error> {
+fn generate(domain: &str, life: Duration) -> Result<(String, String), Error> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut tag = [0; 4];
     getrandom::fill(&mut tag).expect("the kernel's random source answers after boot");
@@ -206,7 +276,7 @@ fn generate(domain: &str) -> Result<(String, String), Error> {
     });
     let now = SystemTime::now();
     params.not_before = (now - CLOCK_SKEW).into();
-    params.not_after = (now + AUTHORITY_LIFE).into();
+    params.not_after = (now + life).into();
     let certificate = params.self_signed(&key)?;
     Ok((key.serialize_pem(), certificate.pem()))
 }
@@ -220,4 +290,12 @@ fn key_info(key: &KeyPair) -> Vec<u8> {
 pub(crate) fn system_time(certificate: &X509Certificate<'_>) -> SystemTime {
     let seconds = certificate.validity().not_after.timestamp();
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// Puts an authority into `keys_dir` that is valid for `days` more days.
+#[cfg(test)]
+pub(crate) fn put_ending(keys_dir: &Path, domain: &str, days: u32) {
+    let (key, pem) = generate(domain, DAY * days).expect("made");
+    let files = Files::new(keys_dir, "ca");
+    files.write(&key, &pem).expect("written");
 }

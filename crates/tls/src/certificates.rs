@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -24,7 +24,7 @@ const RENEWAL: Duration = Duration::from_secs(LEAF_LIFE.as_secs() / 2);
 const WARNING: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Answers every handshake with a certificate.
-pub struct Certificates(Source);
+pub struct Certificates(RwLock<Arc<Source>>);
 
 enum Source {
     Own(Box<Own>),
@@ -34,6 +34,7 @@ enum Source {
 /// Certificates of the local authority.
 struct Own {
     authority: Authority,
+    keys_dir: PathBuf,
     domain: String,
     leaves: Mutex<HashMap<String, Leaf>>,
 }
@@ -52,54 +53,62 @@ struct Given {
 }
 
 impl Certificates {
-    /// Certificates of `authority` for `domain` (a host name without a port) and
-    /// everything below it.
-    pub fn own(authority: Authority, domain: &str) -> Result<Self, Error> {
-        let own = Own {
-            authority,
-            domain: domain.to_ascii_lowercase(),
-            leaves: Mutex::default(),
-        };
-        // Whatever may fail fails now.
-        own.leaf("")?;
-        Ok(Self(Source::Own(Box::new(own))))
+    /// Certificates of the authority in `keys_dir` (which is made if there is none)
+    /// for `domain` (a host name without a port) and everything below it.
+    pub fn own(keys_dir: &Path, domain: &str) -> Result<Self, Error> {
+        let own = Own::open(keys_dir, &domain.to_ascii_lowercase())?;
+        Ok(Self(RwLock::new(Arc::new(Source::Own(Box::new(own))))))
     }
 
     /// A given certificate: `chain` with the leaf first, and its `key`, both PEM.
     pub fn given(chain: &Path, key: &Path) -> Result<Self, Error> {
-        Ok(Self(Source::Given(Given {
-            current: Mutex::new((load(chain, key)?, changed(chain, key))),
-            chain: chain.to_owned(),
-            key: key.to_owned(),
-        })))
+        let given = Given::open(chain, key)?;
+        Ok(Self(RwLock::new(Arc::new(Source::Given(given)))))
     }
 
-    /// Takes over given files that have changed; on a failure the certificate of
+    /// Answers with a given certificate from now on, whatever was before.
+    pub fn use_given(&self, chain: &Path, key: &Path) -> Result<(), Error> {
+        let given = Given::open(chain, key)?;
+        self.put(Source::Given(given));
+        Ok(())
+    }
+
+    /// Takes over what has changed in the files: given ones, or an authority that
+    /// was replaced, by us as it ends or by somebody else. On a failure what was
     /// before goes on. True when something changed.
     pub fn reload(&self) -> Result<bool, Error> {
-        let Source::Given(given) = &self.0 else {
-            return Ok(false);
-        };
-        let now = changed(&given.chain, &given.key);
-        if given.current().1 == now {
-            return Ok(false);
+        match &*self.source() {
+            Source::Given(given) => given.reload(),
+            Source::Own(own) => {
+                let now = Authority::open_or_create(&own.keys_dir, &own.domain)?;
+                if now.published() == own.authority.published() {
+                    return Ok(false);
+                }
+                self.put(Source::Own(Box::new(Own::open(&own.keys_dir, &own.domain)?)));
+                Ok(true)
+            }
         }
-        let key = load(&given.chain, &given.key)?;
-        *given.current() = (key, now);
-        Ok(true)
     }
 
-    /// The authority's certificate as PEM, when it is the local one.
+    /// What clients are to trust, as PEM, when it is the local authority.
     #[must_use]
-    pub fn authority_pem(&self) -> Option<&str> {
-        match &self.0 {
-            Source::Own(own) => Some(own.authority.pem()),
+    pub fn authority_pem(&self) -> Option<String> {
+        match &*self.source() {
+            Source::Own(own) => Some(own.authority.published()),
             Source::Given(_) => None,
         }
     }
 
+    fn source(&self) -> Arc<Source> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn put(&self, source: Source) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(source);
+    }
+
     fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        match &self.0 {
+        match &*self.source() {
             Source::Given(given) => Some(Arc::clone(&given.current().0)),
             Source::Own(own) => {
                 let name = name.unwrap_or_default().to_ascii_lowercase();
@@ -127,6 +136,18 @@ impl ResolvesServerCert for Certificates {
 }
 
 impl Own {
+    fn open(keys_dir: &Path, domain: &str) -> Result<Self, Error> {
+        let own = Self {
+            authority: Authority::open_or_create(keys_dir, domain)?,
+            keys_dir: keys_dir.to_owned(),
+            domain: domain.to_owned(),
+            leaves: Mutex::default(),
+        };
+        // Whatever may fail fails now.
+        own.leaf("")?;
+        Ok(own)
+    }
+
     /// Clients accept no wildcard directly below a single label, nor one that
     /// stands for two.
     fn needs_own_leaf(&self, name: &str) -> bool {
@@ -196,6 +217,24 @@ fn forget_oldest(leaves: &mut HashMap<String, Leaf>) {
 }
 
 impl Given {
+    fn open(chain: &Path, key: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            current: Mutex::new((load(chain, key)?, changed(chain, key))),
+            chain: chain.to_owned(),
+            key: key.to_owned(),
+        })
+    }
+
+    fn reload(&self) -> Result<bool, Error> {
+        let now = changed(&self.chain, &self.key);
+        if self.current().1 == now {
+            return Ok(false);
+        }
+        let key = load(&self.chain, &self.key)?;
+        *self.current() = (key, now);
+        Ok(true)
+    }
+
     fn current(&self) -> MutexGuard<'_, (Arc<CertifiedKey>, Vec<SystemTime>)> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }

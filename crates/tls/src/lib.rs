@@ -3,6 +3,7 @@
 //! ```text
 //!  keys/ca.key, keys/ca.crt ─▶ Authority ─▶ Certificates ─▶ a leaf per handshake
 //!  a given chain and key ────────────────────▲  (swapped while connections live)
+//!  an ACME authority ─▶ Acme ─▶ chain and key ─┘
 //! ```
 //!
 //! Without a certificate of the user's, Hearth is its own certificate authority.
@@ -17,11 +18,13 @@
 
 #![forbid(unsafe_code)]
 
+mod acme;
 mod authority;
 mod bundle;
 mod certificates;
 mod file;
 
+pub use acme::{Acme, AcmeError, challenges};
 pub use authority::Authority;
 pub use bundle::{common_name, publish, system_bundle};
 pub use certificates::{Certificates, server_config};

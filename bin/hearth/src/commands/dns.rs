@@ -27,7 +27,9 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
         true => default_answers(settings.tls_address())?,
     };
     let domain = settings.domain_host();
-    let zone = Zone::new(&domain, answers.clone())?;
+    let proof = settings.proof_file();
+    let zone = Zone::new(&domain, answers.clone())?
+        .with_challenges(move || hearth_tls::challenges(&proof));
     let listen = args.listen;
     let tcp = TcpListener::bind(listen)
         .await

@@ -84,7 +84,7 @@ pub fn exports(settings: &Settings, way: Way) -> anyhow::Result<Vec<(&'static st
     }
     exports.push(("E2B_DOMAIN", settings.domain()));
     // A given certificate is one that clients trust already.
-    if settings.tls.port != 0 && settings.tls.certificate.is_none() {
+    if settings.tls.port != 0 && !settings.tls.is_public() {
         for (names, file) in [
             (&BUNDLES[..], settings.bundle_file()),
             (&EXTRAS[..], settings.authority_file()),

@@ -50,8 +50,8 @@ pub struct Args {
 }
 
 pub fn run(settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
-    if settings.tls.certificate.is_some() && !args.undo {
-        bail!("tls.certificate is given in hearth.toml: there is no authority of ours to trust");
+    if settings.tls.is_public() && !args.undo {
+        bail!("hearth.toml names a certificate or its authority: there is none of ours to trust");
     }
     let mut done = 0;
     if !args.browsers {
@@ -95,10 +95,12 @@ fn system(settings: &Settings, undo: bool) -> anyhow::Result<bool> {
             return Ok(false);
         }
     } else {
-        let authority = authority(settings)?;
-        let path = Path::new(dir).join(format!("{FILE_PREFIX}{}.crt", authority.tag()));
-        std::fs::copy(&authority.file, &path)
-            .with_context(|| format!("write {}", path.display()))?;
+        // The one that follows, too, when there is one already.
+        for authority in authorities(settings)? {
+            let path = Path::new(dir).join(format!("{FILE_PREFIX}{}.crt", authority.tag()));
+            std::fs::write(&path, &authority.pem)
+                .with_context(|| format!("write {}", path.display()))?;
+        }
     }
     let status = Command::new(tool)
         .args(*arguments)
@@ -113,9 +115,9 @@ fn system(settings: &Settings, undo: bool) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// The local authority, as it is to be trusted.
+/// A local authority, as it is to be trusted.
 struct Authority {
-    file: PathBuf,
+    pem: String,
     name: String,
 }
 
@@ -125,14 +127,20 @@ impl Authority {
     }
 }
 
-fn authority(settings: &Settings) -> anyhow::Result<Authority> {
+fn authorities(settings: &Settings) -> anyhow::Result<Vec<Authority>> {
+    const END: &str = "-----END CERTIFICATE-----\n";
     let file = settings.authority_file();
-    let pem = std::fs::read(&file)
+    let text = std::fs::read_to_string(&file)
         .with_context(|| format!("read {} (made by `hearth up`)", file.display()))?;
-    let name = hearth_tls::common_name(&pem)
-        .filter(|name| name.starts_with(NAME_PREFIX))
-        .with_context(|| format!("{} is no authority of ours", file.display()))?;
-    Ok(Authority { file, name })
+    text.split_inclusive(END)
+        .map(|pem| {
+            let name = hearth_tls::common_name(pem.as_bytes())
+                .filter(|name| name.starts_with(NAME_PREFIX))
+                .with_context(|| format!("{} is no authority of ours", file.display()))?;
+            let pem = pem.to_owned();
+            Ok(Authority { pem, name })
+        })
+        .collect()
 }
 
 /// Changes every certificate database of the user's browsers; returns how many.
@@ -160,13 +168,13 @@ fn browsers(settings: &Settings, undo: bool) -> anyhow::Result<usize> {
             }
             changed += usize::from(!names.is_empty());
         } else {
-            let authority = authority(settings)?;
-            if names.contains(&authority.name.as_str()) {
-                user.certutil(&database, &["-D", "-n", &authority.name])?;
+            for authority in authorities(settings)? {
+                if names.contains(&authority.name.as_str()) {
+                    user.certutil(&database, &["-D", "-n", &authority.name])?;
+                }
+                // The file may be out of the user's reach: handed over as text.
+                user.add(&database, &authority.name, authority.pem.as_bytes())?;
             }
-            // The file may be out of the user's reach: handed over as text.
-            let pem = std::fs::read(&authority.file)?;
-            user.add(&database, &authority.name, &pem)?;
             changed += 1;
         }
         let word = if undo { "does not trust" } else { "trusts" };

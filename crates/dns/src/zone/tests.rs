@@ -172,3 +172,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn proofs_for_certificate_authorities_are_texts_of_one_name() {
+    let zone = zone().with_challenges(|| vec!["one".to_owned(), "two".to_owned()]);
+    let asked = query("_ACME-challenge.sbx.example.com", TXT, false);
+    let answer = zone.answer(&asked, None).expect("a query");
+    assert_eq!(counts(&answer), [1, 2, 0, 0]);
+    assert!(answer.ends_with(b"\x00\x04\x03two"));
+    for name in ["sbx.example.com", "a._acme-challenge.sbx.example.com"] {
+        let answer = zone.answer(&query(name, TXT, false), None).expect("a query");
+        assert_eq!(counts(&answer)[1], 0, "{name}");
+    }
+}

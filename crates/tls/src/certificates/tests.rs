@@ -7,8 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 fn own(dir: &Path, domain: &str) -> Certificates {
-    let authority = Authority::open_or_create(dir, domain).expect("an authority");
-    Certificates::own(authority, domain).expect("certificates")
+    Certificates::own(dir, domain).expect("certificates")
 }
 
 fn roots(certificates: &Certificates) -> RootCertStore {
@@ -79,8 +78,8 @@ fn the_authority_certifies_no_other_name() {
 fn the_authority_is_made_once_and_is_roots_alone() {
     let dir = tempfile::tempdir().expect("a folder");
     let keys = dir.path().join("keys");
-    let first = own(&keys, "localhost").authority_pem().map(str::to_owned);
-    let second = own(&keys, "localhost").authority_pem().map(str::to_owned);
+    let first = own(&keys, "localhost").authority_pem();
+    let second = own(&keys, "localhost").authority_pem();
     let name = crate::common_name(first.as_deref().expect("own").as_bytes());
     assert!(name.expect("a name").starts_with("Hearth local CA "));
     assert_eq!(first, second);
@@ -88,7 +87,7 @@ fn the_authority_is_made_once_and_is_roots_alone() {
     assert_eq!(mode(&keys), 0o700);
     assert_eq!(mode(&keys.join("ca.key")), 0o600);
     // Another domain is another authority; the old one can still be named.
-    let other = own(&keys, "example.org").authority_pem().map(str::to_owned);
+    let other = own(&keys, "example.org").authority_pem();
     assert_ne!(first, other);
     assert_eq!(std::fs::read_to_string(keys.join("ca.crt.old")).ok(), first);
     std::fs::write(keys.join("ca.crt"), "nothing").expect("written");
@@ -102,7 +101,8 @@ fn the_authority_is_made_once_and_is_roots_alone() {
 fn leaves_are_kept_renewed_and_bounded() {
     let dir = tempfile::tempdir().expect("a folder");
     let certificates = own(dir.path(), "localhost");
-    let Source::Own(own) = &certificates.0 else {
+    let source = certificates.source();
+    let Source::Own(own) = &*source else {
         unreachable!("made so")
     };
     let first = own.leaf("a.localhost").expect("a leaf");
@@ -121,6 +121,37 @@ fn leaves_are_kept_renewed_and_bounded() {
     let leaves = own.leaves();
     assert!(leaves.len() <= MAX_LEAVES, "{}", leaves.len());
     assert!(leaves.contains_key("new.localhost") && leaves.contains_key(""));
+}
+
+/// An authority that ends is announced, replaced and forgotten while it serves.
+#[test]
+fn the_authority_is_followed_by_one_that_clients_know() {
+    use crate::authority::put_ending;
+    let dir = tempfile::tempdir().expect("a folder");
+    let name = "api.sbx.example.com";
+    put_ending(dir.path(), "sbx.example.com", 200);
+    let certificates = own(dir.path(), "sbx.example.com");
+    assert!(!certificates.reload().expect("nothing changed"));
+
+    put_ending(dir.path(), "sbx.example.com", 100);
+    assert!(certificates.reload().expect("another authority"));
+    let announced = certificates.authority_pem().expect("own");
+    assert_eq!(announced.matches("BEGIN CERTIFICATE").count(), 2);
+    let signed = certificates.find(Some(name)).expect("a certificate");
+    assert!(!certificates.reload().expect("nothing changed"));
+    assert!(accepted(&certificates, Some(name), name));
+
+    // Sixty days before its end the one that was announced signs.
+    let current = dir.path().join("ca.crt");
+    let first = std::fs::read_to_string(&current).expect("there");
+    put_ending(dir.path(), "sbx.example.com", 50);
+    assert!(certificates.reload().expect("the successor"));
+    let now = certificates.authority_pem().expect("own");
+    assert_eq!(announced, format!("{first}{now}"));
+    assert!(!dir.path().join("ca.next.key").exists());
+    let renewed = certificates.find(Some(name)).expect("a certificate");
+    assert!(!Arc::ptr_eq(&signed, &renewed));
+    assert!(accepted(&certificates, Some(name), name));
 }
 
 #[test]

@@ -22,7 +22,6 @@ use std::{
 const WANTED_RATIO: f64 = 0.8;
 /// What the edge's process may grow by with all WebSockets open.
 const WANTED_MIB: f64 = 40.0;
-const DOWNLOAD_MIB: u64 = 1024;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -35,6 +34,9 @@ pub struct Args {
     /// Connections that send requests, each the next when the last is answered
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
     connections: u32,
+    /// Size of the download in MiB
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    download_mib: u64,
     /// Idle WebSockets whose memory is measured
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=4000))]
     websockets: u32,
@@ -53,6 +55,9 @@ struct Proxy {
 
 #[derive(Serialize)]
 struct Report {
+    /// This program was built without optimisation: the figures say little.
+    unoptimised: bool,
+    download_mib: u64,
     edge: Proxy,
     nginx: Option<Proxy>,
     /// The edge's part of nginx' figure.
@@ -66,6 +71,9 @@ struct Report {
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     load::raise_descriptor_limit()?;
+    if cfg!(debug_assertions) {
+        note("built without optimisation: TLS is several times slower than it will be");
+    }
     let folder = Folder::create()?;
     let authority = hearth_tls::Authority::open_or_create(&folder.0, "localhost")?;
     let (chain, key) = authority.issue_pem(&["localhost".to_owned()])?;
@@ -83,6 +91,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         ],
     )?;
     let nginx = Nginx::start(&folder.0, echo.port)?;
+    if nginx.is_none() {
+        note("no nginx to compare with: apt-get install nginx-light");
+    }
     let host = format!("{upstream}-{}.localhost", parts::SANDBOX);
     let target = |port| Target::new(port, &host, authority.pem());
     let edge_target = target(edge.port)?;
@@ -90,7 +101,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let mut edge_rounds = Vec::new();
     let mut nginx_rounds = Vec::new();
-    for _ in 0..args.rounds {
+    for number in 1..=args.rounds {
+        note(&format!("round {number} of {}", args.rounds));
         edge_rounds.push(
             round(&edge_target, &args)
                 .await
@@ -102,6 +114,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let edge_figures = medians(&edge_rounds);
     let nginx_figures = (!nginx_rounds.is_empty()).then(|| medians(&nginx_rounds));
+    note(&format!("{} WebSockets", args.websockets));
     // A process that has done nothing yet: growth is the WebSockets' alone.
     let (tls_mib, plain_mib) = memory(&args, &upstream, &chain_path, &key_path, &target).await?;
     let ratio = |of: fn(&Proxy) -> f64| {
@@ -110,6 +123,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             .map(|nginx| of(&edge_figures) / of(nginx))
     };
     let report = Report {
+        unoptimised: cfg!(debug_assertions),
+        download_mib: args.download_mib,
         requests_ratio: ratio(|proxy| proxy.requests_per_second),
         download_ratio: ratio(|proxy| proxy.download_mib_per_second),
         edge: edge_figures,
@@ -129,12 +144,12 @@ async fn round(target: &Target, args: &Args) -> anyhow::Result<Proxy> {
         p99,
     } = load::requests(target, args.connections, Duration::from_secs(args.seconds)).await?;
     let begun = Instant::now();
-    load::download(target, DOWNLOAD_MIB << 20).await?;
+    load::download(target, args.download_mib << 20).await?;
     Ok(Proxy {
         requests_per_second,
         p50_ms: p50.as_secs_f64() * 1e3,
         p99_ms: p99.as_secs_f64() * 1e3,
-        download_mib_per_second: DOWNLOAD_MIB as f64 / begun.elapsed().as_secs_f64(),
+        download_mib_per_second: args.download_mib as f64 / begun.elapsed().as_secs_f64(),
     })
 }
 
@@ -196,7 +211,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         ("p50 (ms)", |proxy| proxy.p50_ms, None),
         ("p99 (ms)", |proxy| proxy.p99_ms, None),
         (
-            "1 GiB download (MiB/s)",
+            "download (MiB/s)",
             |proxy| proxy.download_mib_per_second,
             report.download_ratio,
         ),
@@ -218,10 +233,19 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         "{} idle WebSockets: {:.1} MiB with TLS, {:.1} MiB without (wanted: ≤ {WANTED_MIB} MiB)",
         report.websockets, report.websockets_tls_mib, report.websockets_plain_mib
     );
+    println!(
+        "A download is {} MiB, each figure the median of its rounds.",
+        report.download_mib
+    );
     if report.nginx.is_none() {
         println!("There is no nginx here to compare with: apt-get install nginx-light");
     }
     Ok(())
+}
+
+/// What is going on, for whoever waits.
+fn note(text: &str) {
+    eprintln!("{text}");
 }
 
 /// A folder that goes with this value.
