@@ -277,7 +277,10 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().expect("a folder");
         let program = folder.path().join("hook");
-        let script = format!("#!/bin/sh\necho \"$@\" >> {}/calls\n", folder.path().display());
+        let script = format!(
+            "#!/bin/sh\necho \"$@\" >> {}/calls\n",
+            folder.path().display()
+        );
         std::fs::write(&program, script + "[ $1 = set ]\n").expect("written");
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("set");
         let acme = Acme {

@@ -159,7 +159,11 @@ impl Authority {
     /// What clients are to trust: its certificate, and its successor's.
     #[must_use]
     pub fn published(&self) -> String {
-        format!("{}{}", self.pem, self.successor.as_deref().unwrap_or_default())
+        format!(
+            "{}{}",
+            self.pem,
+            self.successor.as_deref().unwrap_or_default()
+        )
     }
 
     #[must_use]

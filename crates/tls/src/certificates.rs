@@ -84,7 +84,10 @@ impl Certificates {
                 if now.published() == own.authority.published() {
                     return Ok(false);
                 }
-                self.put(Source::Own(Box::new(Own::open(&own.keys_dir, &own.domain)?)));
+                self.put(Source::Own(Box::new(Own::open(
+                    &own.keys_dir,
+                    &own.domain,
+                )?)));
                 Ok(true)
             }
         }

@@ -1,11 +1,15 @@
 """What the edge tells its operator, and the commands about names and certificates."""
 
+import contextlib
 import json
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -16,12 +20,17 @@ from support.daemon import Hearth, running
 from support.waiting import until
 
 
+# So few that a test can reach it.
+MOST_OPEN = 8
+
+
 @pytest.fixture(scope="module")
 def logged():
     """A daemon that keeps an access log."""
     with tempfile.TemporaryDirectory(prefix="hearth-e2e-log-") as folder:
         path = Path(folder) / "access.log"
-        with running(config={"access_log": str(path)}) as hearth:
+        config = {"access_log": str(path), "edge": {"max_open_per_sandbox": MOST_OPEN}}
+        with running(config=config) as hearth:
             yield hearth, path
 
 
@@ -57,6 +66,166 @@ def test_metrics_and_access_log(logged):
 def test_metrics_are_not_on_the_public_ports(logged):
     hearth, _ = logged
     assert httpx.get(f"{hearth.url}/metrics", timeout=60).status_code == 404
+
+
+GUEST = """
+const http = require('http'), http2 = require('http2')
+// Holds every request open, as a stream of events does.
+http.createServer((request, response) => {
+  response.writeHead(200, {'content-type': 'text/event-stream'})
+  response.write('data: open\\n\\n')
+}).listen(8000)
+// gRPC by hand, without TLS: sends every message back, then says that all is well.
+http2.createServer().on('stream', (stream) => {
+  let read = Buffer.alloc(0)
+  stream.respond({':status': 200, 'content-type': 'application/grpc'}, {waitForTrailers: true})
+  stream.on('wantTrailers', () => stream.sendTrailers({'grpc-status': '0'}))
+  stream.on('data', (data) => {
+    read = Buffer.concat([read, data])
+    while (read.length >= 5 && read.length >= 5 + read.readUInt32BE(1)) {
+      const end = 5 + read.readUInt32BE(1)
+      stream.write(read.subarray(0, end))
+      read = read.subarray(end)
+    }
+  })
+  stream.on('end', () => stream.end())
+}).listen(50051)
+"""
+
+
+@pytest.fixture(scope="module")
+def guest(logged):
+    """A sandbox that serves events on port 8000 and gRPC on 50051."""
+    sandbox = Sandbox.create(timeout=1200)
+    sandbox.files.write("guest.js", GUEST)
+    sandbox.commands.run("node guest.js", background=True, timeout=0)
+    listening = "grep -c -E ':(1F40|C383) ' /proc/net/tcp6 || true"
+    until(lambda: sandbox.commands.run(listening).stdout.strip() == "2", "the guest's servers", 180)
+    yield sandbox
+    sandbox.kill()
+
+
+@pytest.fixture
+def web(logged):
+    hearth, _ = logged
+    context = ssl.create_default_context(cafile=hearth.read_exports()["SSL_CERT_FILE"])
+    with httpx.Client(verify=context, timeout=60) as client:
+        yield client
+
+
+def test_grpc_through_the_edge(logged, guest):
+    import grpc
+
+    hearth, _ = logged
+    roots = Path(hearth.read_exports()["NODE_EXTRA_CA_CERTS"]).read_bytes()
+    name = guest.get_host(50051)
+    options = [
+        ("grpc.ssl_target_name_override", name.rsplit(":", 1)[0]),
+        ("grpc.default_authority", name),
+    ]
+    credentials = grpc.ssl_channel_credentials(roots)
+    target = f"ipv4:127.0.0.1:{hearth.tls_port}"
+    with grpc.secure_channel(target, credentials, options) as channel:
+        assert channel.unary_unary("/test.Echo/Say")(b"hello", timeout=60) == b"hello"
+        # Each message is sent when the one before has come back.
+        heard: list[bytes] = []
+        come = threading.Semaphore(1)
+
+        def messages():
+            for number in range(5):
+                assert come.acquire(timeout=60)
+                yield b"%d" % number
+
+        for answer in channel.stream_stream("/test.Echo/Chat")(messages(), timeout=120):
+            heard.append(answer)
+            come.release()
+        assert heard == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_every_refusal_has_its_code(logged, guest, web):
+    """400, 403, 404, 409, 429 and 502, as JSON and, to browsers, as a page."""
+    hearth, _ = logged
+    browser = {"User-Agent": "Mozilla/5.0", "Accept": "text/html,*/*"}
+
+    def refused(url, code, **headers):
+        answer = web.get(url, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (code, code), answer.text
+        page = web.get(url, headers={**headers, **browser})
+        assert page.status_code == code and page.text.startswith("<!doctype html>"), page.text
+        return answer.json()
+
+    url = f"https://{guest.get_host(8099)}/"
+    assert refused(url, 502) == {
+        "sandboxId": guest.sandbox_id,
+        "message": "The sandbox is running but port is not open",
+        "port": 8099,
+        "code": 502,
+    }
+    refused(url.replace(guest.sandbox_id, "i00000000000000000000"), 502)
+    refused(url.replace("8099-", "99999-"), 400)
+    refused(f"https://{guest.get_host(49983)}/init", 404)
+
+    # One more than may be open at once.
+    with contextlib.ExitStack() as stack:
+        events = f"https://{guest.get_host(8000)}/"
+        kept = []
+        for _ in range(MOST_OPEN):
+            stream = stack.enter_context(web.stream("GET", events))
+            # A stream whose lines nobody holds any more is closed.
+            kept.append(stream.iter_lines())
+            assert next(kept[-1]) == "data: open"
+        refused(events, 429)
+
+    closed = Sandbox.create(timeout=600, network={"allow_public_traffic": False})
+    try:
+        url = f"https://{closed.get_host(8000)}/"
+        refused(url, 403)
+        token = {"e2b-traffic-access-token": closed.traffic_access_token}
+        refused(url, 502, **token)
+        # While it is on its way into a pause, and no longer when it is there.
+        seen = set()
+        with ThreadPoolExecutor(1) as pool:
+            pausing = pool.submit(closed.pause)
+            while not pausing.done():
+                seen.add(web.get(url, headers=token).status_code)
+            pausing.result()
+        assert 409 in seen, seen
+        refused(url, 502, **token)
+    finally:
+        closed.kill()
+
+
+def test_the_system_trusts_and_no_longer(logged):
+    """For real, in a copy of this machine's /etc that nobody else sees."""
+    hearth, _ = logged
+    url = f"https://api.localhost:{hearth.tls_port}/health"
+    script = """
+        set -e
+        home=$(mktemp -d); trap 'rm -rf "$home"' EXIT
+        cp -a /etc "$home/etc"; cp -a /usr/local/share/ca-certificates "$home/local"
+        mount --bind "$home/etc" /etc
+        mount --bind "$home/local" /usr/local/share/ca-certificates
+        asks() { env -i PATH="$PATH" curl -s -o /dev/null --resolve "$1:127.0.0.1" "$2"; }
+        name="${1#https://}"; name="${name%%/*}"
+        ! asks "$name" "$1"
+        "$2" --config "$3" trust --system
+        asks "$name" "$1"
+        ls /usr/local/share/ca-certificates | grep -q hearth-local-ca
+        "$2" --config "$3" trust --system --undo
+        ! asks "$name" "$1"
+        ! ls /usr/local/share/ca-certificates | grep -q hearth-local-ca
+        umount /etc /usr/local/share/ca-certificates
+    """
+    program, _, settings, *_ = hearth.command()
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+        + ["trust", url, program, settings],
+        env=hearth.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.skipif(shutil.which("certutil") is None, reason="there is no certutil")

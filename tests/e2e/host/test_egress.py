@@ -222,15 +222,19 @@ def test_names_that_point_inside(box: Sandbox):
         assert blocked(box, f"http://{name}/", "--resolve", f"{name}:80:{FIRST}"), name
 
 
-def test_headers_are_set_without_the_sandbox_seeing_them(hearth: Hearth, box: Sandbox):
+def keep_secret(hearth: Hearth, name: str, value: str) -> None:
     subprocess.run(
-        hearth.command("secret", "set", "api-key"),
+        hearth.command("secret", "set", name),
         env=hearth.environment,
-        input="s3cr3t-value",
+        input=value,
         text=True,
         check=True,
         capture_output=True,
     )
+
+
+def test_headers_are_set_without_the_sandbox_seeing_them(hearth: Hearth, box: Sandbox):
+    keep_secret(hearth, "api-key", "s3cr3t-value")
     headers = {"Authorization": "Bearer ${e2b.secrets.api-key}", "X-Plain": "yes"}
     box.update_network({"rules": {"*.first.test": [{"transform": {"headers": headers}}]}})
     # The sandbox trusts its own authority: no -k. What it sets itself is replaced.
@@ -261,6 +265,41 @@ def test_headers_are_set_without_the_sandbox_seeing_them(hearth: Hearth, box: Sa
     hearth.run("secret", "remove", "api-key")
     status = box.commands.run("curl -sS -o /dev/null -w '%{http_code}' https://api.first.test/")
     assert status.stdout == "502"
+
+
+def test_rules_over_a_pause_and_a_restart(hearth: Hearth):
+    keep_secret(hearth, "over-pause", "k3pt-value")
+    headers = {"X-Key": "${e2b.secrets.over-pause}"}
+    box = Sandbox.create(
+        timeout=600,
+        network={
+            "allow_out": ["*.first.test", FIRST],
+            "deny_out": [EVERYWHERE],
+            "rules": {"api.first.test": [{"transform": {"headers": headers}}]},
+        },
+    )
+
+    def in_force() -> bool:
+        seen = fetch(box, "https://api.first.test/")
+        assert seen is not None and seen["headers"]["x-key"] == "k3pt-value"
+        return blocked(box, f"http://{SECOND}/") and blocked(box, "http://second.test/")
+
+    try:
+        assert in_force()
+        box.pause()
+        box = Sandbox.connect(box.sandbox_id)
+        assert in_force()
+        hearth.kill()
+        hearth.start()
+        box = Sandbox.connect(box.sandbox_id)
+        assert in_force()
+        # What was changed since the create is kept, too.
+        box.update_network({"deny_out": [FIRST]})
+        box.pause()
+        box = Sandbox.connect(box.sandbox_id)
+        assert blocked(box, f"http://{FIRST}/") and reaches(box, SECOND)
+    finally:
+        box.kill()
 
 
 def test_proxies_of_the_users(box: Sandbox):

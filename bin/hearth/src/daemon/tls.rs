@@ -106,16 +106,19 @@ async fn keep(acme: Acme, certificates: Arc<Certificates>, stop: CancellationTok
             () = stop.cancelled() => return,
             obtained = acme.obtain() => obtained,
         };
-        let used = obtained.map_err(anyhow::Error::new).and_then(|()| {
-            Ok(certificates.use_given(&acme.chain(), &acme.key())?)
-        });
+        let used = obtained
+            .map_err(anyhow::Error::new)
+            .and_then(|()| Ok(certificates.use_given(&acme.chain(), &acme.key())?));
         match used {
             Ok(()) => {
                 tracing::info!(domain = acme.domain, "got a certificate by ACME");
                 retry = FIRST_RETRY;
             }
             Err(error) => {
-                tracing::error!(retry_seconds = retry.as_secs(), "no certificate by ACME: {error:#}");
+                tracing::error!(
+                    retry_seconds = retry.as_secs(),
+                    "no certificate by ACME: {error:#}"
+                );
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(retry) => {}

@@ -181,7 +181,9 @@ fn proofs_for_certificate_authorities_are_texts_of_one_name() {
     assert_eq!(counts(&answer), [1, 2, 0, 0]);
     assert!(answer.ends_with(b"\x00\x04\x03two"));
     for name in ["sbx.example.com", "a._acme-challenge.sbx.example.com"] {
-        let answer = zone.answer(&query(name, TXT, false), None).expect("a query");
+        let answer = zone
+            .answer(&query(name, TXT, false), None)
+            .expect("a query");
         assert_eq!(counts(&answer)[1], 0, "{name}");
     }
 }
