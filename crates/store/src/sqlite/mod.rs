@@ -69,7 +69,9 @@ impl SqliteStore {
         let options = options.foreign_keys(true).busy_timeout(BUSY_TIMEOUT);
         let pool = SqlitePoolOptions::new()
             .max_connections(connections)
-            .min_connections(1)
+            // No connection beside the first one while that makes the file: changing the
+            // journal's mode waits for nobody, whatever the busy timeout says.
+            .min_connections(0)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(None)
             .max_lifetime(None)
