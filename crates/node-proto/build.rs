@@ -2,16 +2,20 @@
 
 use prost::Message as _;
 
+const FILES: [&str; 2] = ["node.proto", "template.proto"];
+
 fn main() {
     let out = std::path::PathBuf::from(
         std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts"),
     );
-    let set = protox::compile(["node.proto"], ["proto"]).expect("proto/node.proto compiles");
+    let set = protox::compile(FILES, ["proto"]).expect("the files in proto/ compile");
     let descriptors = out.join("node.binpb");
     std::fs::write(&descriptors, set.encode_to_vec()).expect("OUT_DIR is writable");
-    println!("cargo:rerun-if-changed=proto/node.proto");
+    for file in FILES {
+        println!("cargo:rerun-if-changed=proto/{file}");
+    }
     connectrpc_build::Config::new()
-        .files(&["node.proto"])
+        .files(&FILES)
         .includes(&["proto"])
         .descriptor_set(descriptors)
         .include_file("_connectrpc.rs")

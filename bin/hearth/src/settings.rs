@@ -40,6 +40,9 @@ pub struct Settings {
     pub limits: Limits,
     pub template: Template,
     pub code_interpreter: CodeInterpreter,
+    pub builds: Builds,
+    /// How images of OCI registries are found.
+    pub registries: hearth_oci::Registries,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -148,6 +151,33 @@ pub struct Network {
 pub struct Limits {
     pub concurrent_sandboxes: u32,
     pub max_length_hours: u32,
+    /// Template builds in progress.
+    pub concurrent_builds: usize,
+}
+
+/// Template builds on this node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Builds {
+    /// Builds that run at once; more wait.
+    pub concurrent: usize,
+    /// The longest that a build may take.
+    pub limit_seconds: u64,
+    /// The longest from a start command to a ready command that succeeds.
+    pub ready_limit_seconds: u64,
+    /// The disk of a template, unless it needs more.
+    pub disk_mib: u64,
+    /// The largest disk of a template.
+    pub max_disk_mib: u64,
+    /// Disk space for cached steps, and again for cached images.
+    pub cache_mib: u64,
+    /// The largest archive of files to copy.
+    pub upload_mib: u64,
+    /// Certificates, in PEM, that builds and their templates trust beside the
+    /// usual ones.
+    pub ca_file: Option<PathBuf>,
+    /// Installs sudo, curl and the like where images lack them.
+    pub install_packages: bool,
 }
 
 /// Shape of the `base` template.
@@ -187,6 +217,8 @@ impl Default for Settings {
             limits: Limits::default(),
             template: Template::default(),
             code_interpreter: CodeInterpreter::default(),
+            builds: Builds::default(),
+            registries: hearth_oci::Registries::default(),
         }
     }
 }
@@ -257,6 +289,24 @@ impl Default for Limits {
         Self {
             concurrent_sandboxes: 100,
             max_length_hours: 24,
+            concurrent_builds: 20,
+        }
+    }
+}
+
+impl Default for Builds {
+    fn default() -> Self {
+        let limits = hearth_template_build::Limits::default();
+        Self {
+            concurrent: limits.concurrent,
+            limit_seconds: limits.build_time.as_secs(),
+            ready_limit_seconds: limits.ready_time.as_secs(),
+            disk_mib: limits.disk_mib,
+            max_disk_mib: limits.max_disk_mib,
+            cache_mib: limits.cache_bytes >> 20,
+            upload_mib: limits.upload_bytes >> 20,
+            ca_file: None,
+            install_packages: true,
         }
     }
 }
@@ -443,6 +493,11 @@ impl Settings {
 
     pub fn builds_dir(&self) -> PathBuf {
         self.state_dir.join("builds")
+    }
+
+    /// What guests boot from, as the last preparation left it.
+    pub fn guest_file(&self) -> PathBuf {
+        self.state_dir.join("guest.json")
     }
 
     pub fn keys_dir(&self) -> PathBuf {

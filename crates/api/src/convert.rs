@@ -4,8 +4,8 @@
 use hearth_control::{
     Build, BuildStatus, EgressProxy, EgressProxyTls, Error, HeaderTransform, Lifecycle, LogEntry,
     LogLevel, Metric, NetworkRule, NetworkSettings, NetworkUpdate, NewSandbox, OnTimeout,
-    SandboxAccess, SandboxView, SnapshotView, TagAssignment, TemplateView, VisibleState,
-    VolumeMount,
+    SandboxAccess, SandboxView, SnapshotView, TagAssignment, TemplateAlias, TemplateView,
+    VisibleState, VolumeMount,
 };
 use hearth_wire as wire;
 use secrecy::ExposeSecret;
@@ -307,13 +307,22 @@ pub(crate) fn metric(metric: &Metric) -> wire::SandboxMetric {
     }
 }
 
-fn build_status(status: BuildStatus) -> wire::BuildStatus {
+pub(crate) fn build_status(status: BuildStatus) -> wire::BuildStatus {
     match status {
         BuildStatus::Waiting => wire::BuildStatus::Waiting,
         BuildStatus::Building => wire::BuildStatus::Building,
         BuildStatus::Ready => wire::BuildStatus::Ready,
         BuildStatus::Error => wire::BuildStatus::Error,
     }
+}
+
+/// Names as callers write them.
+pub(crate) fn names(aliases: &[TemplateAlias]) -> Vec<String> {
+    let name = |alias: &TemplateAlias| match alias.namespace.as_str() {
+        "" => alias.alias.clone(),
+        namespace => format!("{namespace}/{}", alias.alias),
+    };
+    aliases.iter().map(name).collect()
 }
 
 pub(crate) fn build(build: Build) -> wire::TemplateBuild {
@@ -332,14 +341,7 @@ pub(crate) fn build(build: Build) -> wire::TemplateBuild {
 
 /// A template that another team owns shows nothing of that team's use of it.
 pub(crate) fn template(view: TemplateView) -> wire::Template {
-    let names = view.aliases.iter().map(|alias| {
-        if alias.namespace.is_empty() {
-            alias.alias.clone()
-        } else {
-            format!("{}/{}", alias.namespace, alias.alias)
-        }
-    });
-    let names = names.collect();
+    let names = names(&view.aliases);
     let build = view.build.map(build);
     let (own, template) = (view.own, view.template);
     wire::Template {

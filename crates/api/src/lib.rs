@@ -31,5 +31,7 @@ use axum::Router;
 /// as the fallback of one that serves other things too.
 pub fn router(state: AppState) -> Router {
     let (routes, _document) = routes::routes().split_for_parts();
-    layers::apply(routes).with_state(state)
+    layers::apply(routes)
+        .merge(routes::uploads::router())
+        .with_state(state)
 }

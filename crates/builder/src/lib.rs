@@ -33,8 +33,11 @@ pub use initramfs::Initramfs;
 pub use interpreter::{Edition, INTERPRETER_TEMPLATE, InterpreterConfig};
 pub use kernel::Kernel;
 pub use progress::{Event, Outcome, Progress, Silent, Stage, Unit};
-pub use rootfs::{PACKAGES as BASE_PACKAGES, Rootfs, RootfsConfig};
-pub use template::{TemplateSpec, Workshop, copy, find, snapshot};
+pub use rootfs::{PACKAGES as BASE_PACKAGES, Rootfs, RootfsConfig, make_image};
+pub use template::{
+    TemplateSpec, Workshop, accelerator_of, copy, copy_out, find, host_features, snapshot,
+};
+pub use warmup::{AGENT_PORT, wait_for_agent};
 
 use artefact::Shelf;
 use progress::StageProgress;

@@ -427,8 +427,16 @@ fn configure(host: &Host, tree: &Path, nameservers: &[IpAddr]) -> Result<(), Err
 }
 
 /// Makes the ext4 image of a tree. Its identifiers follow from the key, so that
-/// the same inputs give the same file system again.
-async fn make_image(tree: &Path, image: &Path, disk_mib: u64, key: Digest) -> Result<(), Error> {
+/// the same inputs give the same file system again. Blocks are shared by nothing.
+///
+/// # Errors
+/// When the content does not fit, or a tool is missing or fails.
+pub async fn make_image(
+    tree: &Path,
+    image: &Path,
+    disk_mib: u64,
+    key: Digest,
+) -> Result<(), Error> {
     let uuid = |label: &str| {
         let digest = digest_of_parts(label, &[key.as_bytes()]);
         let mut bytes = [0; 16];

@@ -157,7 +157,9 @@ pub async fn copy(from: &Build, to: &LocalStore, progress: &dyn Progress) -> Res
     Ok(build)
 }
 
-fn accelerator_of(capabilities: &Capabilities) -> (Accelerator, &'static str) {
+/// The accelerator as manifests name it, with the processor model that guests see.
+#[must_use]
+pub fn accelerator_of(capabilities: &Capabilities) -> (Accelerator, &'static str) {
     match capabilities.accelerator {
         hearth_machine::accelerator::Accelerator::Kvm => (Accelerator::Kvm, "host"),
         hearth_machine::accelerator::Accelerator::Tcg { .. } => {
@@ -391,7 +393,10 @@ fn make_run_dir(path: &Path, uid: u32) -> Result<(), Error> {
 }
 
 /// Writes what the device reads as to a new file, with holes for its zeros.
-fn copy_out(device: &Device, path: &Path) -> Result<(), Error> {
+///
+/// # Errors
+/// When the device cannot be read or the file not be written.
+pub fn copy_out(device: &Device, path: &Path) -> Result<(), Error> {
     let file = File::create_new(path).map_err(Error::io("make", path))?;
     let size = device.size_bytes();
     file.set_len(size).map_err(Error::io("size", path))?;
@@ -420,7 +425,10 @@ fn copy_out(device: &Device, path: &Path) -> Result<(), Error> {
 }
 
 /// Processor features that a guest under KVM has seen, and a host must have.
-fn host_features(accelerator: Accelerator) -> Result<Vec<String>, Error> {
+///
+/// # Errors
+/// When the host's features cannot be read.
+pub fn host_features(accelerator: Accelerator) -> Result<Vec<String>, Error> {
     if accelerator == Accelerator::Tcg {
         return Ok(Vec::new());
     }

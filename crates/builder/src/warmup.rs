@@ -7,7 +7,8 @@ use rustix::fs::inotify;
 use std::{io, net::SocketAddr, path::Path, time::Duration};
 use tokio::net::unix::pipe::Receiver;
 
-pub(crate) const AGENT_PORT: u16 = 49983;
+/// Port of the agent in every guest.
+pub const AGENT_PORT: u16 = 49983;
 /// What the agent writes to the console once it listens.
 const READY_LINE: &str = "envd: ready";
 /// A console that says more than this before the agent is up is not a console.
@@ -18,7 +19,10 @@ const LINE_LIMIT: Duration = Duration::from_secs(600);
 
 /// Waits until the agent says on the guest's console that it listens, and then
 /// asks it once over the network.
-pub(crate) async fn wait_for_agent(
+///
+/// # Errors
+/// [`Error::Guest`] when it does not come up within `limit`.
+pub async fn wait_for_agent(
     console: &Path,
     address: SocketAddr,
     limit: Duration,

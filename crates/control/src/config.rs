@@ -17,6 +17,8 @@ pub struct Config {
     /// No other process uses the store: what an earlier one left unfinished can
     /// be taken over at once.
     pub sole_process: bool,
+    /// Template builds that one team may have in progress.
+    pub max_concurrent_builds: usize,
 }
 
 /// What callers may ask for beyond the basics. A request that asks for what is
@@ -71,6 +73,7 @@ impl Config {
             features: Features::default(),
             team: TeamConfig::default(),
             sole_process: true,
+            max_concurrent_builds: 20,
         }
     }
 }

@@ -27,16 +27,22 @@ mod page;
 mod sandboxes;
 mod snapshots;
 mod telemetry;
+mod template_builds;
+mod template_changes;
+mod template_node;
 mod templates;
 mod tokens;
 mod transitions;
+mod uploads;
 
 pub use agent::{Agent, AgentError, AgentMetrics};
 pub use auth::Caller;
 pub use bootstrap::{Bootstrap, bootstrap};
 pub use config::{Config, Features, TeamConfig};
 pub use error::{Error, Kind, Retry};
-pub use hearth_store::{ApiKey, Build, BuildStatus, KeyMask, TagAssignment, Team, TeamLimits};
+pub use hearth_store::{
+    ApiKey, Build, BuildStatus, KeyMask, TagAssignment, Team, TeamLimits, TemplateAlias,
+};
 pub use idempotency::IdempotencyKey;
 pub use network::{
     EgressProxy, EgressProxyTls, HeaderTransform, NetworkRule, NetworkSettings, NetworkUpdate,
@@ -54,14 +60,22 @@ pub use snapshots::{SnapshotFilter, SnapshotRequest, SnapshotView};
 pub use telemetry::{
     LogDirection, LogEntry, LogLevel, LogQuery, MAX_LOG_ENTRIES, Telemetry, TelemetryError,
 };
+pub use template_builds::{
+    NewTemplateBuild, RegisteredBuild, TemplateBuildSpec, TemplateBuildView, TemplateSource,
+};
+pub use template_node::{
+    BuildLogEntry, BuildLogLevel, BuildSource, BuildStep, FilesPiece, NodeBuildSpec,
+    NodeBuildState, NodeBuildView, RegistryCredentials, TemplateNode,
+};
 pub use templates::{TemplateAccess, TemplatePublication, TemplateView};
 pub use tokens::Tokens;
+pub use uploads::UploadTicket;
 
 use hearth_store::Store;
 use limits::Reservations;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use transitions::Transitions;
 
 /// The application layer of one process.
@@ -76,6 +90,8 @@ pub struct Control {
     reservations: Arc<Reservations>,
     transitions: Arc<Transitions>,
     tasks: TaskTracker,
+    /// Ends the tasks that follow template builds, which the next process takes up.
+    followers_stop: CancellationToken,
 }
 
 impl Control {
@@ -97,6 +113,7 @@ impl Control {
             reservations: Arc::default(),
             transitions: Arc::default(),
             tasks: TaskTracker::new(),
+            followers_stop: CancellationToken::new(),
         })
     }
 
@@ -119,6 +136,7 @@ impl Control {
     /// Takes no more work that outlives its caller and waits for what runs, at
     /// most `deadline`. Answers whether all of it came to its end.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
+        self.followers_stop.cancel();
         self.tasks.close();
         tokio::time::timeout(deadline, self.tasks.wait())
             .await

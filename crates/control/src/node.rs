@@ -224,4 +224,8 @@ pub trait Node: Send + Sync + 'static {
     /// Frees a build; what others need of it stays.
     async fn build_delete(&self, build: BuildId) -> Result<(), NodeError>;
     async fn info(&self) -> Result<NodeInfo, NodeError>;
+    /// The part that builds templates, where the node has one.
+    fn templates(&self) -> Option<&dyn crate::TemplateNode> {
+        None
+    }
 }

@@ -305,6 +305,7 @@ impl Control {
             )));
         }
         for build in builds {
+            self.template_build_forget(build.id).await;
             self.discard_build(build.id);
         }
         Ok(())

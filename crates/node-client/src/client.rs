@@ -13,7 +13,7 @@ use hearth_control::{
     Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, SandboxConfig, SandboxUpdate,
 };
 use hearth_ids::{BuildId, SandboxId};
-use hearth_node_proto::hearth::node::v1 as proto;
+use hearth_node_proto::hearth::{node::v1 as proto, template::v1 as template_proto};
 use http::Uri;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +34,7 @@ pub struct NodeClient {
     sandboxes: proto::SandboxServiceClient<SharedHttp2Connection>,
     builds: proto::BuildServiceClient<SharedHttp2Connection>,
     info: proto::InfoServiceClient<SharedHttp2Connection>,
+    pub(crate) templates: template_proto::TemplateServiceClient<SharedHttp2Connection>,
 }
 
 impl NodeClient {
@@ -57,12 +58,16 @@ impl NodeClient {
         Self {
             sandboxes: proto::SandboxServiceClient::new(connection.clone(), config.clone()),
             builds: proto::BuildServiceClient::new(connection.clone(), config.clone()),
+            templates: template_proto::TemplateServiceClient::new(
+                connection.clone(),
+                config.clone(),
+            ),
             info: proto::InfoServiceClient::new(connection, config),
         }
     }
 }
 
-fn within(timeout: Duration) -> CallOptions {
+pub(crate) fn within(timeout: Duration) -> CallOptions {
     CallOptions::default().with_timeout(timeout)
 }
 
@@ -248,10 +253,14 @@ impl Node for NodeClient {
             .map_err(node_error)?;
         convert::info_in(response.into_owned())
     }
+
+    fn templates(&self) -> Option<&dyn hearth_control::TemplateNode> {
+        Some(self)
+    }
 }
 
 /// The one place where Connect codes become the application's errors.
-fn node_error(error: ConnectError) -> NodeError {
+pub(crate) fn node_error(error: ConnectError) -> NodeError {
     let message = error.message.clone().unwrap_or_default();
     match error.code {
         ErrorCode::AlreadyExists => NodeError::AlreadyExists(message),

@@ -163,7 +163,7 @@ pub(crate) fn time_out(time: DateTime<Utc>) -> Timestamp {
     }
 }
 
-fn time_in(field: &str, time: Option<Timestamp>) -> Result<DateTime<Utc>, NodeError> {
+pub(crate) fn time_in(field: &str, time: Option<Timestamp>) -> Result<DateTime<Utc>, NodeError> {
     let time = time.ok_or_else(|| malformed(field, "missing"))?;
     u32::try_from(time.nanos)
         .ok()
@@ -188,6 +188,6 @@ fn parse<T: FromStr>(field: &str, text: &str) -> Result<T, NodeError> {
     text.parse().map_err(|_| malformed(field, text))
 }
 
-fn malformed(field: &str, why: &str) -> NodeError {
+pub(crate) fn malformed(field: &str, why: &str) -> NodeError {
     NodeError::Internal(format!("the node sent a malformed {field}: {why}"))
 }

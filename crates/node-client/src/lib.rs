@@ -9,6 +9,7 @@
 mod agent;
 mod client;
 mod convert;
+mod template;
 
 pub use agent::AgentClient;
 pub use client::NodeClient;

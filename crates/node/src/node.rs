@@ -453,6 +453,12 @@ impl Node {
             .collect()
     }
 
+    /// The network slots that sandboxes come from, for other VMs of this node.
+    #[must_use]
+    pub fn slots(&self) -> &SlotPool {
+        &self.shared.slots
+    }
+
     /// # Errors
     /// [`Error::Step`] when the host's memory cannot be read.
     pub async fn info(&self) -> Result<Info, Error> {

@@ -29,6 +29,18 @@ impl Server {
     /// # Errors
     /// When a socket cannot be bound.
     pub async fn start(node: Arc<Node>, config: &GrpcConfig) -> io::Result<Self> {
+        Self::start_with(node, config, |router| router).await
+    }
+
+    /// The same with further services beside the node's own.
+    ///
+    /// # Errors
+    /// When a socket cannot be bound.
+    pub async fn start_with(
+        node: Arc<Node>,
+        config: &GrpcConfig,
+        extend: impl FnOnce(connectrpc::Router) -> connectrpc::Router,
+    ) -> io::Result<Self> {
         let _ = std::fs::remove_file(&config.socket);
         let unix = UnixListener::bind(&config.socket)?;
         std::fs::set_permissions(&config.socket, std::fs::Permissions::from_mode(0o600))?;
@@ -38,7 +50,7 @@ impl Server {
         };
 
         let service =
-            axum::Router::new().fallback_service(Service::router(node).into_axum_service());
+            axum::Router::new().fallback_service(extend(Service::router(node)).into_axum_service());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let ended = stop.clone().cancelled_owned();
         let open = service.clone();

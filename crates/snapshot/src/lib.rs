@@ -17,6 +17,10 @@
 
 mod blocks;
 pub mod difference;
+/// Beside the files of a template's build: what builds and sandboxes take over
+/// from it, JSON. Not part of the manifest.
+pub const TEMPLATE_FILE: &str = "template.json";
+
 mod digest;
 mod error;
 mod lease;

@@ -12,12 +12,15 @@
 
 mod record;
 pub mod sqlite;
+mod template_build;
 
 pub use record::{
     ApiKey, Build, BuildStatus, IdempotencyClaim, IdempotencyRequest, KeyMask, NewApiKey, NewBuild,
     NewSnapshot, NewTeam, NewTemplate, Snapshot, TagAssignment, Team, TeamLimits, Template,
     TemplateAlias,
 };
+
+pub use template_build::{BuildRequest, NewBuildRequest, TemplateBuildStore};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -53,7 +56,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// The port to whatever keeps Hearth's records.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: TemplateBuildStore + Send + Sync + 'static {
     /// Errors: [`Error::Conflict`] when the id or slug is taken.
     async fn team_create(&self, team: NewTeam) -> Result<Team>;
     /// All teams, by their slugs.

@@ -13,6 +13,7 @@ mod metric;
 mod network;
 mod sandbox;
 mod template;
+mod template_build;
 mod time;
 
 pub use error::ApiError;
@@ -29,6 +30,12 @@ pub use sandbox::{
 };
 pub use template::{
     AliasInfo, BuildStatus, TeamUser, Template, TemplateBuild, TemplateTag, TemplateWithBuilds,
+};
+pub use template_build::{
+    AssignTemplateTags, AssignedTemplateTags, BuildLogEntry, BuildStatusReason, DeleteTemplateTags,
+    FilesUpload, FromImageRegistry, NewTemplateBuild, NewTemplateBuildV2, RequestedTemplate,
+    RequestedTemplateLegacy, StartTemplateBuild, TemplateBuildInfo, TemplateBuildLogs,
+    TemplateNames, TemplateStep, TemplateUpdate,
 };
 pub use time::{parse_rfc3339, rfc3339_millis};
 

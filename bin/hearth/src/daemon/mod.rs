@@ -15,6 +15,7 @@ pub mod secrets;
 mod serving;
 pub mod signals;
 mod telemetry;
+mod templates;
 pub mod tls;
 
 use crate::settings::Settings;
@@ -37,6 +38,7 @@ use hearth_node_client::{AgentClient, NodeClient};
 use hearth_snapshot::LocalStore;
 use hearth_store::{NewTeam, Store, Team, sqlite::SqliteStore};
 use hearth_telemetry::Collector;
+use hearth_template_build::Templates;
 use lock::Lock;
 use secrecy::ExposeSecret;
 use std::{
@@ -53,6 +55,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 pub struct Daemon {
     node: Arc<Node>,
+    templates: Arc<hearth_template_build::Templates>,
     server: hearth_node::Server,
     control: Arc<Control>,
     collector: Collector,
@@ -74,12 +77,13 @@ impl Daemon {
             hearth_telemetry::Limits::default(),
         )
         .context("open what sandboxes told")?;
-        let (node, server) = start_node(settings).await?;
+        let (node, templates, server) = start_node(settings).await?;
         let started = start_control(settings).await;
         let control = match started {
             Ok(control) => control,
             Err(error) => {
                 server.stop(STOP_LIMIT).await;
+                templates.shutdown(STOP_LIMIT).await;
                 node.shutdown(STOP_LIMIT).await;
                 return Err(error);
             }
@@ -94,6 +98,7 @@ impl Daemon {
         tracing::info!(url = settings.api_url(), "Hearth listens");
         Ok(Self {
             node,
+            templates,
             server,
             control,
             collector,
@@ -110,6 +115,7 @@ impl Daemon {
         self.control.shutdown(STOP_LIMIT).await;
         self.collector.stop().await;
         self.server.stop(STOP_LIMIT).await;
+        self.templates.shutdown(STOP_LIMIT).await;
         let left = self
             .node
             .list()
@@ -122,19 +128,32 @@ impl Daemon {
     }
 }
 
-async fn start_node(settings: &Settings) -> anyhow::Result<(Arc<Node>, hearth_node::Server)> {
+async fn start_node(
+    settings: &Settings,
+) -> anyhow::Result<(Arc<Node>, Arc<Templates>, hearth_node::Server)> {
     let config = node_config(settings)?;
     let grpc = config.grpc.clone();
     let engine = Arc::new(engine(settings).await?);
     let builds = Arc::new(LocalStore::open(settings.builds_dir())?);
-    let node = Node::start(config, engine, builds, network_config(settings)?)
+    let store = LocalStore::clone(&builds);
+    let network = network_config(settings)?;
+    let node = Node::start(config, Arc::clone(&engine) as _, builds, network)
         .await
         .context("start the node")?;
-    match hearth_node::Server::start(Arc::clone(&node), &grpc).await {
-        Ok(server) => Ok((node, server)),
+    let started = async {
+        let templates = templates::start(settings, engine, node.slots().clone(), store)?;
+        let extend =
+            |router| hearth_template_build::Service::register(Arc::clone(&templates), router);
+        let server = hearth_node::Server::start_with(Arc::clone(&node), &grpc, extend)
+            .await
+            .context("serve the node's gRPC service")?;
+        anyhow::Ok((templates, server))
+    };
+    match started.await {
+        Ok((templates, server)) => Ok((node, templates, server)),
         Err(error) => {
             node.shutdown(STOP_LIMIT).await;
-            Err(error).context("serve the node's gRPC service")
+            Err(error)
         }
     }
 }
@@ -253,6 +272,10 @@ async fn start_control(settings: &Settings) -> anyhow::Result<Arc<Control>> {
         .discard_left_over()
         .await
         .context("discard builds of an earlier run")?;
+    control
+        .template_builds_resume()
+        .await
+        .context("take up the template builds")?;
     Ok(control)
 }
 
@@ -271,6 +294,7 @@ async fn open_control(
         limits: limits(settings),
         ..TeamConfig::default()
     };
+    config.max_concurrent_builds = settings.limits.concurrent_builds;
     let node = Arc::new(NodeClient::unix(settings.node_socket()));
     let agent = Arc::new(AgentClient::new());
     Ok((Control::new(config.clone(), store, node, agent), config))

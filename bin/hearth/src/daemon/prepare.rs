@@ -27,6 +27,9 @@ pub async fn prepare(settings: &Settings, progress: &dyn Progress) -> anyhow::Re
     let artefacts = hearth_builder::artefacts(&config, progress)
         .await
         .context("prepare the guest")?;
+    hearth_template_build::Guest::of(&artefacts, &agent_version)
+        .save(&settings.guest_file())
+        .context("note what guests boot from")?;
     let capabilities = engine.capabilities();
     let spec = TemplateSpec::base(artefacts, &agent_version, shape, &capabilities);
     ensure(settings, &engine, &spec, progress).await

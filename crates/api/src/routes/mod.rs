@@ -7,7 +7,10 @@ mod list;
 mod logs;
 mod metrics;
 mod sandboxes;
+mod template_builds;
+mod template_changes;
 mod templates;
+pub(crate) mod uploads;
 
 use crate::state::AppState;
 use utoipa_axum::router::OpenApiRouter;
@@ -35,9 +38,27 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(collect!(lifecycle::snapshot))
         .routes(collect!(lifecycle::snapshots))
         .routes(collect!(templates::list_first))
-        .routes(collect!(templates::list_second))
+        .routes(collect!(
+            templates::list_second,
+            template_builds::register_second
+        ))
+        .routes(collect!(template_builds::register_third))
+        .routes(collect!(template_builds::files))
+        .routes(collect!(template_builds::start))
+        .routes(collect!(template_builds::status))
+        .routes(collect!(template_builds::logs))
+        .routes(collect!(template_builds::cancel))
+        .routes(collect!(template_changes::update_second))
+        .routes(collect!(
+            template_changes::tags_assign,
+            template_changes::tags_delete
+        ))
         .routes(collect!(templates::list_default))
-        .routes(collect!(templates::detail, templates::delete))
+        .routes(collect!(
+            templates::detail,
+            templates::delete,
+            template_changes::update_first
+        ))
         .routes(collect!(templates::tags))
         .routes(collect!(templates::alias))
 }

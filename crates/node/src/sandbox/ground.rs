@@ -46,6 +46,37 @@ impl Ground {
     }
 }
 
+/// As whom and where commands run that do not say.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Defaults {
+    pub user: String,
+    pub workdir: String,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            user: super::setup::DEFAULT_USER.to_owned(),
+            workdir: super::setup::DEFAULT_WORKDIR.to_owned(),
+        }
+    }
+}
+
+impl Ground {
+    /// What the template set that the disk began as. A template that a build
+    /// made keeps a file about it beside its disk; others have the usual ones.
+    pub(crate) fn defaults(&self) -> std::io::Result<Defaults> {
+        let Some(directory) = self.disk.disk.image.parent() else {
+            return Ok(Defaults::default());
+        };
+        match std::fs::read(directory.join(hearth_snapshot::TEMPLATE_FILE)) {
+            Ok(text) => Ok(serde_json::from_slice(&text)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Defaults::default()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// What only the node may know of a build.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -35,7 +35,7 @@ use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc
 
 /// Name of the NBD export of every sandbox's disk.
 const EXPORT: &str = "root";
-/// User and directory that the base template's commands run as and in.
+/// User and directory that commands run as and in, unless the template says.
 pub(crate) const DEFAULT_USER: &str = "user";
 pub(crate) const DEFAULT_WORKDIR: &str = "/home/user";
 /// What a VM process may take beyond its guest's memory: QEMU, its translation
@@ -367,12 +367,15 @@ async fn greet_agent(
     let spec = &record.spec;
     let authority = egress::authority(shared, spec, host)?;
     let env_vars = egress::environment(spec, authority.is_some());
+    let defaults = ground
+        .defaults()
+        .map_err(Error::step("read the template's defaults"))?;
     let settings = Init {
         env_vars: &env_vars,
         access_token: Some(&spec.envd_access_token),
         timestamp: agent::now(),
-        default_user: DEFAULT_USER,
-        default_workdir: DEFAULT_WORKDIR,
+        default_user: &defaults.user,
+        default_workdir: &defaults.workdir,
         hostname: spec.sandbox_id.as_str(),
         entropy: agent::entropy(),
         sandbox_id: spec.sandbox_id.as_str(),

@@ -11,6 +11,7 @@ mod row;
 mod snapshot;
 mod team;
 mod template;
+mod template_build;
 
 use crate::{
     ApiKey, Build, BuildStatus, Error, IdempotencyClaim, IdempotencyRequest, NewApiKey, NewBuild,

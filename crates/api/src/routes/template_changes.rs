@@ -1,0 +1,96 @@
+//! Changing templates: visibility and tags.
+
+use crate::convert;
+use crate::error::Result;
+use crate::extract::{Authenticated, Body, SegmentPath};
+use crate::state::AppState;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use hearth_wire::{
+    ApiError, AssignTemplateTags, AssignedTemplateTags, DeleteTemplateTags, TemplateNames,
+    TemplateUpdate,
+};
+
+#[utoipa::path(patch, path = "/v2/templates/{templateID}", tag = "templates", security(("ApiKeyAuth" = [])),
+    params(("templateID" = String, Path, description = "Id or name")),
+    request_body = TemplateUpdate,
+    responses(
+        (status = 200, body = TemplateNames),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
+        (status = 404, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn update_second(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    SegmentPath(reference): SegmentPath,
+    Body(body): Body<TemplateUpdate>,
+) -> Result<Json<TemplateNames>> {
+    let aliases = state
+        .control
+        .template_set_public(&caller, &reference, body.public)
+        .await?;
+    Ok(Json(TemplateNames {
+        names: convert::names(&aliases),
+    }))
+}
+
+#[utoipa::path(patch, path = "/templates/{templateID}", tag = "templates", security(("ApiKeyAuth" = [])),
+    params(("templateID" = String, Path, description = "Id or name")),
+    request_body = TemplateUpdate,
+    responses(
+        (status = 200, description = "Changed"),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
+        (status = 404, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn update_first(
+    state: State<AppState>,
+    caller: Authenticated,
+    reference: SegmentPath,
+    body: Body<TemplateUpdate>,
+) -> Result<StatusCode> {
+    let _: Json<TemplateNames> = update_second(state, caller, reference, body).await?;
+    Ok(StatusCode::OK)
+}
+
+#[utoipa::path(post, path = "/templates/tags", tag = "templates", security(("ApiKeyAuth" = [])),
+    request_body = AssignTemplateTags,
+    responses(
+        (status = 201, body = AssignedTemplateTags),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
+        (status = 404, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn tags_assign(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    Body(body): Body<AssignTemplateTags>,
+) -> Result<(StatusCode, Json<AssignedTemplateTags>)> {
+    let (build, tags) = state
+        .control
+        .template_tags_assign(&caller, &body.target, &body.tags)
+        .await?;
+    let answer = AssignedTemplateTags {
+        tags,
+        build_id: build.to_string(),
+    };
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+#[utoipa::path(delete, path = "/templates/tags", tag = "templates", security(("ApiKeyAuth" = [])),
+    request_body = DeleteTemplateTags,
+    responses(
+        (status = 204, description = "Taken away"),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
+        (status = 404, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn tags_delete(
+    State(state): State<AppState>,
+    Authenticated(caller): Authenticated,
+    Body(body): Body<DeleteTemplateTags>,
+) -> Result<StatusCode> {
+    state
+        .control
+        .template_tags_delete(&caller, &body.name, &body.tags)
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}

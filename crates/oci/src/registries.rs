@@ -1,0 +1,28 @@
+//! Where images are found: mirrors, registries without TLS, certificates. What
+//! an offline site configures.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// How registries are reached.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Registries {
+    /// Asked before the registry itself, in this order.
+    pub mirrors: Vec<Mirror>,
+    /// `host[:port]` of registries that are spoken to without TLS.
+    pub insecure: Vec<String>,
+    /// A file of certificates, in PEM, that registries may present beside the
+    /// usual ones.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Another place with a registry's images.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// `host[:port]` of the registry, such as `docker.io`, or `*` for all.
+    pub registry: String,
+    /// `host[:port][/path]` of the mirror.
+    pub location: String,
+}

@@ -1,0 +1,454 @@
+//! An image's tree becomes a sandbox's root: the default user, a resolver, host
+//! names, certificates. All by writing files, none by running anything, so it
+//! works for every image alike.
+
+use hearth_oci::tree::{Attributes, Tree};
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt::Write as _,
+    io,
+    net::IpAddr,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Files of an image that are read here are at most so long, in bytes.
+const MAX_FILE: u64 = 8 << 20;
+const USER: &str = crate::DEFAULT_USER;
+const HOME: &str = crate::DEFAULT_WORKDIR;
+const FIRST_ID: u32 = 1000;
+const LOCAL_CA: &str = "usr/local/share/ca-certificates/hearth-builds.crt";
+/// Where distributions keep the bundle that programs read.
+const BUNDLES: [&str; 2] = [
+    "etc/ssl/certs/ca-certificates.crt",
+    "etc/pki/tls/certs/ca-bundle.crt",
+];
+
+/// What is written into every image.
+pub(crate) struct Settings {
+    pub(crate) nameservers: Vec<IpAddr>,
+    pub(crate) ca_bundle: Option<String>,
+    /// `NAME=value`, of the image's configuration.
+    pub(crate) env: Vec<String>,
+}
+
+/// Distributions that differ in how packages are installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Family {
+    Debian,
+    Alpine,
+    Fedora,
+    Arch,
+}
+
+/// What became known of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Adapted {
+    pub(crate) family: Family,
+    /// Packages that it lacks.
+    pub(crate) missing: Vec<String>,
+}
+
+impl Adapted {
+    pub(crate) fn lacks_bash(&self) -> bool {
+        self.missing.iter().any(|package| package == "bash")
+    }
+}
+
+impl Family {
+    /// By the names in `os-release`: its own first, then those it is like.
+    fn of(os_release: &str) -> Option<Self> {
+        let value = |key: &str| {
+            let line = os_release.lines().find_map(|line| line.strip_prefix(key))?;
+            Some(line.trim_matches(['"', '\'']).to_ascii_lowercase())
+        };
+        let names = format!(
+            "{} {}",
+            value("ID=").unwrap_or_default(),
+            value("ID_LIKE=").unwrap_or_default()
+        );
+        names.split_whitespace().find_map(|name| match name {
+            "debian" | "ubuntu" => Some(Self::Debian),
+            "alpine" => Some(Self::Alpine),
+            "fedora" | "rhel" | "centos" => Some(Self::Fedora),
+            "arch" | "archlinux" => Some(Self::Arch),
+            _ => None,
+        })
+    }
+
+    /// Installs the packages that its argument names.
+    pub(crate) fn install_script(self) -> &'static str {
+        match self {
+            Self::Debian => {
+                "export DEBIAN_FRONTEND=noninteractive; o='-o Acquire::Retries=1 -o Acquire::http::Timeout=20'; \
+                 apt-get $o -q update && apt-get $o -q install -y --no-install-recommends $1 \
+                 && rm -rf /var/lib/apt/lists/*"
+            }
+            Self::Alpine => "apk add --no-cache $1",
+            Self::Fedora => {
+                "m=dnf; command -v dnf >/dev/null || m=microdnf; command -v $m >/dev/null || m=yum; \
+                 $m -y install $1"
+            }
+            Self::Arch => "pacman -Sy --noconfirm --needed $1",
+        }
+    }
+}
+
+/// Changes the tree. The error is a sentence for the template's author.
+pub(crate) fn adapt(tree: &mut Tree, settings: &Settings) -> Result<Adapted, String> {
+    let family = family(tree)?;
+    let write = |error: io::Error| format!("adapt the image: {error}");
+    users(tree).map_err(write)?;
+    let mut resolver = String::new();
+    for address in &settings.nameservers {
+        let _ = writeln!(resolver, "nameserver {address}");
+    }
+    let hosts =
+        "127.0.0.1\tlocalhost\n127.0.1.1\thearth\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    put(tree, "etc/resolv.conf", 0o644, &resolver).map_err(write)?;
+    put(tree, "etc/hosts", 0o644, hosts).map_err(write)?;
+    put(tree, "etc/hostname", 0o644, "hearth\n").map_err(write)?;
+    environment(tree, &settings.env).map_err(write)?;
+    let mut missing = missing(tree);
+    if let Some(pem) = &settings.ca_bundle {
+        certificates(tree, pem).map_err(write)?;
+        missing.retain(|package| package != "ca-certificates");
+    }
+    for (path, mode) in [("tmp", 0o1777), ("var/tmp", 0o1777), ("root", 0o700)] {
+        if !tree.exists(path) {
+            let attributes = Attributes {
+                mode,
+                ..owned(0, 0)
+            };
+            tree.make_directory(Path::new(path), attributes, &[])
+                .map_err(write)?;
+        }
+    }
+    Ok(Adapted { family, missing })
+}
+
+fn family(tree: &Tree) -> Result<Family, String> {
+    for path in ["etc/os-release", "usr/lib/os-release"] {
+        let text = text(tree, path).map_err(|error| error.to_string())?;
+        if text.is_empty() {
+            continue;
+        }
+        return Family::of(&text).ok_or_else(|| {
+            let name = text
+                .lines()
+                .find_map(|line| line.strip_prefix("ID="))
+                .unwrap_or("of an unknown name");
+            format!(
+                "the image's distribution ({name}) is not supported: images of the Debian, \
+                 Ubuntu, Alpine, Fedora and Arch families are"
+            )
+        });
+    }
+    Err(
+        "the image has no /etc/os-release: only images of the Debian, Ubuntu, Alpine, Fedora and \
+         Arch families can become templates"
+            .to_owned(),
+    )
+}
+
+fn missing(tree: &Tree) -> Vec<String> {
+    let program = |name: &str| {
+        ["bin", "usr/bin", "usr/local/bin", "sbin", "usr/sbin"]
+            .iter()
+            .any(|directory| tree.exists(&format!("{directory}/{name}")))
+    };
+    let mut missing = Vec::new();
+    for name in ["bash", "sudo", "tar", "curl"] {
+        if !program(name) {
+            missing.push(name.to_owned());
+        }
+    }
+    if !BUNDLES.iter().any(|path| tree.exists(path)) {
+        missing.push("ca-certificates".to_owned());
+    }
+    missing
+}
+
+fn owned(uid: u32, gid: u32) -> Attributes {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Attributes {
+        uid,
+        gid,
+        mode: 0o644,
+        mtime: now.as_secs(),
+    }
+}
+
+fn put(tree: &mut Tree, path: &str, mode: u32, content: &str) -> io::Result<()> {
+    let attributes = Attributes {
+        mode,
+        ..owned(0, 0)
+    };
+    tree.write(path, attributes, content.as_bytes())
+}
+
+fn text(tree: &Tree, path: &str) -> io::Result<String> {
+    let bytes = tree.read(path, MAX_FILE)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Appends lines to a file whose last line may lack its end.
+fn append(tree: &mut Tree, path: &str, mode: u32, line: &str) -> io::Result<()> {
+    let mut all = text(tree, path)?;
+    if !all.is_empty() && !all.ends_with('\n') {
+        all.push('\n');
+    }
+    all.push_str(line);
+    all.push('\n');
+    put(tree, path, mode, &all)
+}
+
+/// The default user: as the image has it, else made, with its group, home and
+/// leave to become root.
+fn users(tree: &mut Tree) -> io::Result<()> {
+    let passwd = text(tree, "etc/passwd")?;
+    let group = text(tree, "etc/group")?;
+    if passwd.is_empty() {
+        put(
+            tree,
+            "etc/passwd",
+            0o644,
+            "root:x:0:0:root:/root:/bin/bash\n",
+        )?;
+    }
+    if group.is_empty() {
+        put(tree, "etc/group", 0o644, "root:x:0:\n")?;
+    }
+    let field = |line: &str, index: usize| line.split(':').nth(index).map(str::to_owned);
+    let number = |line: &str, index| field(line, index).and_then(|text| text.parse::<u32>().ok());
+    let named = |text: &str| {
+        text.lines()
+            .find(|line| field(line, 0).as_deref() == Some(USER))
+            .map(str::to_owned)
+    };
+    let free = |text: &str| {
+        let taken: Vec<u32> = text.lines().filter_map(|line| number(line, 2)).collect();
+        (FIRST_ID..)
+            .find(|id| !taken.contains(id))
+            .unwrap_or(FIRST_ID)
+    };
+    let (uid, gid, home) = match named(&passwd) {
+        Some(line) => {
+            let home = field(&line, 5).filter(|home| home.starts_with('/'));
+            (
+                number(&line, 2).unwrap_or(FIRST_ID),
+                number(&line, 3).unwrap_or(FIRST_ID),
+                home.unwrap_or_else(|| HOME.to_owned()),
+            )
+        }
+        None => {
+            let gid = match named(&group) {
+                Some(line) => number(&line, 2).unwrap_or(FIRST_ID),
+                None => {
+                    let gid = free(&group);
+                    append(tree, "etc/group", 0o644, &format!("{USER}:x:{gid}:"))?;
+                    gid
+                }
+            };
+            let uid = free(&passwd);
+            append(
+                tree,
+                "etc/passwd",
+                0o644,
+                &format!("{USER}:x:{uid}:{gid}::{HOME}:/bin/bash"),
+            )?;
+            if tree.exists("etc/shadow") {
+                append(
+                    tree,
+                    "etc/shadow",
+                    0o640,
+                    &format!("{USER}:!:19000:0:99999:7:::"),
+                )?;
+            }
+            (uid, gid, HOME.to_owned())
+        }
+    };
+    make_home(tree, home.trim_matches('/'), uid, gid)?;
+    // The default directory, whatever home the image's own user has.
+    make_home(tree, HOME.trim_matches('/'), uid, gid)?;
+    put(
+        tree,
+        "etc/sudoers.d/hearth-user",
+        0o440,
+        &format!("{USER} ALL=(ALL:ALL) NOPASSWD:ALL\n"),
+    )
+}
+
+fn make_home(tree: &mut Tree, home: &str, uid: u32, gid: u32) -> io::Result<()> {
+    if tree.exists(home) || home.is_empty() {
+        return Ok(());
+    }
+    let attributes = owned(uid, gid);
+    tree.make_directory(
+        Path::new(home),
+        Attributes {
+            mode: 0o755,
+            ..attributes
+        },
+        &[],
+    )?;
+    for name in tree.names(Path::new("etc/skel"))? {
+        let Some(name) = name.to_str() else { continue };
+        if let Some(content) = tree.read(&format!("etc/skel/{name}"), MAX_FILE)? {
+            tree.write(&format!("{home}/{name}"), attributes, &content)?;
+        }
+    }
+    let bashrc = format!("{home}/.bashrc");
+    if !tree.exists(&bashrc) {
+        tree.write(&bashrc, attributes, b"# Read by interactive shells.\n")?;
+    }
+    Ok(())
+}
+
+/// What the image's author set is there for login shells too.
+fn environment(tree: &mut Tree, env: &[String]) -> io::Result<()> {
+    let mut script = String::from("# Variables of the image that this template was made from.\n");
+    for pair in env {
+        let Some((name, value)) = pair.split_once('=') else {
+            continue;
+        };
+        let plain = !name.is_empty()
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if plain && !matches!(name, "HOME" | "USER" | "PWD") && !value.contains('\0') {
+            let _ = writeln!(script, "export {name}={}", crate::shell::quoted(value));
+        }
+    }
+    put(tree, "etc/profile.d/hearth-image.sh", 0o644, &script)?;
+    if !tree.exists("etc/profile") {
+        let profile = "for file in /etc/profile.d/*.sh; do [ -r \"$file\" ] && . \"$file\"; done\nunset file\n";
+        put(tree, "etc/profile", 0o644, profile)?;
+    }
+    Ok(())
+}
+
+/// Makes the site's certificates trusted by whatever reads the bundle.
+fn certificates(tree: &mut Tree, pem: &str) -> io::Result<()> {
+    put(tree, LOCAL_CA, 0o644, pem)?;
+    let mut any = false;
+    for path in BUNDLES {
+        if tree.exists(path) {
+            append(tree, path, 0o644, pem.trim_end())?;
+            any = true;
+        }
+    }
+    if !any {
+        put(tree, BUNDLES[0], 0o644, pem)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(files: &[(&str, &str)]) -> (tempfile::TempDir, Tree) {
+        let root = tempfile::tempdir().unwrap();
+        let mut tree = Tree::open(root.path()).unwrap();
+        for (path, content) in files {
+            put(&mut tree, path, 0o644, content).unwrap();
+        }
+        (root, tree)
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            nameservers: vec![IpAddr::from([192, 0, 2, 53])],
+            ca_bundle: Some("CERTIFICATE\n".to_owned()),
+            env: vec![
+                "PATH=/opt/it's/bin:/bin".to_owned(),
+                "BAD NAME=x".to_owned(),
+            ],
+        }
+    }
+
+    #[test]
+    fn families_are_told_by_name_or_likeness() {
+        for (text, family) in [
+            ("ID=debian\n", Some(Family::Debian)),
+            (
+                "NAME=x\nID=\"linuxmint\"\nID_LIKE=\"ubuntu debian\"\n",
+                Some(Family::Debian),
+            ),
+            ("ID=alpine", Some(Family::Alpine)),
+            (
+                "ID=rocky\nID_LIKE='rhel centos fedora'",
+                Some(Family::Fedora),
+            ),
+            ("ID=arch", Some(Family::Arch)),
+            ("ID=nixos", None),
+            ("", None),
+        ] {
+            assert_eq!(Family::of(text), family, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_default_user_is_made_beside_those_that_are_there() {
+        let (root, mut tree) = image(&[
+            ("etc/os-release", "ID=alpine\n"),
+            (
+                "etc/passwd",
+                "root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh",
+            ),
+            ("etc/group", "root:x:0:\nnode:x:1000:\n"),
+            ("etc/shadow", "root:*::0:::::\n"),
+            ("etc/skel/.bashrc", "skel"),
+            ("bin/bash", ""),
+        ]);
+        std::os::unix::fs::symlink("/run/resolv.conf", root.path().join("etc/resolv.conf"))
+            .unwrap();
+        let adapted = adapt(&mut tree, &settings()).unwrap();
+        assert_eq!(adapted.missing, ["sudo", "tar", "curl"]);
+        let read = |path: &str| std::fs::read_to_string(root.path().join(path)).unwrap();
+        assert!(read("etc/passwd").ends_with("/bin/sh\nuser:x:1001:1001::/home/user:/bin/bash\n"));
+        assert_eq!(read("etc/resolv.conf"), "nameserver 192.0.2.53\n");
+        assert_eq!(read("home/user/.bashrc"), "skel");
+        assert!(read("etc/profile.d/hearth-image.sh").contains("PATH='/opt/it'\\''s/bin:/bin'"));
+        assert!(!read("etc/profile.d/hearth-image.sh").contains("BAD"));
+        assert_eq!(read(BUNDLES[0]), "CERTIFICATE\n");
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!(
+            std::fs::metadata(root.path().join("home/user"))
+                .unwrap()
+                .uid(),
+            1001
+        );
+    }
+
+    #[test]
+    fn an_image_that_has_the_user_keeps_it() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nuser:x:4242:7::/data:/bin/zsh\n";
+        let (root, mut tree) = image(&[("usr/lib/os-release", "ID=arch"), ("etc/passwd", passwd)]);
+        let adapted = adapt(&mut tree, &settings()).unwrap();
+        assert!(adapted.lacks_bash());
+        assert_eq!(
+            std::fs::read_to_string(root.path().join("etc/passwd")).unwrap(),
+            passwd
+        );
+        assert!(root.path().join("data").is_dir() && root.path().join("home/user").is_dir());
+    }
+
+    #[test]
+    fn other_distributions_are_refused_with_a_sentence() {
+        let (_root, mut tree) = image(&[("etc/os-release", "ID=nixos\n")]);
+        let why = adapt(&mut tree, &settings()).unwrap_err();
+        assert!(why.contains("nixos") && why.contains("Alpine"), "{why}");
+        let (_root, mut tree) = image(&[]);
+        assert!(
+            adapt(&mut tree, &settings())
+                .unwrap_err()
+                .contains("os-release")
+        );
+    }
+}

@@ -1,0 +1,319 @@
+//! The end of a build: a fresh boot, the start command, the ready command's
+//! yes, and then memory, devices and disk, kept together as a build.
+
+use crate::{
+    Failure, Part,
+    cache::State,
+    log::Level,
+    run::{Details, Ready, Run},
+    shell::{self, Output, Place},
+    steps::Stack,
+    vm::Vm,
+};
+use hearth_builder::{accelerator_of, copy_out, host_features};
+use hearth_client::{Command, CommandEvent, CommandStream};
+use hearth_snapshot::{
+    ArtefactStore, Build, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, Draft,
+    EngineVersion, FileRole, Inputs, Kind, MEMORY_FILE, Manifest, ROOTFS_FILE, Shape, Staging,
+    sparse,
+};
+use std::{fs::File, sync::Arc, time::Duration};
+
+const PART: Part = Part::Finalize;
+/// Changes whenever results are made differently from the same steps.
+const RECIPE: &str = "1";
+/// What waits for a start command that has no ready command of its own.
+const DEFAULT_READY: &str = "sleep 20";
+/// Pause between two questions whether the template is ready.
+const READY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long one ready command may take.
+const READY_CALL: Duration = Duration::from_secs(120);
+
+pub(crate) async fn run(run: &Run<'_>, stack: Stack) -> Result<Ready, Failure> {
+    let key = key(run, stack.state)?;
+    if !stack.forced
+        && let Some(build) = find(run, key).await?
+    {
+        run.log.add(Some(PART), Level::Info, "CACHED [finalize]");
+        return reuse(run, &build).await;
+    }
+    let store = &run.shared.store;
+    let staging = store
+        .stage(run.spec.build_id)
+        .await
+        .map_err(Failure::of(PART, "make room for the result"))?;
+    run.log
+        .add(Some(PART), Level::Info, "[finalize] booting the template");
+    let memory = staging.directory().join(MEMORY_FILE);
+    let writable = run.work.join("final");
+    let mut vm = run.boot(&stack, writable, memory, PART).await?;
+    let version = vm.agent_version.clone();
+    bring_up(run, &stack, &vm).await?;
+    run.log
+        .add(Some(PART), Level::Info, "[finalize] saving the template");
+    vm.save(staging.directory().join(DEVICE_STATE_FILE))
+        .await
+        .map_err(Failure::of(PART, "save the template"))?;
+    keep_disk(&vm, &staging).await?;
+    drop(vm);
+    let details = Details {
+        context: stack.context.clone(),
+    };
+    details
+        .save(staging.directory())
+        .map_err(Failure::of(PART, "keep the template"))?;
+    let draft = draft(run, &stack, key, &version)?;
+    let build = store
+        .publish(staging, draft)
+        .await
+        .map_err(Failure::of(PART, "keep the template"))?;
+    Ok(ready(&build.manifest))
+}
+
+fn ready(manifest: &Manifest) -> Ready {
+    Ready {
+        disk_mib: manifest.shape.disk_mib,
+        envd_version: manifest.inputs.agent.version.clone(),
+    }
+}
+
+fn key(run: &Run<'_>, state: State) -> Result<Digest, Failure> {
+    let capabilities = run.shared.engine.capabilities();
+    let guest = &run.shared.config.guest;
+    let spec = run.spec;
+    let accelerator = accelerator_of(&capabilities);
+    Ok(state.key(&[
+        "finalize",
+        RECIPE,
+        spec.start_command.as_deref().unwrap_or_default(),
+        spec.ready_command.as_deref().unwrap_or_default(),
+        &format!("{} {}", spec.vcpus, spec.memory_mib),
+        &guest.kernel_component.blake3.to_string(),
+        &guest.initramfs_component.blake3.to_string(),
+        &format!("{} {}", capabilities.engine, capabilities.version),
+        accelerator.1,
+        run.shared.config.ca_bundle.as_deref().unwrap_or_default(),
+    ]))
+}
+
+/// A result that was made from exactly the same.
+async fn find(run: &Run<'_>, key: Digest) -> Result<Option<Build>, Failure> {
+    let store = &run.shared.store;
+    let manifests = store
+        .list()
+        .await
+        .map_err(Failure::of(PART, "look through the builds"))?;
+    let found = manifests
+        .into_iter()
+        .rev()
+        .find(|manifest| manifest.kind == Kind::Template && manifest.inputs.key == key);
+    match found {
+        // One that was removed meanwhile is as good as none.
+        Some(manifest) => Ok(store.open(manifest.build_id).await.ok()),
+        None => Ok(None),
+    }
+}
+
+/// The same files under another id: they are never changed, so both builds may
+/// have them.
+async fn reuse(run: &Run<'_>, build: &Build) -> Result<Ready, Failure> {
+    let store = &run.shared.store;
+    let staging = store
+        .stage(run.spec.build_id)
+        .await
+        .map_err(Failure::of(PART, "make room for the result"))?;
+    let entries = std::fs::read_dir(build.directory())
+        .map_err(Failure::of(PART, "take over the cached template"))?;
+    for entry in entries {
+        let entry = entry.map_err(Failure::of(PART, "take over the cached template"))?;
+        if entry.file_name() != hearth_snapshot::MANIFEST_FILE {
+            std::fs::hard_link(entry.path(), staging.directory().join(entry.file_name()))
+                .map_err(Failure::of(PART, "take over the cached template"))?;
+        }
+    }
+    let manifest = &build.manifest;
+    let draft = Draft {
+        kind: manifest.kind,
+        name: Some(run.spec.template_id.clone()),
+        shape: manifest.shape,
+        engine: manifest.engine.clone(),
+        cpu: manifest.cpu.clone(),
+        inputs: manifest.inputs.clone(),
+        parents: manifest.parents.clone(),
+        files: manifest
+            .files
+            .iter()
+            .map(|entry| (entry.role, entry.name.clone()))
+            .collect(),
+    };
+    let build = store
+        .publish(staging, draft)
+        .await
+        .map_err(Failure::of(PART, "keep the template"))?;
+    Ok(ready(&build.manifest))
+}
+
+/// Start command, ready command, and everything out of the caches on disk.
+async fn bring_up(run: &Run<'_>, stack: &Stack, vm: &Vm) -> Result<(), Failure> {
+    let place = Place::of(&stack.context);
+    let started = match &run.spec.start_command {
+        None => None,
+        Some(line) => {
+            run.log
+                .add(Some(PART), Level::Info, &format!("[finalize] START {line}"));
+            let started = vm.client().start(place.line(line)).await;
+            Some(started.map_err(|error| Failure::at(PART, shell::refusal(&error)))?)
+        }
+    };
+    let ready_command = run
+        .spec
+        .ready_command
+        .as_deref()
+        .or(started.is_some().then_some(DEFAULT_READY));
+    if let Some(line) = ready_command {
+        run.log
+            .add(Some(PART), Level::Info, &format!("[finalize] READY {line}"));
+        wait_until_ready(run, vm, &place, started, line).await?;
+        run.log
+            .add(Some(PART), Level::Info, "[finalize] the template is ready");
+    }
+    // What every first command of a sandbox touches is then in its memory.
+    let (exit, last) = shell::run(vm, run.log, PART, place.line("true")).await?;
+    if exit.code != 0 {
+        let text = shell::unsuccessful("bash -l -c true", &exit, &last);
+        return Err(Failure::at(PART, text));
+    }
+    let (exit, last) = shell::run(vm, run.log, PART, shell::script("sync", &[])).await?;
+    if exit.code != 0 {
+        return Err(Failure::at(PART, shell::unsuccessful("sync", &exit, &last)));
+    }
+    Ok(())
+}
+
+/// Asks until the answer is yes, logging what the start command writes
+/// meanwhile. One that fails before that fails the build.
+async fn wait_until_ready(
+    run: &Run<'_>,
+    vm: &Vm,
+    place: &Place<'_>,
+    mut started: Option<CommandStream>,
+    line: &str,
+) -> Result<(), Failure> {
+    let limit = run.shared.config.limits.ready_time;
+    let mut output = Output::new(run.log, PART);
+    let deadline = tokio::time::sleep(limit);
+    let asking = ask(vm, || place.line(line));
+    tokio::pin!(deadline, asking);
+    loop {
+        tokio::select! {
+            answer = &mut asking => {
+                return answer.map_err(|why| Failure::at(PART, format!("the ready command: {why}")));
+            }
+            event = next(&mut started), if started.is_some() => match event {
+                Ok(event) => {
+                    if let Some(exit) = event.and_then(|event| output.take(event)) {
+                        started = None;
+                        // One that goes to the background ends well.
+                        if exit.code != 0 {
+                            return Err(Failure::at(PART, format!("the start command ended: {}", exit.status)));
+                        }
+                    }
+                }
+                Err(why) => return Err(Failure::at(PART, format!("the start command: {why}"))),
+            },
+            why = vm.ended() => {
+                return Err(Failure::at(PART, format!("the template's microVM ended: {why}")));
+            }
+            () = &mut deadline => {
+                let text = format!("the ready command did not succeed within {} s: {line}", limit.as_secs());
+                return Err(Failure::at(PART, text));
+            }
+        }
+    }
+}
+
+async fn next(started: &mut Option<CommandStream>) -> Result<Option<CommandEvent>, String> {
+    match started {
+        Some(stream) => stream.next().await.map_err(|error| shell::refusal(&error)),
+        None => std::future::pending().await,
+    }
+}
+
+async fn ask(vm: &Vm, command: impl Fn() -> Command) -> Result<(), String> {
+    loop {
+        if shell::succeeds(vm, command().timeout(READY_CALL))
+            .await
+            .unwrap_or(false)
+        {
+            return Ok(());
+        }
+        tokio::time::sleep(READY_INTERVAL).await;
+    }
+}
+
+async fn keep_disk(vm: &Vm, staging: &Staging) -> Result<(), Failure> {
+    let device = Arc::clone(&vm.device);
+    let rootfs = staging.directory().join(ROOTFS_FILE);
+    let memory = staging.directory().join(MEMORY_FILE);
+    let kept = tokio::task::spawn_blocking(move || {
+        copy_out(&device, &rootfs).map_err(|error| crate::error::chain(&error))?;
+        let thinned = File::options()
+            .read(true)
+            .write(true)
+            .open(&memory)
+            .and_then(|file| sparse::punch_zeros(&file));
+        thinned.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    match kept {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(why)) => Err(Failure::at(
+            PART,
+            format!("keep the template's disk: {why}"),
+        )),
+        Err(error) => Err(Failure::at(
+            PART,
+            format!("keep the template's disk: {error}"),
+        )),
+    }
+}
+
+fn draft(run: &Run<'_>, stack: &Stack, key: Digest, version: &str) -> Result<Draft, Failure> {
+    let capabilities = run.shared.engine.capabilities();
+    let (accelerator, model) = accelerator_of(&capabilities);
+    let guest = &run.shared.config.guest;
+    let features =
+        host_features(accelerator).map_err(Failure::of(PART, "read the host's processor"))?;
+    Ok(Draft {
+        kind: Kind::Template,
+        // Not the template's name: that of one of ours must not be taken for ours.
+        name: Some(run.spec.template_id.clone()),
+        shape: Shape {
+            vcpus: run.spec.vcpus,
+            memory_mib: run.spec.memory_mib,
+            disk_mib: stack.size_bytes >> 20,
+        },
+        engine: EngineVersion {
+            name: capabilities.engine.to_owned(),
+            version: capabilities.version,
+        },
+        cpu: CpuRequirement {
+            accelerator,
+            model: model.to_owned(),
+            features,
+        },
+        inputs: Inputs {
+            kernel: guest.kernel_component.clone(),
+            initramfs: guest.initramfs_component.clone(),
+            agent: Component::new(version, guest.agent_component.blake3),
+            rootfs: Component::new("template", key),
+            key,
+        },
+        parents: Vec::new(),
+        files: vec![
+            (FileRole::Memory, MEMORY_FILE.to_owned()),
+            (FileRole::DeviceState, DEVICE_STATE_FILE.to_owned()),
+            (FileRole::Rootfs, ROOTFS_FILE.to_owned()),
+        ],
+    })
+}

@@ -1,0 +1,329 @@
+//! Images of registries as a source: pulled, unpacked, adapted to be a sandbox's
+//! root, made into ext4, and kept by what they were made of.
+//!
+//! Whoever names an image is let in by its registry each time, also when the
+//! image is here already: the manifest is always asked for, with the caller's
+//! own credentials.
+
+use crate::{
+    Context, Failure, ImageSource, Part,
+    adapt::{self, Adapted},
+    cache::State,
+    error::chain,
+    log::Level,
+    run::Run,
+    steps::{self, Stack, Workbench},
+};
+use futures::{StreamExt, TryStreamExt};
+use hearth_oci::{Client, Image, Reference, UnpackLimits, Unpacked, tree::Tree};
+use hearth_snapshot::Digest;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+use uuid::Uuid;
+
+const PART: Part = Part::Base;
+/// Changes whenever the same image becomes another root file system.
+const RECIPE: &str = "1";
+const ROOTFS: &str = "rootfs.ext4";
+const DETAILS: &str = "image.json";
+/// Layers that are downloaded at once.
+const DOWNLOADS: usize = 3;
+const MAX_ENTRIES: u64 = 2_000_000;
+/// Room beside an image's content, in MiB, where the usual disk is too small.
+const SPARE_MIB: u64 = 512;
+
+/// What is known of a kept image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Details {
+    /// Drawn when the file system was made: layers fit only this one.
+    id: Uuid,
+    env: Vec<String>,
+    adapted: Adapted,
+}
+
+pub(crate) async fn stack(
+    run: &Run<'_>,
+    source: &ImageSource,
+    bench: &mut Workbench,
+) -> Result<Stack, Failure> {
+    let title = format!("[base] FROM {}", source.reference);
+    let reference: Reference = source
+        .reference
+        .parse()
+        .map_err(Failure::of(PART, "find the image"))?;
+    let client = Client::new(&run.shared.config.registries)
+        .map_err(Failure::of(PART, "read the settings of registries"))?;
+    let image = client
+        .resolve(&reference, &source.credentials)
+        .await
+        .map_err(|error| Failure::at(PART, chain(&error)))?;
+    let root = run.shared.config.state_dir.join("images");
+    let key = key(run, &image).to_string();
+    let kept = (!run.spec.force).then(|| find(&root, &key)).flatten();
+    let (directory, details) = match kept {
+        Some(kept) => {
+            run.log
+                .add(Some(PART), Level::Info, &format!("CACHED {title}"));
+            kept
+        }
+        None => {
+            run.log.add(Some(PART), Level::Info, &title);
+            make(run, &client, &image, &root, &key).await?
+        }
+    };
+    let rootfs = directory.join(ROOTFS);
+    let metadata = fs::metadata(&rootfs).map_err(Failure::of(PART, "read the image"))?;
+    let mut stack = Stack {
+        image: rootfs,
+        size_bytes: metadata.len(),
+        below: Vec::new(),
+        layers: Vec::new(),
+        _lease: None,
+        state: State::of(&["image", run.spec.scope.as_str(), &details.id.to_string()]),
+        context: context(&details.env),
+        forced: run.spec.force,
+    };
+    complete(run, &mut stack, bench, &details.adapted).await?;
+    Ok(stack)
+}
+
+/// Everything that decides the file system.
+fn key(run: &Run<'_>, image: &Image) -> Digest {
+    let config = &run.shared.config;
+    let parts = [
+        RECIPE.to_owned(),
+        image.digest.clone(),
+        format!("{:?}", config.nameservers),
+        config.ca_bundle.clone().unwrap_or_default(),
+        disk_mib(run, 0).to_string(),
+    ];
+    Digest::of(parts.join("\0").as_bytes())
+}
+
+/// The disk of a template whose image takes so much, in MiB.
+fn disk_mib(run: &Run<'_>, content_bytes: u64) -> u64 {
+    let limits = &run.shared.config.limits;
+    // A file takes whole blocks, and the file system some for itself.
+    let content = (content_bytes + content_bytes / 4) >> 20;
+    let free = run.spec.min_free_disk_mib.max(SPARE_MIB);
+    limits.disk_mib.max(content + free).min(limits.max_disk_mib)
+}
+
+fn context(env: &[String]) -> Context {
+    let mut context = Context::default();
+    for pair in env {
+        if let Some((name, value)) = pair.split_once('=')
+            && !matches!(name, "" | "HOME" | "USER" | "PWD")
+        {
+            context.env.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    context
+}
+
+/// The newest file system of this key. Each has a directory of its own, never
+/// replaced: layers that were made upon one fit no other.
+fn find(root: &Path, key: &str) -> Option<(PathBuf, Details)> {
+    let mut found: Vec<(SystemTime, PathBuf)> = fs::read_dir(root)
+        .ok()?
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(key))
+        .filter_map(|entry| {
+            let made = fs::metadata(entry.path().join(ROOTFS)).and_then(|data| data.modified());
+            Some((made.ok()?, entry.path()))
+        })
+        .collect();
+    found.sort();
+    let (_, directory) = found.pop()?;
+    let path = directory.join(DETAILS);
+    let details = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+    let used = fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+    if let Err(error) = used {
+        tracing::debug!(%error, "cannot note the use of an image");
+    }
+    Some((directory, details))
+}
+
+async fn make(
+    run: &Run<'_>,
+    client: &Client,
+    image: &Image,
+    root: &Path,
+    key: &str,
+) -> Result<(PathBuf, Details), Failure> {
+    let layers = download(run, client, image).await?;
+    let (tree_path, adapted, unpacked) = unpack(run, image, layers).await?;
+    if unpacked.skipped > 0 {
+        let text = format!(
+            "{} device files of the image were left out",
+            unpacked.skipped
+        );
+        run.log.add(Some(PART), Level::Warn, &text);
+    }
+    let text = format!(
+        "[base] making the file system: {} files, {} MiB",
+        unpacked.entries,
+        unpacked.bytes >> 20
+    );
+    run.log.add(Some(PART), Level::Info, &text);
+    let assembled = run.work.join("image");
+    let keep = |error: std::io::Error| Failure::at(PART, format!("keep the image: {error}"));
+    fs::create_dir(&assembled).map_err(keep)?;
+    let id = Uuid::new_v4();
+    let rootfs = assembled.join(ROOTFS);
+    let size = disk_mib(run, unpacked.bytes);
+    hearth_builder::make_image(&tree_path, &rootfs, size, Digest::of(id.as_bytes()))
+        .await
+        .map_err(Failure::of(PART, "make the file system"))?;
+    let _ = tokio::task::spawn_blocking(move || fs::remove_dir_all(tree_path)).await;
+    let details = Details {
+        id,
+        env: image.env.clone(),
+        adapted,
+    };
+    let text = serde_json::to_vec(&details).map_err(|error| keep(error.into()))?;
+    fs::write(assembled.join(DETAILS), text).map_err(keep)?;
+    let directory = root.join(format!("{key}-{id}"));
+    fs::create_dir_all(root)
+        .and_then(|()| fs::rename(&assembled, &directory))
+        .map_err(keep)?;
+    trim(&directory, run.shared.config.limits.cache_bytes);
+    Ok((directory, details))
+}
+
+/// Removes images that were used longest ago, but never `newest`.
+fn trim(newest: &Path, limit_bytes: u64) {
+    let Some(Ok(entries)) = newest.parent().map(fs::read_dir) else {
+        return;
+    };
+    let mut images: Vec<(SystemTime, PathBuf)> = entries
+        .filter_map(Result::ok)
+        .map(|entry| {
+            let used = fs::metadata(entry.path().join(DETAILS)).and_then(|data| data.modified());
+            (used.unwrap_or(SystemTime::UNIX_EPOCH), entry.path())
+        })
+        .collect();
+    images.sort_by(|a, b| b.cmp(a));
+    let mut total = 0;
+    for (_, path) in images {
+        total += crate::cache::allocated(&path);
+        if total > limit_bytes && path != newest {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// All layers, each in a file, the lowest first.
+async fn download(run: &Run<'_>, client: &Client, image: &Image) -> Result<Vec<PathBuf>, Failure> {
+    let limit = run.shared.config.limits.max_disk_mib;
+    if image.size() >> 20 > limit {
+        let text = format!("the image is larger than the {limit} MiB that are allowed");
+        return Err(Failure::at(PART, text));
+    }
+    let text = format!(
+        "[base] pulling {} layers, {:.1} MiB",
+        image.layers.len(),
+        image.size() as f64 / f64::from(1 << 20)
+    );
+    run.log.add(Some(PART), Level::Info, &text);
+    let mut downloads = Vec::with_capacity(image.layers.len());
+    for (index, layer) in image.layers.iter().enumerate() {
+        let path = run.work.join(format!("blob-{index}"));
+        downloads.push(async move {
+            client.layer(image, layer, &path).await?;
+            Ok(path)
+        });
+    }
+    futures::stream::iter(downloads)
+        .buffered(DOWNLOADS)
+        .try_collect()
+        .await
+        .map_err(|error: hearth_oci::Error| Failure::at(PART, chain(&error)))
+}
+
+/// Unpacks and adapts. The tree lies where only root looks: it holds programs
+/// that run as their owner.
+async fn unpack(
+    run: &Run<'_>,
+    image: &Image,
+    layers: Vec<PathBuf>,
+) -> Result<(PathBuf, Adapted, Unpacked), Failure> {
+    let config = &run.shared.config;
+    let limits = UnpackLimits {
+        bytes: config.limits.max_disk_mib << 20,
+        entries: MAX_ENTRIES,
+    };
+    let settings = adapt::Settings {
+        nameservers: config.nameservers.clone(),
+        ca_bundle: config.ca_bundle.clone(),
+        env: image.env.clone(),
+    };
+    let private = run.work.join("tree");
+    let path = private.join("root");
+    let worked = tokio::task::spawn_blocking(move || {
+        let make = |path: &Path, mode| fs::DirBuilder::new().mode(mode).create(path);
+        make(&private, 0o700)
+            .and_then(|()| make(&path, 0o755))
+            .map_err(|error| error.to_string())?;
+        let mut tree = Tree::open(&path).map_err(|error| chain(&error))?;
+        let mut so_far = Unpacked::default();
+        for layer in layers {
+            hearth_oci::unpack(&layer, &mut tree, limits, &mut so_far)
+                .map_err(|error| chain(&error))?;
+            let _ = fs::remove_file(layer);
+        }
+        let adapted = adapt::adapt(&mut tree, &settings)?;
+        Ok::<_, String>((path, adapted, so_far))
+    })
+    .await;
+    match worked {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(why)) => Err(Failure::at(PART, why)),
+        Err(error) => Err(Failure::at(PART, error.to_string())),
+    }
+}
+
+/// Installs what the image lacks, with its own package manager, as a cached
+/// layer. Only bash is needed; the rest is worth a warning.
+async fn complete(
+    run: &Run<'_>,
+    stack: &mut Stack,
+    bench: &mut Workbench,
+    adapted: &Adapted,
+) -> Result<(), Failure> {
+    if adapted.missing.is_empty() || !(run.shared.config.install_packages || adapted.lacks_bash()) {
+        return Ok(());
+    }
+    let packages = adapted.missing.join(" ");
+    let script = adapted.family.install_script();
+    let key = stack.state.key(&["complete", script, &packages]);
+    let title = format!("[base] install {packages}");
+    if !stack.forced
+        && let Some(layer) = run.shared.cache.find(key)
+    {
+        run.log
+            .add(Some(PART), Level::Info, &format!("CACHED {title}"));
+        stack.push(layer);
+        return Ok(());
+    }
+    run.log.add(Some(PART), Level::Info, &title);
+    let vm = bench.vm(run, stack, PART).await?;
+    let installed = steps::root(run, vm, PART, script, &[&packages], "install packages").await;
+    if let Err(failure) = installed {
+        if adapted.lacks_bash() {
+            let text = format!(
+                "the image has no bash, which sandboxes need, and it could not be installed: {}",
+                failure.message
+            );
+            return Err(Failure::at(PART, text));
+        }
+        let text = format!("the template goes without {packages}: {}", failure.message);
+        run.log.add(Some(PART), Level::Warn, &text);
+    }
+    bench.close_layer(run, stack, key, PART).await
+}

@@ -1,0 +1,199 @@
+//! One build from its source to its result.
+//!
+//! ```text
+//!  source ─▶ steps (cached layers, then a VM) ─▶ fresh boot ─▶ start command
+//!                                          ─▶ ready command ─▶ memory and disk kept
+//! ```
+//!
+//! The result always comes of a fresh boot, never of the VM in which the steps
+//! ran: what a sandbox finds in memory is then the same whether steps came from
+//! the cache or not, and nothing of the steps' processes is left in it.
+
+use crate::{
+    BuildSpec, Context, Failure, Part, Source,
+    agent::Init,
+    cache::State,
+    error::chain,
+    finalize, image,
+    log::{Level, Log},
+    shared::Shared,
+    steps::{self, Stack, Workbench},
+    vm::{BootRequest, Disk, Vm},
+};
+use hearth_ids::BuildId;
+use hearth_snapshot::ArtefactStore;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use tokio_util::task::TaskTracker;
+
+/// Beside a build's files: what later builds and sandboxes take over from it.
+const DETAILS_FILE: &str = hearth_snapshot::TEMPLATE_FILE;
+
+/// What a build leaves for those that are made from it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Details {
+    #[serde(flatten)]
+    pub(crate) context: Context,
+}
+
+impl Details {
+    /// Those of a build; the usual ones where it keeps none.
+    fn load(directory: &Path) -> std::io::Result<Self> {
+        match std::fs::read(directory.join(DETAILS_FILE)) {
+            Ok(text) => Ok(serde_json::from_slice(&text)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn save(&self, directory: &Path) -> std::io::Result<()> {
+        std::fs::write(directory.join(DETAILS_FILE), serde_json::to_vec(self)?)
+    }
+}
+
+/// What a finished build tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    pub disk_mib: u64,
+    pub envd_version: String,
+}
+
+pub(crate) struct Run<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) spec: &'a BuildSpec,
+    pub(crate) log: &'a Log,
+    /// Tasks that give back what a dropped build held.
+    pub(crate) tasks: &'a TaskTracker,
+    /// Removed with all that is in it when the build is over.
+    pub(crate) work: PathBuf,
+}
+
+impl Run<'_> {
+    pub(crate) async fn to_end(&self) -> Result<Ready, Failure> {
+        self.check_room()?;
+        let mut bench = Workbench::default();
+        let outcome = boxed(self.stack(&mut bench)).await;
+        // Before the next VM: a build holds one at a time.
+        bench.finish().await;
+        boxed(finalize::run(self, outcome?)).await
+    }
+
+    /// Source and steps.
+    async fn stack(&self, bench: &mut Workbench) -> Result<Stack, Failure> {
+        let mut stack = boxed(self.source(bench)).await?;
+        boxed(steps::run_all(self, &mut stack, bench)).await?;
+        Ok(stack)
+    }
+
+    fn check_room(&self) -> Result<(), Failure> {
+        let limits = &self.shared.config.limits;
+        let stat = rustix::fs::statvfs(&self.shared.config.state_dir)
+            .map_err(Failure::of(Part::Base, "measure the node's disk"))?;
+        if stat.f_bavail.saturating_mul(stat.f_frsize) < limits.disk_reserve_bytes {
+            return Err(Failure::at(Part::Base, "the node is out of disk space"));
+        }
+        let free = free_memory().map_err(Failure::of(Part::Base, "measure the node's memory"))?;
+        if free < (self.spec.memory_mib << 20).saturating_add(limits.memory_reserve_bytes) {
+            return Err(Failure::at(Part::Base, "the node is out of memory"));
+        }
+        Ok(())
+    }
+
+    /// What the first step builds upon.
+    async fn source(&self, bench: &mut Workbench) -> Result<Stack, Failure> {
+        let scope = self.spec.scope.as_str();
+        let forced = self.spec.force;
+        match &self.spec.source {
+            Source::Build(id) => self.upon_build(*id).await,
+            Source::Rootfs(source) => {
+                let metadata = std::fs::metadata(&source.image)
+                    .map_err(Failure::of(Part::Base, "read the root file system"))?;
+                Ok(Stack {
+                    image: source.image.clone(),
+                    size_bytes: metadata.len(),
+                    below: Vec::new(),
+                    layers: Vec::new(),
+                    _lease: None,
+                    state: State::of(&["rootfs", scope, &source.key.to_string()]),
+                    context: Context::default(),
+                    forced,
+                })
+            }
+            Source::Image(source) => boxed(image::stack(self, source, bench)).await,
+        }
+    }
+
+    async fn upon_build(&self, id: BuildId) -> Result<Stack, Failure> {
+        let store = &self.shared.store;
+        let lease = store.lease(id);
+        let source = store
+            .stack(id)
+            .await
+            .map_err(Failure::of(Part::Base, "open the template to build from"))?;
+        let disk = source.disk;
+        let directory = disk.image.parent().unwrap_or(Path::new("/"));
+        let details = Details::load(directory)
+            .map_err(Failure::of(Part::Base, "read the template to build from"))?;
+        let text = format!("[base] FROM template build {id}");
+        self.log.add(Some(Part::Base), Level::Info, &text);
+        Ok(Stack {
+            image: disk.image,
+            size_bytes: source.build.manifest.shape.disk_mib << 20,
+            below: disk.layers,
+            layers: Vec::new(),
+            _lease: Some(lease),
+            state: State::of(&["build", self.spec.scope.as_str(), &id.to_string()]),
+            context: details.context,
+            forced: self.spec.force,
+        })
+    }
+
+    pub(crate) async fn boot(
+        &self,
+        stack: &Stack,
+        writable: PathBuf,
+        memory_file: PathBuf,
+        part: Part,
+    ) -> Result<Vm, Failure> {
+        let context = &stack.context;
+        let ca_bundle = self.shared.config.ca_bundle.as_deref();
+        let request = BootRequest {
+            build: self.spec.build_id,
+            disk: Disk {
+                image: stack.image.clone(),
+                layers: stack.layer_paths(),
+                size_bytes: stack.size_bytes,
+                writable,
+                limit_bytes: stack.size_bytes,
+            },
+            vcpus: self.spec.vcpus,
+            memory_mib: self.spec.memory_mib,
+            memory_file,
+            init: Init::new(&context.user, &context.workdir, ca_bundle),
+        };
+        let booted = Vm::boot(self.shared, self.tasks, request).await;
+        booted.map_err(|error| {
+            tracing::warn!(build = %self.spec.build_id, error = %chain(&error), "a build's VM failed");
+            Failure::at(part, chain(&error))
+        })
+    }
+}
+
+/// A trait object: the compiler cannot see that a long chain of futures is `Send`
+/// when it has to look into all of it at once.
+fn boxed<'a, T>(
+    future: impl Future<Output = T> + Send + 'a,
+) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
+    Box::pin(future)
+}
+
+/// `MemAvailable` of the host, in bytes.
+fn free_memory() -> std::io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .map(|kib| kib << 10)
+        .ok_or_else(|| std::io::Error::other("/proc/meminfo lacks MemAvailable"))
+}

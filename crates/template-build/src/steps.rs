@@ -1,0 +1,440 @@
+//! The steps of a build, from the cache where they are in it, else in a microVM
+//! that is booted for the first one that is not.
+//!
+//! The guest's file system is held still after each step while its layer is
+//! closed: a cached layer is a clean file system, never a torn one.
+
+use crate::{
+    Context, Copy, Failure, Instruction, Part,
+    cache::{Layer, State},
+    copy::{self, Ownership, Selection},
+    log::Level,
+    run::Run,
+    shell::{self, Place},
+    vm::Vm,
+};
+use hearth_snapshot::Lease;
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+/// What the steps so far have made.
+pub(crate) struct Stack {
+    /// Raw ext4 image at the bottom.
+    pub(crate) image: PathBuf,
+    pub(crate) size_bytes: u64,
+    /// Layers of the source upon it, the lowest first.
+    pub(crate) below: Vec<PathBuf>,
+    /// Those of the steps upon these, the lowest first.
+    pub(crate) layers: Vec<Layer>,
+    /// Keeps the source from being removed.
+    pub(crate) _lease: Option<Lease>,
+    pub(crate) state: State,
+    pub(crate) context: Context,
+    /// Nothing above may come from the cache.
+    pub(crate) forced: bool,
+}
+
+impl Stack {
+    pub(crate) fn layer_paths(&self) -> Vec<PathBuf> {
+        let own = self.layers.iter().map(|layer| layer.path.clone());
+        self.below.iter().cloned().chain(own).collect()
+    }
+
+    pub(crate) fn push(&mut self, layer: Layer) {
+        self.state = layer.state();
+        self.layers.push(layer);
+    }
+}
+
+/// The VM of the steps, and the layer that it writes now.
+#[derive(Default)]
+pub(crate) struct Workbench {
+    vm: Option<Vm>,
+    writable: PathBuf,
+    layers: usize,
+}
+
+impl Workbench {
+    fn next_path(&mut self, work: &Path) -> PathBuf {
+        self.layers += 1;
+        work.join(format!("layer-{}", self.layers))
+    }
+
+    /// The VM, booted from the stack when there is none yet.
+    pub(crate) async fn vm(
+        &mut self,
+        run: &Run<'_>,
+        stack: &Stack,
+        part: Part,
+    ) -> Result<&Vm, Failure> {
+        if self.vm.is_none() {
+            self.writable = self.next_path(&run.work);
+            let memory = run.work.join("steps.memory");
+            let vm = run.boot(stack, self.writable.clone(), memory, part).await?;
+            self.vm = Some(vm);
+        }
+        Ok(self.vm.as_ref().expect("booted just now"))
+    }
+
+    /// Closes the layer, puts it on the stack and into the cache under `key`.
+    pub(crate) async fn close_layer(
+        &mut self,
+        run: &Run<'_>,
+        stack: &mut Stack,
+        key: hearth_snapshot::Digest,
+        part: Part,
+    ) -> Result<(), Failure> {
+        let next = self.next_path(&run.work);
+        let vm = self
+            .vm
+            .as_ref()
+            .expect("a layer is closed after a step ran");
+        vm.checkpoint(&next)
+            .await
+            .map_err(Failure::of(part, "keep the step's layer"))?;
+        let done = std::mem::replace(&mut self.writable, next);
+        let layer = run
+            .shared
+            .cache
+            .insert(key, &done)
+            .map_err(Failure::of(part, "keep the step's layer"))?;
+        stack.push(layer);
+        Ok(())
+    }
+
+    /// Ends the VM, if there is one; what it wrote since the last layer is lost.
+    pub(crate) async fn finish(mut self) {
+        if let Some(mut vm) = self.vm.take()
+            && let Err(error) = vm.stop().await
+        {
+            tracing::error!(error = %crate::error::chain(&error), "ending a build's VM failed");
+        }
+    }
+}
+
+/// Carries all steps out.
+pub(crate) async fn run_all(
+    run: &Run<'_>,
+    stack: &mut Stack,
+    bench: &mut Workbench,
+) -> Result<(), Failure> {
+    for index in 0..run.spec.steps.len() {
+        run_one(run, stack, bench, index).await?;
+    }
+    Ok(())
+}
+
+async fn run_one(
+    run: &Run<'_>,
+    stack: &mut Stack,
+    bench: &mut Workbench,
+    index: usize,
+) -> Result<(), Failure> {
+    let total = run.spec.steps.len();
+    let step = &run.spec.steps[index];
+    let part = Part::Step(index + 1);
+    let title = format!("[builder {}/{total}] {}", index + 1, step.instruction);
+    stack.forced |= step.force;
+    if let Instruction::Env(pairs) = &step.instruction {
+        run.log.add(Some(part), Level::Info, &title);
+        stack.context.set_env(pairs);
+        let texts: Vec<&str> = pairs.iter().flat_map(|(n, v)| [n.as_str(), v]).collect();
+        stack.state = stack.state.then(&[&["ENV"], &texts[..]].concat());
+        return Ok(());
+    }
+    let key = key(stack.state, &step.instruction);
+    let cached = (!stack.forced)
+        .then(|| run.shared.cache.find(key))
+        .flatten();
+    if let Some(layer) = cached {
+        run.log
+            .add(Some(part), Level::Info, &format!("CACHED {title}"));
+        stack.push(layer);
+    } else {
+        run.log.add(Some(part), Level::Info, &title);
+        let vm = bench.vm(run, stack, part).await?;
+        carry_out(run, vm, &stack.context, &step.instruction, part).await?;
+        bench.close_layer(run, stack, key, part).await?;
+    }
+    match &step.instruction {
+        Instruction::Workdir(path) => stack.context.workdir = stack.context.absolute(path),
+        Instruction::User(user) => stack.context.user = user_name(user).to_owned(),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn key(state: State, instruction: &Instruction) -> hearth_snapshot::Digest {
+    match instruction {
+        Instruction::Copy(copy) => state.key(&[
+            "COPY",
+            &copy.source,
+            &copy.destination,
+            copy.owner.as_deref().unwrap_or_default(),
+            &copy.mode.map(|mode| mode.to_string()).unwrap_or_default(),
+            copy.files.as_str(),
+        ]),
+        Instruction::Run { command, user } => {
+            state.key(&["RUN", command, user.as_deref().unwrap_or_default()])
+        }
+        Instruction::Workdir(path) => state.key(&["WORKDIR", path]),
+        Instruction::User(user) => state.key(&["USER", user]),
+        Instruction::Env(_) => unreachable_env(),
+    }
+}
+
+fn unreachable_env() -> ! {
+    unreachable!("variables make no layer")
+}
+
+/// `USER name:group` names a user all the same.
+fn user_name(text: &str) -> &str {
+    text.split_once(':').map_or(text, |(user, _)| user)
+}
+
+async fn carry_out(
+    run: &Run<'_>,
+    vm: &Vm,
+    context: &Context,
+    instruction: &Instruction,
+    part: Part,
+) -> Result<(), Failure> {
+    match instruction {
+        Instruction::Run { command, user } => {
+            let place = Place {
+                user: user.as_deref().unwrap_or(&context.user),
+                ..Place::of(context)
+            };
+            let (exit, last) = shell::run(vm, run.log, part, place.line(command)).await?;
+            if exit.exited && exit.code == 0 {
+                Ok(())
+            } else {
+                Err(Failure::at(
+                    part,
+                    shell::unsuccessful(command, &exit, &last),
+                ))
+            }
+        }
+        Instruction::Copy(copy) => copy_files(run, vm, context, copy, part).await,
+        Instruction::Workdir(path) => {
+            let owner = owner(vm, &context.user, part).await?;
+            const MAKE: &str = r#"[ -d "$1" ] || { mkdir -p "$1" && chown "$2" "$1"; }"#;
+            let path = context.absolute(path);
+            let owner = format!("{}:{}", owner.0, owner.1);
+            root(run, vm, part, MAKE, &[&path, &owner], "make the directory").await
+        }
+        Instruction::User(user) => owner(vm, user, part).await.map(drop),
+        Instruction::Env(_) => Ok(()),
+    }
+}
+
+/// Runs a script of ours as root.
+pub(crate) async fn root(
+    run: &Run<'_>,
+    vm: &Vm,
+    part: Part,
+    text: &str,
+    args: &[&str],
+    doing: &str,
+) -> Result<(), Failure> {
+    let (exit, last) = shell::run(vm, run.log, part, shell::script(text, args)).await?;
+    if exit.exited && exit.code == 0 {
+        return Ok(());
+    }
+    let why = if last.is_empty() { exit.status } else { last };
+    Err(Failure::at(part, format!("cannot {doing}: {why}")))
+}
+
+/// Numbers of `user[:group]`, by the guest's own files.
+async fn owner(vm: &Vm, text: &str, part: Part) -> Result<(u32, u32), Failure> {
+    let file = |path| async move {
+        let text = vm.agent.read(path).await;
+        text.map(Option::unwrap_or_default)
+            .map_err(Failure::of(part, "read the template's users"))
+    };
+    let (passwd, group) = (file("/etc/passwd").await?, file("/etc/group").await?);
+    resolve_owner(&passwd, &group, text).map_err(|why| Failure::at(part, why))
+}
+
+fn resolve_owner(passwd: &str, group: &str, text: &str) -> Result<(u32, u32), String> {
+    let (user, group_name) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (text, None),
+    };
+    let field = |line: &str, index: usize| line.split(':').nth(index).map(str::to_owned);
+    let entry = passwd.lines().find(|line| {
+        field(line, 0).as_deref() == Some(user) || field(line, 2).as_deref() == Some(user)
+    });
+    let (uid, own_gid) = match entry {
+        Some(line) => {
+            let number = |index| field(line, index).and_then(|text| text.parse::<u32>().ok());
+            let malformed = || format!("the entry of the user '{user}' is malformed");
+            (
+                number(2).ok_or_else(malformed)?,
+                number(3).ok_or_else(malformed)?,
+            )
+        }
+        None => match user.parse::<u32>() {
+            Ok(uid) => (uid, uid),
+            Err(_) => return Err(format!("the user '{user}' does not exist in the template")),
+        },
+    };
+    let Some(name) = group_name.filter(|name| !name.is_empty()) else {
+        return Ok((uid, own_gid));
+    };
+    let found = group
+        .lines()
+        .find(|line| field(line, 0).as_deref() == Some(name));
+    let gid = match found {
+        Some(line) => field(line, 2).and_then(|text| text.parse().ok()),
+        None => name.parse().ok(),
+    };
+    match gid {
+        Some(gid) => Ok((uid, gid)),
+        None => Err(format!("the group '{name}' does not exist in the template")),
+    }
+}
+
+async fn copy_files(
+    run: &Run<'_>,
+    vm: &Vm,
+    context: &Context,
+    step: &Copy,
+    part: Part,
+) -> Result<(), Failure> {
+    let files = &run.shared.files;
+    if !files.has(&run.spec.scope, &step.files) {
+        let text = format!("the files of COPY {} were not uploaded", step.source);
+        return Err(Failure::at(part, text));
+    }
+    let archive = files.path(&run.spec.scope, &step.files);
+    let numbers = owner(vm, step.owner.as_deref().unwrap_or(&context.user), part).await?;
+    let ownership = Ownership {
+        uid: numbers.0,
+        gid: numbers.1,
+        mode: step.mode,
+    };
+    let selection = {
+        let (archive, step) = (archive.clone(), step.clone());
+        blocking(part, move || copy::select(&archive, &step)).await?
+    };
+    let (directory, rename) = destination(vm, context, step, &selection, part).await?;
+    let limit = run.shared.config.limits.max_disk_mib << 20;
+    let local = run.work.join("copy.tar");
+    let length = {
+        let local = local.clone();
+        blocking(part, move || {
+            let mut out = File::create(&local).map_err(copy::CopyError::Write)?;
+            copy::rewrite(
+                &archive,
+                &selection,
+                Path::new(&rename),
+                ownership,
+                limit,
+                &mut out,
+            )?;
+            out.metadata()
+                .map(|data| data.len())
+                .map_err(copy::CopyError::Write)
+        })
+        .await?
+    };
+    // In memory where it is small: what is removed from the disk again still
+    // takes room in the layer.
+    let remote = if length < (run.spec.memory_mib << 20) / 8 {
+        "/run/hearth-copy.tar"
+    } else {
+        "/var/tmp/.hearth-copy.tar"
+    };
+    vm.agent
+        .send(&local, remote)
+        .await
+        .map_err(Failure::of(part, "send the files to the template"))?;
+    let _ = std::fs::remove_file(&local);
+    let owner = format!("{}:{}", ownership.uid, ownership.gid);
+    root(
+        run,
+        vm,
+        part,
+        UNPACK,
+        &[&directory, remote, &owner],
+        "unpack the copied files",
+    )
+    .await
+}
+
+const UNPACK: &str = r#"
+command -v tar >/dev/null || { rm -f "$2"; echo "the image has no tar, which COPY needs" >&2; exit 127; }
+[ -d "$1" ] || { mkdir -p "$1" && chown "$3" "$1"; } || exit
+tar -xpf "$2" -C "$1"
+status=$?
+rm -f "$2"
+exit $status
+"#;
+
+/// The directory to unpack in, and what a single file is called there.
+async fn destination(
+    vm: &Vm,
+    context: &Context,
+    step: &Copy,
+    selection: &Selection,
+    part: Part,
+) -> Result<(String, String), Failure> {
+    let target = context.absolute(&step.destination);
+    let Selection::One(source) = selection else {
+        return Ok((target, String::new()));
+    };
+    let own_name = source
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let means_directory = step.destination.ends_with('/')
+        || step.destination == "."
+        || step.destination.ends_with("/.")
+        || shell::succeeds(vm, shell::script(r#"[ -d "$1" ]"#, &[&target]))
+            .await
+            .map_err(|why| Failure::at(part, why))?;
+    if means_directory {
+        return Ok((target, own_name));
+    }
+    match target.rsplit_once('/') {
+        Some((parent, name)) if !name.is_empty() => {
+            let parent = if parent.is_empty() { "/" } else { parent };
+            Ok((parent.to_owned(), name.to_owned()))
+        }
+        _ => Ok((target, own_name)),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    part: Part,
+    work: impl FnOnce() -> Result<T, copy::CopyError> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Failure::at(part, crate::error::chain(&error))),
+        Err(error) => Err(Failure::at(part, error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_found_by_name_or_number() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nuser:x:1000:1001::/home/user:/bin/bash\nbad:x\n";
+        let group = "root:x:0:\nstaff:x:50:user\n";
+        let of = |text| resolve_owner(passwd, group, text);
+        assert_eq!(of("user"), Ok((1000, 1001)));
+        assert_eq!(of("user:staff"), Ok((1000, 50)));
+        assert_eq!(of("1000:7"), Ok((1000, 7)));
+        assert_eq!(of("4242"), Ok((4242, 4242)));
+        assert_eq!(of("user:"), Ok((1000, 1001)));
+        assert!(of("nobody").unwrap_err().contains("nobody"));
+        assert!(of("user:nobody").unwrap_err().contains("group"));
+        assert!(of("bad").unwrap_err().contains("malformed"));
+    }
+}

@@ -1,0 +1,364 @@
+//! The microVM of a build: booted from a stack of disk layers, held like a
+//! sandbox's, and gone, with all that it took, however the build ends.
+//!
+//! It goes in order: the process first, then the disk's server, its directory,
+//! and last the network slot. A build that is given up half-way leaves that to a
+//! task, which whoever gave it up can wait for.
+
+use crate::{
+    agent::{Agent, AgentError, Init},
+    shared::Shared,
+};
+use hearth_block::{
+    Device, DeviceConfig, WritableConfig,
+    server::{self, ServerConfig, ServerHandle},
+};
+use hearth_client::SandboxClient;
+use hearth_confine::Confinement;
+use hearth_ids::{BuildId, SandboxId};
+use hearth_machine::{BootSpec, DiskAttachment, Machine, NetworkAttachment, SaveTarget, VmShape};
+use hearth_network::{Slot, SlotPool};
+use std::{
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio_util::task::TaskTracker;
+
+const EXPORT: &str = "root";
+/// What the VM process may take beyond its guest's memory.
+const OVERHEAD_BYTES: u64 = 512 << 20;
+/// How long a guest may take from its kernel's start to an agent that listens.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// How long the agent may take to begin its answer to a call about processes.
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// Why the VM is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VmError {
+    #[error("no network slot for the build's VM")]
+    Slot(#[source] hearth_network::Error),
+    #[error("open the build's disk")]
+    Disk(#[source] hearth_block::Error),
+    #[error("use the build's disk")]
+    DiskIo(#[from] hearth_block::IoError),
+    #[error("run the build's VM")]
+    Machine(#[from] hearth_machine::Error),
+    #[error("the build's VM did not come up")]
+    Boot(#[source] hearth_builder::Error),
+    #[error("the build's VM ended: {0}")]
+    Ended(String),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error("{doing} {path}")]
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("a worker task ended early")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// What a VM is booted from.
+pub(crate) struct Disk {
+    /// Raw ext4 image at the bottom.
+    pub(crate) image: PathBuf,
+    /// Layers upon it, the lowest first.
+    pub(crate) layers: Vec<PathBuf>,
+    pub(crate) size_bytes: u64,
+    /// Where the layer goes that takes the writes.
+    pub(crate) writable: PathBuf,
+    pub(crate) limit_bytes: u64,
+}
+
+pub(crate) struct BootRequest<'a> {
+    pub(crate) build: BuildId,
+    pub(crate) disk: Disk,
+    pub(crate) vcpus: u32,
+    pub(crate) memory_mib: u64,
+    /// The guest's memory; is made.
+    pub(crate) memory_file: PathBuf,
+    pub(crate) init: Init<'a>,
+}
+
+pub(crate) struct Vm {
+    parts: Parts,
+    pub(crate) device: Arc<Device>,
+    pub(crate) agent: Agent,
+    client: Option<SandboxClient>,
+    /// The version that the agent told.
+    pub(crate) agent_version: String,
+}
+
+impl Vm {
+    /// Boots and waits for the agent. What it takes is given back by `tasks`
+    /// should the future be dropped.
+    pub(crate) async fn boot(
+        shared: &Shared,
+        tasks: &TaskTracker,
+        request: BootRequest<'_>,
+    ) -> Result<Self, VmError> {
+        let (mut parts, run_dir) = Parts::take(shared, request.build, tasks).await?;
+        let config = DeviceConfig {
+            base: Some(request.disk.image),
+            layers: request.disk.layers,
+            writable: Some(WritableConfig {
+                directory: request.disk.writable,
+                limit_bytes: Some(request.disk.limit_bytes),
+            }),
+            size_bytes: request.disk.size_bytes,
+        };
+        let device = tokio::task::spawn_blocking(move || Device::create(&config))
+            .await?
+            .map_err(VmError::Disk)?;
+        let device = Arc::new(device);
+        let socket = ServerConfig {
+            owner: Some((parts.slot().uid, parts.slot().uid)),
+            ..ServerConfig::new(run_dir.join("nbd.sock"), EXPORT)
+        };
+        parts.server = Some(server::serve(&socket, Arc::clone(&device)).map_err(VmError::Disk)?);
+        let shape = VmShape {
+            vcpus: request.vcpus,
+            memory_bytes: request.memory_mib << 20,
+        };
+        let id = format!("template-{}", request.build);
+        let spec = boot_spec(
+            shared,
+            parts.slot(),
+            &run_dir,
+            id,
+            shape,
+            request.memory_file,
+        );
+        let machine = shared.engine.boot(spec).await?;
+        let address = SocketAddr::from((parts.slot().host_address, hearth_builder::AGENT_PORT));
+        let machine = &*parts.machine.insert(machine);
+        let console = run_dir.join("console.log");
+        tokio::select! {
+            ready = hearth_builder::wait_for_agent(&console, address, BOOT_LIMIT) => {
+                ready.map_err(VmError::Boot)?;
+            }
+            why = machine.exited() => return Err(VmError::Ended(why.to_string())),
+        }
+        let agent = Agent { address };
+        let agent_version = agent.init(&request.init).await?;
+        let url = format!("http://{address}");
+        let client = SandboxClient::direct(&url, SandboxId::random(), "", CALL_LIMIT)
+            .map_err(|error| VmError::Ended(crate::error::chain(&error)))?;
+        Ok(Self {
+            parts,
+            device,
+            agent,
+            client: Some(client),
+            agent_version,
+        })
+    }
+
+    /// Completes when the VM process has ended of itself, with the reason.
+    pub(crate) async fn ended(&self) -> String {
+        match &self.parts.machine {
+            Some(machine) => machine.exited().await.to_string(),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// For calls about processes; until the VM is saved.
+    pub(crate) fn client(&self) -> &SandboxClient {
+        self.client
+            .as_ref()
+            .expect("taken only by saving, which is the last use")
+    }
+
+    /// Closes the layer that takes the writes, with a whole and clean file
+    /// system, and goes on in the new layer `next`.
+    pub(crate) async fn checkpoint(&self, next: &Path) -> Result<(), VmError> {
+        self.agent.freeze().await?;
+        let (device, next) = (Arc::clone(&self.device), next.to_owned());
+        let sealed = tokio::task::spawn_blocking(move || device.seal(&next)).await?;
+        self.agent.thaw().await?;
+        let sealing = sealed.map_err(VmError::Disk)?;
+        tokio::task::spawn_blocking(move || sealing.finish()).await??;
+        Ok(())
+    }
+
+    /// Stops the guest's clock and writes its devices; its memory is in the
+    /// memory file. Ends the VM.
+    pub(crate) async fn save(&mut self, device_state: PathBuf) -> Result<(), VmError> {
+        // Its connections are not to be part of what is saved.
+        self.client = None;
+        if let Some(machine) = &self.parts.machine {
+            machine.pause().await?;
+            machine.save(SaveTarget { device_state }).await?;
+        }
+        self.stop().await
+    }
+
+    /// Ends the VM in order; the device stays readable.
+    pub(crate) async fn stop(&mut self) -> Result<(), VmError> {
+        self.parts.give_back().await
+    }
+}
+
+fn boot_spec(
+    shared: &Shared,
+    slot: &Slot,
+    run_dir: &Path,
+    id: String,
+    shape: VmShape,
+    memory_file: PathBuf,
+) -> BootSpec {
+    BootSpec {
+        id,
+        run_dir: run_dir.to_owned(),
+        shape,
+        kernel: shared.config.guest.kernel.clone(),
+        initramfs: shared.config.guest.initramfs.clone(),
+        cmdline_extra: String::new(),
+        memory_file,
+        disk: DiskAttachment {
+            nbd_socket: run_dir.join("nbd.sock"),
+            export: EXPORT.to_owned(),
+        },
+        network: Some(NetworkAttachment {
+            netns: slot.netns_path.clone(),
+            tap: slot.tap.clone(),
+            mac: slot.mac,
+        }),
+        confinement: Some(Confinement {
+            netns: Some(slot.netns_path.clone()),
+            uid: slot.uid,
+            gid: slot.uid,
+            cgroup_name: Some(cgroup_name(slot)),
+            memory_limit_bytes: Some(shape.memory_bytes + OVERHEAD_BYTES),
+            ..Confinement::default()
+        }),
+    }
+}
+
+/// What a VM holds of the host. Given back in order, and by a task of its own
+/// when it is dropped half-way.
+struct Parts {
+    machine: Option<Box<dyn Machine>>,
+    server: Option<ServerHandle>,
+    /// Directory of sockets and console.
+    run_dir: Option<PathBuf>,
+    slot: Option<Slot>,
+    slots: SlotPool,
+    tasks: TaskTracker,
+}
+
+impl Parts {
+    /// Takes a network slot and makes the directory.
+    async fn take(
+        shared: &Shared,
+        build: BuildId,
+        tasks: &TaskTracker,
+    ) -> Result<(Self, PathBuf), VmError> {
+        let slot = shared.slots.acquire().await.map_err(VmError::Slot)?;
+        // Short, since a socket's path is: the beginning of the id tells enough.
+        let name = build.uuid().simple().to_string();
+        let run_dir = shared.config.run_dir.join(&name[..12]);
+        let parts = Self {
+            machine: None,
+            server: None,
+            run_dir: Some(run_dir.clone()),
+            slot: Some(slot),
+            slots: shared.slots.clone(),
+            tasks: tasks.clone(),
+        };
+        match make_run_dir(&run_dir, parts.slot().uid) {
+            Ok(()) => Ok((parts, run_dir)),
+            Err(source) => Err(VmError::Io {
+                doing: "make",
+                path: run_dir,
+                source,
+            }),
+        }
+    }
+
+    fn slot(&self) -> &Slot {
+        self.slot
+            .as_ref()
+            .expect("held until it is given back, and asked for before")
+    }
+
+    async fn give_back(&mut self) -> Result<(), VmError> {
+        let mut result = Ok(());
+        if let Some(machine) = self.machine.take() {
+            result = machine.stop().await.map_err(VmError::from);
+        }
+        if let Some(run_dir) = &self.run_dir {
+            // One that was starting when its build was given up.
+            for pid in hearth_machine::processes::naming(&format!("{}/", run_dir.display())) {
+                if let Err(error) = hearth_machine::processes::end(pid) {
+                    tracing::warn!(pid, %error, "cannot end a build's VM");
+                }
+            }
+        }
+        if let Some(server) = self.server.take() {
+            server.stop().await;
+        }
+        if let Some(run_dir) = self.run_dir.take()
+            && let Err(error) = std::fs::remove_dir_all(&run_dir)
+        {
+            tracing::warn!(path = %run_dir.display(), %error, "cannot remove a build's directory");
+        }
+        if let Some(slot) = self.slot.take() {
+            let name = cgroup_name(&slot);
+            if let Err(error) = hearth_confine::remove_cgroup(&name) {
+                tracing::debug!(%error, name, "a build's control group is not removed yet");
+            }
+            if let Err(error) = self.slots.release(slot).await {
+                tracing::error!(%error, "a build's network slot could not be given back");
+            }
+        }
+        result
+    }
+
+    fn is_empty(&self) -> bool {
+        self.machine.is_none()
+            && self.server.is_none()
+            && self.run_dir.is_none()
+            && self.slot.is_none()
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if self.is_empty() {
+            return;
+        }
+        let mut rest = Self {
+            machine: self.machine.take(),
+            server: self.server.take(),
+            run_dir: self.run_dir.take(),
+            slot: self.slot.take(),
+            slots: self.slots.clone(),
+            tasks: self.tasks.clone(),
+        };
+        self.tasks.spawn(async move {
+            if let Err(error) = rest.give_back().await {
+                tracing::error!(error = %crate::error::chain(&error), "ending a build's VM failed");
+            }
+        });
+    }
+}
+
+fn make_run_dir(path: &Path, uid: u32) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)?;
+    std::os::unix::fs::chown(path, Some(uid), Some(uid))
+}
+
+fn cgroup_name(slot: &Slot) -> String {
+    format!("hearth-build-{}", slot.index)
+}
