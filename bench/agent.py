@@ -180,6 +180,8 @@ def transfers(place, nginx, directory, size, rounds):
     path = f"{directory}/bench-big"
     before = place.memory()
     report(f"upload of {size // MIB} MiB", upload(place, path, size), "MiB/s")
+    # Or whoever reads first reads while the upload is still being written.
+    shell(place, "sync")
     ours, theirs = [], []
     for _ in range(rounds):
         ours.append(download(place, f"/files?path={path}", size))
