@@ -6,8 +6,8 @@ use connectrpc::client::{ClientBody, full_body};
 use hearth_ids::SandboxId;
 use hearth_wire::{
     ConnectSandbox, ForkResult, ForkSandbox, ListedSandbox, NewSandbox, PauseSandbox,
-    RollbackSandbox, Sandbox, SandboxDetail, SandboxState, SnapshotInfo, SnapshotSandbox, Template,
-    TemplateWithBuilds, TimeoutSandbox,
+    RollbackSandbox, Sandbox, SandboxDetail, SandboxState, SnapshotInfo, SnapshotSandbox,
+    TimeoutSandbox,
 };
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -22,11 +22,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Speaks to the API with one key. Clones share the connections.
 #[derive(Clone)]
 pub struct ControlClient {
-    pool: HttpPool,
+    pub(crate) pool: HttpPool,
     base: Uri,
     sandbox_base: Uri,
     api_key: HeaderValue,
-    timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// Which sandboxes to list.
@@ -219,33 +219,6 @@ impl ControlClient {
         self.exchange(Method::POST, &path, &body).await
     }
 
-    /// The team's templates and the default ones, newest first.
-    pub async fn template_list(&self) -> Result<Vec<Template>> {
-        let request = self.request(Method::GET, "/templates", full_body(Vec::new().into()))?;
-        let response = self.call(request).await?;
-        self.decode(response).await
-    }
-
-    /// A template, by id or name, with its newest builds; an error with status 404
-    /// when there is none.
-    pub async fn template(&self, reference: &str) -> Result<TemplateWithBuilds> {
-        let path = template_path(reference);
-        let request = self.request(Method::GET, &path, full_body(Vec::new().into()))?;
-        let response = self.call(request).await?;
-        self.decode(response).await
-    }
-
-    /// Deletes a template or a snapshot, by id or name. False when there was none.
-    pub async fn template_delete(&self, reference: &str) -> Result<bool> {
-        let path = template_path(reference);
-        let request = self.request(Method::DELETE, &path, full_body(Vec::new().into()))?;
-        match self.call(request).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.status() == Some(404) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// A client for the agent of a sandbox that create or connect answered.
     pub fn sandbox_client(&self, sandbox: &Sandbox) -> Result<SandboxClient> {
         let id = SandboxId::parse_client(&sandbox.sandbox_id)?;
@@ -258,7 +231,7 @@ impl ControlClient {
         )
     }
 
-    async fn exchange<B: Serialize, T: DeserializeOwned>(
+    pub(crate) async fn exchange<B: Serialize, T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -269,7 +242,7 @@ impl ControlClient {
         self.decode(response).await
     }
 
-    fn json<B: Serialize>(
+    pub(crate) fn json<B: Serialize>(
         &self,
         method: Method,
         path: &str,
@@ -282,7 +255,12 @@ impl ControlClient {
         Ok(request)
     }
 
-    fn request(&self, method: Method, path: &str, body: ClientBody) -> Result<Request<ClientBody>> {
+    pub(crate) fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: ClientBody,
+    ) -> Result<Request<ClientBody>> {
         let uri = join(&self.base, path)?;
         let mut request = Request::new(body);
         *request.method_mut() = method;
@@ -293,12 +271,15 @@ impl ControlClient {
         Ok(request)
     }
 
-    async fn call(&self, request: Request<ClientBody>) -> Result<Response<Incoming>> {
+    pub(crate) async fn call(&self, request: Request<ClientBody>) -> Result<Response<Incoming>> {
         let response = transport::send(&self.pool, request, self.timeout).await?;
         transport::accept(response, self.timeout).await
     }
 
-    async fn decode<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T> {
+    pub(crate) async fn decode<T: DeserializeOwned>(
+        &self,
+        response: Response<Incoming>,
+    ) -> Result<T> {
         if response.status() == StatusCode::NO_CONTENT {
             return Err(Error::protocol("no content where some was expected"));
         }
@@ -340,12 +321,6 @@ impl ListQuery {
             format!("?{query}")
         }
     }
-}
-
-/// A name with a namespace or a tag is one segment of the path.
-fn template_path(reference: &str) -> String {
-    let segment = utf8_percent_encode(reference, NON_ALPHANUMERIC);
-    format!("/templates/{segment}")
 }
 
 fn state_name(state: SandboxState) -> &'static str {

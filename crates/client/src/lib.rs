@@ -26,6 +26,7 @@ mod control;
 mod error;
 mod files;
 mod sandbox;
+mod templates;
 mod transport;
 
 pub use command::{Command, CommandEvent, CommandStream, Exit, Output, PtySize};
@@ -33,8 +34,10 @@ pub use control::{ControlClient, ListQuery, Page};
 pub use error::Error;
 pub use hearth_ids::SandboxId;
 pub use hearth_wire::{
-    ForkResult, ListedSandbox, NewSandbox, Sandbox, SandboxDetail, SandboxState, SnapshotInfo,
-    Template, TemplateWithBuilds,
+    AliasInfo, BuildLogEntry, BuildStatus, BuildStatusReason, FilesUpload, ForkResult,
+    FromImageRegistry, ListedSandbox, LogLevel, NewSandbox, NewTemplateBuild, RequestedTemplate,
+    Sandbox, SandboxDetail, SandboxState, SnapshotInfo, StartTemplateBuild, Template,
+    TemplateBuild, TemplateBuildInfo, TemplateStep, TemplateTag, TemplateWithBuilds,
 };
 pub use sandbox::{ProcessInfo, SandboxClient, Signal};
 

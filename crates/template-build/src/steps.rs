@@ -137,14 +137,15 @@ async fn run_one(
     let part = Part::Step(index + 1);
     let title = format!("[builder {}/{total}] {}", index + 1, step.instruction);
     stack.forced |= step.force;
-    if let Instruction::Env(pairs) = &step.instruction {
+    let instruction = expanded(&step.instruction, &stack.context);
+    if let Instruction::Env(pairs) = &instruction {
         run.log.add(Some(part), Level::Info, &title);
         stack.context.set_env(pairs);
         let texts: Vec<&str> = pairs.iter().flat_map(|(n, v)| [n.as_str(), v]).collect();
         stack.state = stack.state.then(&[&["ENV"], &texts[..]].concat());
         return Ok(());
     }
-    let key = key(stack.state, &step.instruction);
+    let key = key(stack.state, &instruction);
     let cached = (!stack.forced)
         .then(|| run.shared.cache.find(key))
         .flatten();
@@ -155,15 +156,30 @@ async fn run_one(
     } else {
         run.log.add(Some(part), Level::Info, &title);
         let vm = bench.vm(run, stack, part).await?;
-        carry_out(run, vm, &stack.context, &step.instruction, part).await?;
+        carry_out(run, vm, &stack.context, &instruction, part).await?;
         bench.close_layer(run, stack, key, part).await?;
     }
-    match &step.instruction {
+    match &instruction {
         Instruction::Workdir(path) => stack.context.workdir = stack.context.absolute(path),
         Instruction::User(user) => stack.context.user = user_name(user).to_owned(),
         _ => {}
     }
     Ok(())
+}
+
+/// With the values of variables in paths and names of users, as in a Dockerfile.
+/// Commands have a shell for that, and variables see each other later.
+fn expanded(instruction: &Instruction, context: &Context) -> Instruction {
+    match instruction {
+        Instruction::Copy(copy) => Instruction::Copy(Copy {
+            destination: context.expand(&copy.destination),
+            owner: copy.owner.as_deref().map(|owner| context.expand(owner)),
+            ..copy.clone()
+        }),
+        Instruction::Workdir(path) => Instruction::Workdir(context.expand(path)),
+        Instruction::User(user) => Instruction::User(context.expand(user)),
+        Instruction::Run { .. } | Instruction::Env(_) => instruction.clone(),
+    }
 }
 
 fn key(state: State, instruction: &Instruction) -> hearth_snapshot::Digest {
@@ -422,6 +438,25 @@ async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_and_users_may_hold_variables() {
+        let mut context = Context::default();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        context.set_env(&[pair("APP", "/app"), pair("ME", "me")]);
+        let of = |instruction| expanded(&instruction, &context).to_string();
+        assert_eq!(
+            of(Instruction::Workdir("$APP/${SUB:-x}".to_owned())),
+            "WORKDIR /app/x"
+        );
+        assert_eq!(of(Instruction::User("$ME".to_owned())), "USER me");
+        let command = "echo $APP".to_owned();
+        let run = of(Instruction::Run {
+            command,
+            user: None,
+        });
+        assert_eq!(run, "RUN echo $APP");
+    }
 
     #[test]
     fn owners_are_found_by_name_or_number() {

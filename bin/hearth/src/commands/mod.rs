@@ -53,7 +53,7 @@ enum Command {
     Sandbox(sandbox::Args),
     /// Look at the builds on this machine's disk
     Snapshot(snapshot::Args),
-    /// List, prepare and delete templates
+    /// Build, list, tag, prepare and delete templates
     Template(template::Args),
     /// Measure Hearth on this machine
     Bench(bench::Args),

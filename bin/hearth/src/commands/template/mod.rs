@@ -1,5 +1,9 @@
 //! `hearth template`: what sandboxes start from.
 
+mod build;
+mod display;
+mod tag;
+
 use super::client;
 use crate::{
     daemon::{self, lock, lock::Lock, prepare},
@@ -20,12 +24,30 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List templates
+    /// List templates with their tags
     Ls,
-    /// Print a template and its builds
+    /// Print a template, its builds and tags
     Show {
         /// ID or name
         template: String,
+    },
+    /// Build a template from a Dockerfile
+    Build(build::Args),
+    /// Give the build that a name stands for more tags
+    Tag {
+        /// `NAME[:TAG]`
+        template: String,
+        /// Tags that it gets
+        #[arg(required = true)]
+        tags: Vec<String>,
+    },
+    /// Take tags away
+    Untag {
+        /// ID or name
+        template: String,
+        /// Tags that it has
+        #[arg(required = true)]
+        tags: Vec<String>,
     },
     /// Delete templates or snapshots that no sandbox uses
     Rm {
@@ -56,6 +78,11 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Ls => list(&client(settings)?).await,
         Command::Show { template } => show(&client(settings)?, &template).await,
+        Command::Build(args) => build::run(settings, args).await,
+        Command::Tag { template, tags } => tag::assign(&client(settings)?, &template, &tags).await,
+        Command::Untag { template, tags } => {
+            tag::remove(&client(settings)?, &template, &tags).await
+        }
         Command::Rm { templates } => remove(&client(settings)?, &templates).await,
         Command::Prepare(recipe) => prepare(settings, recipe).await,
     }
@@ -63,14 +90,27 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
 
 async fn list(client: &ControlClient) -> anyhow::Result<ExitCode> {
     println!(
-        "{:<22} {:<28} {:>4} {:>10} {:>9} {:<20} {:<8}",
-        "TEMPLATE", "NAME", "CPUS", "MEMORY MIB", "DISK MIB", "CREATED", "STATUS"
+        "{:<22} {:<28} {:<20} {:>6} {:>4} {:>10} {:>9} {:<20} {:<8}",
+        "TEMPLATE", "NAME", "TAGS", "BUILDS", "CPUS", "MEMORY MIB", "DISK MIB", "CREATED", "STATUS"
     );
     for template in client.template_list().await? {
+        let tags = match client.template_tags(&template.template_id).await {
+            Ok(tags) => tags,
+            // Deleted meanwhile.
+            Err(error) if error.status() == Some(404) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let tags: Vec<String> = tags.into_iter().map(|tag| tag.tag).collect();
+        let shown = |words: &[String]| match words {
+            [] => "-".to_owned(),
+            words => words.join(","),
+        };
         println!(
-            "{:<22} {:<28} {:>4} {:>10} {:>9} {:<20} {:<8}",
+            "{:<22} {:<28} {:<20} {:>6} {:>4} {:>10} {:>9} {:<20} {:<8}",
             template.template_id,
-            template.names.first().map_or("-", String::as_str),
+            shown(&template.names),
+            shown(&tags),
+            template.build_count,
             template.cpu_count,
             template.memory_mb,
             template.disk_size_mb,
@@ -84,7 +124,12 @@ async fn list(client: &ControlClient) -> anyhow::Result<ExitCode> {
 async fn show(client: &ControlClient, template: &str) -> anyhow::Result<ExitCode> {
     let found = client.template(template).await;
     let found = found.with_context(|| format!("look for the template {template:?}"))?;
-    println!("{}", serde_json::to_string_pretty(&found)?);
+    let tags = client.template_tags(&found.template.template_id).await?;
+    let mut shown = serde_json::to_value(&found)?;
+    if let Some(fields) = shown.as_object_mut() {
+        fields.insert("tags".to_owned(), serde_json::to_value(tags)?);
+    }
+    println!("{}", serde_json::to_string_pretty(&shown)?);
     Ok(ExitCode::SUCCESS)
 }
 
