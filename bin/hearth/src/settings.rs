@@ -479,6 +479,11 @@ impl Settings {
         self.run_dir.join("node.sock")
     }
 
+    /// Where this machine's owner asks the daemon for what the API does not offer.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.run_dir.join("admin.sock")
+    }
+
     pub fn pid_file(&self) -> PathBuf {
         self.run_dir.join("hearth.pid")
     }

@@ -35,7 +35,8 @@ pub use kernel::Kernel;
 pub use progress::{Event, Outcome, Progress, Silent, Stage, Unit};
 pub use rootfs::{PACKAGES as BASE_PACKAGES, Rootfs, RootfsConfig, make_image};
 pub use template::{
-    TemplateSpec, Workshop, accelerator_of, copy, copy_out, find, host_features, snapshot,
+    TemplateSpec, Workshop, accelerator_of, copy, copy_out, end_leftovers, find, host_features,
+    snapshot,
 };
 pub use warmup::{AGENT_PORT, wait_for_agent};
 

@@ -189,7 +189,7 @@ pub async fn snapshot(
 ) -> Result<Build, Error> {
     let progress = StageProgress::new(progress, Stage::Snapshot);
     let run_dir = RunDir(workshop.run_dir);
-    run_dir.end_leftovers();
+    end_leftovers(run_dir.0);
     let staging = workshop.store.stage(BuildId::random()).await?;
     let slot = workshop.slots.acquire().await?;
     let result = in_slot(spec, workshop, &slot, staging.directory(), progress).await;
@@ -230,16 +230,14 @@ pub async fn snapshot(
 /// The directory of sockets and console, removed however the work ends.
 struct RunDir<'a>(&'a Path);
 
-impl RunDir<'_> {
-    /// Ends the VM that a killed builder left. Its network slot and its staged
-    /// files are cleaned by the pool's and the store's own start.
-    fn end_leftovers(&self) {
-        let marker = format!("{}/", self.0.display());
-        for pid in hearth_machine::processes::naming(&marker) {
-            tracing::info!(pid, "end the VM of an interrupted template build");
-            if let Err(error) = hearth_machine::processes::end(pid) {
-                tracing::warn!(pid, %error, "cannot end it");
-            }
+/// Ends the VM that a killed builder left in its [`Workshop::run_dir`]. Its network
+/// slot and its staged files are cleaned by the pool's and the store's own start.
+pub fn end_leftovers(run_dir: &Path) {
+    let marker = format!("{}/", run_dir.display());
+    for pid in hearth_machine::processes::naming(&marker) {
+        tracing::info!(pid, "end the VM of an interrupted template build");
+        if let Err(error) = hearth_machine::processes::end(pid) {
+            tracing::warn!(pid, %error, "cannot end it");
         }
     }
 }

@@ -39,7 +39,7 @@ pub use files::Piece;
 pub use grpc::Service;
 pub use log::{Entry, Level, LogLimits};
 pub use manager::{Status, Templates, View};
-pub use run::Ready;
+pub use run::{Ready, free_memory};
 pub use shared::{Config, Guest, Limits};
 pub use spec::{
     BuildSpec, Copy, FilesHash, ImageSource, Instruction, MAX_STEPS, RootfsSource, Scope, Source,

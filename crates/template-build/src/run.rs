@@ -189,7 +189,10 @@ fn boxed<'a, T>(
 }
 
 /// `MemAvailable` of the host, in bytes.
-fn free_memory() -> std::io::Result<u64> {
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn free_memory() -> std::io::Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
     text.lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))

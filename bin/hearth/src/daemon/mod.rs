@@ -9,6 +9,7 @@
 pub mod lock;
 pub mod log;
 pub mod prepare;
+pub mod recipes;
 mod routes;
 pub mod secret_files;
 pub mod secrets;
@@ -24,7 +25,7 @@ use hearth_api::AppState;
 use hearth_control::{Control, TeamConfig, TeamLimits};
 use hearth_ids::TeamId;
 use hearth_machine::{
-    accelerator,
+    Engine, accelerator,
     qemu::{QemuConfig, QemuEngine},
 };
 use hearth_network::{NetworkConfig, TapOwner};
@@ -58,6 +59,7 @@ pub struct Daemon {
     templates: Arc<hearth_template_build::Templates>,
     server: hearth_node::Server,
     control: Arc<Control>,
+    admin: recipes::Admin,
     collector: Collector,
     api: AppState,
     serving: serving::Serving,
@@ -77,10 +79,28 @@ impl Daemon {
             hearth_telemetry::Limits::default(),
         )
         .context("open what sandboxes told")?;
-        let (node, templates, server) = start_node(settings).await?;
-        let started = start_control(settings).await;
-        let control = match started {
-            Ok(control) => control,
+        prepare::end_leftovers(settings);
+        let started = start_node(settings).await?;
+        let Started {
+            node,
+            templates,
+            server,
+            engine,
+            store,
+        } = started;
+        let started = async {
+            let control = start_control(settings).await?;
+            let admin = recipes::Admin::start(recipes::Kitchen {
+                settings: settings.clone(),
+                engine,
+                slots: node.slots().clone(),
+                store,
+                control: Arc::clone(&control),
+            })?;
+            anyhow::Ok((control, admin))
+        };
+        let (control, admin) = match started.await {
+            Ok(started) => started,
             Err(error) => {
                 server.stop(STOP_LIMIT).await;
                 templates.shutdown(STOP_LIMIT).await;
@@ -101,6 +121,7 @@ impl Daemon {
             templates,
             server,
             control,
+            admin,
             collector,
             api,
             serving,
@@ -112,6 +133,7 @@ impl Daemon {
     pub async fn stop(self) -> usize {
         self.api.drain();
         self.serving.stop(STOP_LIMIT).await;
+        self.admin.stop(STOP_LIMIT).await;
         self.control.shutdown(STOP_LIMIT).await;
         self.collector.stop().await;
         self.server.stop(STOP_LIMIT).await;
@@ -128,20 +150,33 @@ impl Daemon {
     }
 }
 
-async fn start_node(
-    settings: &Settings,
-) -> anyhow::Result<(Arc<Node>, Arc<Templates>, hearth_node::Server)> {
+/// The node's parts, and what others share with it.
+struct Started {
+    node: Arc<Node>,
+    templates: Arc<Templates>,
+    server: hearth_node::Server,
+    engine: Arc<dyn Engine>,
+    store: LocalStore,
+}
+
+async fn start_node(settings: &Settings) -> anyhow::Result<Started> {
     let config = node_config(settings)?;
     let grpc = config.grpc.clone();
-    let engine = Arc::new(engine(settings).await?);
+    let engine: Arc<dyn Engine> = Arc::new(engine(settings).await?);
     let builds = Arc::new(LocalStore::open(settings.builds_dir())?);
     let store = LocalStore::clone(&builds);
     let network = network_config(settings)?;
-    let node = Node::start(config, Arc::clone(&engine) as _, builds, network)
+    let node = Node::start(config, Arc::clone(&engine), builds, network)
         .await
         .context("start the node")?;
     let started = async {
-        let templates = templates::start(settings, engine, node.slots().clone(), store)?;
+        let slots = node.slots().clone();
+        let templates = templates::start(
+            settings,
+            Arc::clone(&engine),
+            slots,
+            LocalStore::clone(&store),
+        )?;
         let extend =
             |router| hearth_template_build::Service::register(Arc::clone(&templates), router);
         let server = hearth_node::Server::start_with(Arc::clone(&node), &grpc, extend)
@@ -150,7 +185,13 @@ async fn start_node(
         anyhow::Ok((templates, server))
     };
     match started.await {
-        Ok((templates, server)) => Ok((node, templates, server)),
+        Ok((templates, server)) => Ok(Started {
+            node,
+            templates,
+            server,
+            engine,
+            store,
+        }),
         Err(error) => {
             node.shutdown(STOP_LIMIT).await;
             Err(error)
@@ -267,7 +308,7 @@ async fn start_control(settings: &Settings) -> anyhow::Result<Arc<Control>> {
     if let Some(key) = bootstrapped.api_key {
         secrets::write(&settings.api_key_file(), key.expose_secret())?;
     }
-    prepare::publish(settings, &control, bootstrapped.team.id).await?;
+    prepare::publish_all(settings, &control, bootstrapped.team.id).await?;
     control
         .discard_left_over()
         .await

@@ -1,71 +1,150 @@
 //! From nothing to templates that can be started, and their entries in the store.
-//! `hearth up` prepares `base`, `hearth template prepare` others; the daemon
-//! publishes what is prepared when it starts.
+//! `hearth up` prepares `base`, `hearth template prepare` any; the daemon publishes
+//! what is prepared when it starts, and when it was asked to prepare it.
 
-use super::{engine, make_state_dir, network_config};
+use super::{
+    engine, make_state_dir, network_config,
+    recipes::{Recipe, Wanted},
+};
 use crate::settings::Settings;
 use anyhow::{Context, bail};
 use hearth_builder::{
-    ArtefactConfig, Edition, INTERPRETER_TEMPLATE, InterpreterConfig, Progress, RootfsConfig,
+    ArtefactConfig, Artefacts, INTERPRETER_TEMPLATE, InterpreterConfig, Progress, RootfsConfig,
     TemplateSpec, Workshop,
 };
 use hearth_control::{Control, TemplatePublication};
-use hearth_ids::TeamId;
+use hearth_ids::{BuildId, TeamId};
 use hearth_machine::Engine;
 use hearth_network::{NetworkConfig, SlotPool};
 use hearth_snapshot::{ArtefactStore, Build, LocalStore, Manifest, Shape};
 use std::path::PathBuf;
 
 const BASE: &str = "base";
+/// Sockets and console of the VM that becomes a template, below the run directory.
+const RUN_DIR: &str = "template";
+
+/// Where a template is made, and with what.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub engine: &'a dyn Engine,
+    pub store: &'a LocalStore,
+    /// The running daemon's; without one, the pool is this work's own.
+    pub slots: Option<&'a SlotPool>,
+}
 
 /// Makes whatever is missing for `base`. The caller holds the daemon's lock.
 pub async fn prepare(settings: &Settings, progress: &dyn Progress) -> anyhow::Result<()> {
-    make_state_dir(settings)?;
-    let engine = engine(settings).await?;
-    let shape = shape(settings);
-    let (config, agent_version) = artefact_config(settings, shape)?;
-    let artefacts = hearth_builder::artefacts(&config, progress)
-        .await
-        .context("prepare the guest")?;
-    hearth_template_build::Guest::of(&artefacts, &agent_version)
-        .save(&settings.guest_file())
-        .context("note what guests boot from")?;
-    let capabilities = engine.capabilities();
-    let spec = TemplateSpec::base(artefacts, &agent_version, shape, &capabilities);
-    ensure(settings, &engine, &spec, progress).await
+    let wanted = Wanted {
+        recipe: Recipe::Base,
+        anew: false,
+    };
+    alone(settings, wanted, progress).await
 }
 
-/// Makes whatever is missing for the code interpreter's template, or only its root
-/// file system. The caller holds the daemon's lock.
-pub async fn code_interpreter(
+/// Makes whatever is missing for a template. The caller holds the daemon's lock.
+pub async fn alone(
     settings: &Settings,
-    edition: Edition,
-    image_only: bool,
+    wanted: Wanted,
     progress: &dyn Progress,
 ) -> anyhow::Result<()> {
     make_state_dir(settings)?;
-    let wanted = &settings.code_interpreter;
-    let shape = Shape {
-        vcpus: wanted.vcpus,
-        memory_mib: wanted.memory_mib.into(),
-        disk_mib: wanted.disk_mib.into(),
+    let engine = engine(settings).await?;
+    let store = LocalStore::open(settings.builds_dir())?;
+    let place = Place {
+        engine: &engine,
+        store: &store,
+        slots: None,
     };
+    ensure(settings, wanted, place, progress).await
+}
+
+/// What a template's machines boot from.
+struct Ingredients {
+    artefacts: Artefacts,
+    agent_version: String,
+    shape: Shape,
+}
+
+/// Makes whatever is missing of what a template's machines boot from. That touches
+/// no machine: a running daemon may be beside.
+pub async fn image(
+    settings: &Settings,
+    recipe: Recipe,
+    progress: &dyn Progress,
+) -> anyhow::Result<()> {
+    make_state_dir(settings)?;
+    ingredients(settings, recipe, progress).await.map(drop)
+}
+
+async fn ingredients(
+    settings: &Settings,
+    recipe: Recipe,
+    progress: &dyn Progress,
+) -> anyhow::Result<Ingredients> {
+    let shape = shape(settings, recipe);
     let (config, agent_version) = artefact_config(settings, shape)?;
-    let server = settings.interpreter.clone();
-    let interpreter = InterpreterConfig {
-        server: program(server, "code-interpreter", "HEARTH_CODE_INTERPRETER")?,
-        edition,
+    let artefacts = match recipe.edition() {
+        None => hearth_builder::artefacts(&config, progress)
+            .await
+            .context("prepare the guest")?,
+        Some(edition) => {
+            let server = settings.interpreter.clone();
+            let interpreter = InterpreterConfig {
+                server: program(server, "code-interpreter", "HEARTH_CODE_INTERPRETER")?,
+                edition,
+            };
+            hearth_builder::interpreter_artefacts(&config, &interpreter, progress)
+                .await
+                .context("prepare the code interpreter's guest")?
+        }
     };
-    let artefacts = hearth_builder::interpreter_artefacts(&config, &interpreter, progress)
-        .await
-        .context("prepare the code interpreter's guest")?;
-    if image_only {
+    Ok(Ingredients {
+        artefacts,
+        agent_version,
+        shape,
+    })
+}
+
+/// Finds the template's build, in the store or the cache, or makes it.
+pub async fn ensure(
+    settings: &Settings,
+    wanted: Wanted,
+    place: Place<'_>,
+    progress: &dyn Progress,
+) -> anyhow::Result<()> {
+    let Ingredients {
+        artefacts,
+        agent_version,
+        shape,
+    } = ingredients(settings, wanted.recipe, progress).await?;
+    let capabilities = place.engine.capabilities();
+    let spec = match wanted.recipe {
+        Recipe::Base => {
+            hearth_template_build::Guest::of(&artefacts, &agent_version)
+                .save(&settings.guest_file())
+                .context("note what guests boot from")?;
+            TemplateSpec::base(artefacts, &agent_version, shape, &capabilities)
+        }
+        Recipe::CodeInterpreter | Recipe::CodeInterpreterSmall => {
+            TemplateSpec::interpreter(artefacts, &agent_version, shape, &capabilities)
+        }
+    };
+    if wanted.anew {
+        return make(settings, place, &spec, progress).await.map(drop);
+    }
+    if hearth_builder::find(place.store, &spec).await?.is_some() {
         return Ok(());
     }
-    let engine = engine(settings).await?;
-    let capabilities = engine.capabilities();
-    let spec = TemplateSpec::interpreter(artefacts, &agent_version, shape, &capabilities);
-    ensure(settings, &engine, &spec, progress).await
+    let cache = LocalStore::open(settings.cache_dir.join("builds"))?;
+    if let Some(cached) = hearth_builder::find(&cache, &spec).await? {
+        hearth_builder::copy(&cached, place.store, progress).await?;
+        return Ok(());
+    }
+    let build = make(settings, place, &spec, progress).await?;
+    hearth_builder::copy(&build, &cache, &hearth_builder::Silent)
+        .await
+        .context("keep the template in the cache")?;
+    Ok(())
 }
 
 fn artefact_config(settings: &Settings, shape: Shape) -> anyhow::Result<(ArtefactConfig, String)> {
@@ -83,77 +162,94 @@ fn artefact_config(settings: &Settings, shape: Shape) -> anyhow::Result<(Artefac
     Ok((config, agent_version))
 }
 
-/// Finds the template's build, in the store or the cache, or makes it.
-async fn ensure(
-    settings: &Settings,
-    engine: &dyn Engine,
-    spec: &TemplateSpec,
-    progress: &dyn Progress,
-) -> anyhow::Result<()> {
-    let store = LocalStore::open(settings.builds_dir())?;
-    if hearth_builder::find(&store, spec).await?.is_some() {
-        return Ok(());
-    }
-    let cache = LocalStore::open(settings.cache_dir.join("builds"))?;
-    if let Some(cached) = hearth_builder::find(&cache, spec).await? {
-        hearth_builder::copy(&cached, &store, progress).await?;
-        return Ok(());
-    }
-    let build = make(settings, engine, &store, spec, progress).await?;
-    hearth_builder::copy(&build, &cache, &hearth_builder::Silent)
-        .await
-        .context("keep the template in the cache")?;
-    Ok(())
-}
-
 async fn make(
     settings: &Settings,
-    engine: &dyn Engine,
-    store: &LocalStore,
+    place: Place<'_>,
     spec: &TemplateSpec,
     progress: &dyn Progress,
 ) -> anyhow::Result<Build> {
-    // One slot, for the VM that becomes the template.
-    let network = NetworkConfig {
-        pool_size: 1,
-        ..network_config(settings)?
-    };
-    let slots = SlotPool::start(network, &[])
-        .await
-        .context("prepare the network")?;
-    let run_dir = settings.run_dir.join("template");
-    let workshop = Workshop {
-        engine,
-        slots: &slots,
-        store,
+    let run_dir = settings.run_dir.join(RUN_DIR);
+    let in_pool = |slots| Workshop {
+        engine: place.engine,
+        slots,
+        store: place.store,
         run_dir: &run_dir,
     };
-    let made = hearth_builder::snapshot(spec, workshop, progress).await;
-    slots.shutdown(&[]).await.context("clean up the network")?;
+    let made = match place.slots {
+        Some(slots) => {
+            check_memory(settings, spec)?;
+            hearth_builder::snapshot(spec, in_pool(slots), progress).await
+        }
+        None => {
+            // One slot, for the VM that becomes the template.
+            let network = NetworkConfig {
+                pool_size: 1,
+                ..network_config(settings)?
+            };
+            let slots = SlotPool::start(network, &[])
+                .await
+                .context("prepare the network")?;
+            let made = hearth_builder::snapshot(spec, in_pool(&slots), progress).await;
+            slots.shutdown(&[]).await.context("clean up the network")?;
+            made
+        }
+    };
     made.with_context(|| format!("make the template {}", spec.name))
+}
+
+/// Sandboxes that run are not to pay for the template's machine.
+fn check_memory(settings: &Settings, spec: &TemplateSpec) -> anyhow::Result<()> {
+    let free = hearth_template_build::free_memory().context("measure this machine's memory")?;
+    let reserve = settings.node.memory_reserve_mib << 20;
+    if free < (spec.shape.memory_mib << 20).saturating_add(reserve) {
+        bail!(
+            "the template's microVM needs {} MiB of memory beside the {} MiB that are kept free",
+            spec.shape.memory_mib,
+            settings.node.memory_reserve_mib
+        );
+    }
+    Ok(())
+}
+
+/// Ends the VM of a preparation that was killed. Before its network is cleaned.
+pub fn end_leftovers(settings: &Settings) {
+    hearth_builder::end_leftovers(&settings.run_dir.join(RUN_DIR));
 }
 
 /// Names the newest builds of prepared templates in the store, for every team.
 /// `base` must be there.
-pub async fn publish(settings: &Settings, control: &Control, team: TeamId) -> anyhow::Result<()> {
+pub async fn publish_all(
+    settings: &Settings,
+    control: &Control,
+    team: TeamId,
+) -> anyhow::Result<()> {
     let store = LocalStore::open(settings.builds_dir())?;
-    let manifests = store.list().await?;
-    for name in [BASE, INTERPRETER_TEMPLATE] {
-        let newest = manifests
-            .iter()
-            .rev()
-            .find(|found| found.name.as_deref() == Some(name));
-        match newest {
-            Some(manifest) => publish_one(control, team, name, manifest)
-                .await
-                .with_context(|| format!("publish the template {name}"))?,
-            None if name == BASE => bail!(
-                "the base template is not prepared: run `hearth up` or `hearth up --prepare-only`"
-            ),
-            None => {}
-        }
+    if publish(&store, control, team, BASE).await?.is_none() {
+        bail!("the base template is not prepared: run `hearth up` or `hearth up --prepare-only`");
     }
+    publish(&store, control, team, INTERPRETER_TEMPLATE).await?;
     Ok(())
+}
+
+/// Names the newest build of a prepared template; `None` when there is none.
+pub async fn publish(
+    store: &LocalStore,
+    control: &Control,
+    team: TeamId,
+    name: &str,
+) -> anyhow::Result<Option<BuildId>> {
+    let manifests = store.list().await?;
+    let newest = manifests
+        .iter()
+        .rev()
+        .find(|found| found.name.as_deref() == Some(name));
+    let Some(manifest) = newest else {
+        return Ok(None);
+    };
+    publish_one(control, team, name, manifest)
+        .await
+        .with_context(|| format!("publish the template {name}"))?;
+    Ok(Some(manifest.build_id))
 }
 
 async fn publish_one(
@@ -182,12 +278,24 @@ async fn publish_one(
     Ok(())
 }
 
-fn shape(settings: &Settings) -> Shape {
-    let template = &settings.template;
-    Shape {
-        vcpus: template.vcpus,
-        memory_mib: template.memory_mib.into(),
-        disk_mib: template.disk_mib.into(),
+fn shape(settings: &Settings, recipe: Recipe) -> Shape {
+    match recipe {
+        Recipe::Base => {
+            let wanted = &settings.template;
+            Shape {
+                vcpus: wanted.vcpus,
+                memory_mib: wanted.memory_mib.into(),
+                disk_mib: wanted.disk_mib.into(),
+            }
+        }
+        Recipe::CodeInterpreter | Recipe::CodeInterpreterSmall => {
+            let wanted = &settings.code_interpreter;
+            Shape {
+                vcpus: wanted.vcpus,
+                memory_mib: wanted.memory_mib.into(),
+                disk_mib: wanted.disk_mib.into(),
+            }
+        }
     }
 }
 

@@ -2,19 +2,15 @@
 
 mod build;
 mod display;
+mod prepare;
 mod tag;
 
 use super::client;
-use crate::{
-    daemon::{self, lock, lock::Lock, prepare},
-    progress::Bars,
-    settings::Settings,
-};
-use anyhow::{Context, bail};
+use crate::settings::Settings;
+use anyhow::Context;
 use clap::Subcommand;
-use hearth_builder::Edition;
 use hearth_client::ControlClient;
-use std::{process::ExitCode, time::Instant};
+use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -57,21 +53,7 @@ enum Command {
     },
     /// Make a template that Hearth has a recipe for
     #[command(subcommand)]
-    Prepare(Prepare),
-}
-
-#[derive(Debug, Subcommand)]
-enum Prepare {
-    /// `code-interpreter-v1`: runs code in Python, JavaScript, TypeScript, Bash, R
-    /// and Java, and keeps its variables
-    CodeInterpreter {
-        /// Python and JavaScript only, with fewer packages
-        #[arg(long)]
-        small: bool,
-        /// Make the root file system, but start nothing
-        #[arg(long)]
-        image_only: bool,
-    },
+    Prepare(prepare::Prepare),
 }
 
 pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
@@ -84,7 +66,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
             tag::remove(&client(settings)?, &template, &tags).await
         }
         Command::Rm { templates } => remove(&client(settings)?, &templates).await,
-        Command::Prepare(recipe) => prepare(settings, recipe).await,
+        Command::Prepare(command) => prepare::run(settings, command).await,
     }
 }
 
@@ -153,28 +135,4 @@ async fn remove(client: &ControlClient, templates: &[String]) -> anyhow::Result<
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
-}
-
-async fn prepare(settings: &Settings, recipe: Prepare) -> anyhow::Result<ExitCode> {
-    let Prepare::CodeInterpreter { small, image_only } = recipe;
-    daemon::log::quiet();
-    if let Some(pid) = lock::holder(&settings.pid_file()) {
-        bail!(
-            "Hearth is up (process {pid}): end it with `hearth down`, prepare the template, and \
-             start it again"
-        );
-    }
-    // Their networks would be in the way of the template's.
-    let sandboxes = settings.state_dir.join("sandboxes");
-    if std::fs::read_dir(&sandboxes).is_ok_and(|mut entries| entries.next().is_some()) {
-        bail!("sandboxes of the last daemon are still there; `hearth down` ends them");
-    }
-    let edition = if small { Edition::Small } else { Edition::Full };
-    let begun = Instant::now();
-    {
-        let _lock = Lock::take(&settings.pid_file())?;
-        prepare::code_interpreter(settings, edition, image_only, &Bars::new()).await?;
-    }
-    println!("Prepared in {:.1} s.", begun.elapsed().as_secs_f64());
-    Ok(ExitCode::SUCCESS)
 }
