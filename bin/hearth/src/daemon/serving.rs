@@ -3,9 +3,9 @@
 use super::{routes::NodeRoutes, tls::Tls};
 use crate::settings::Settings;
 use anyhow::Context;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, header::CONTENT_TYPE};
 use hearth_api::AppState;
-use hearth_edge::Edge;
+use hearth_edge::{Edge, Peer};
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -13,6 +13,8 @@ use std::{
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// Bound, but not yet served.
 pub struct Listeners {
@@ -69,7 +71,10 @@ impl Serving {
         api: AppState,
     ) -> Self {
         let edge = Edge::new(routes, settings.edge.clone());
-        let service = edge.or_else(hearth_api::router(api));
+        let service = edge.or_else(with_scheme(
+            hearth_api::router(api),
+            settings.edge.trust_forwarded,
+        ));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners.plain {
             let (service, limits, stop) =
@@ -124,6 +129,24 @@ impl Serving {
             tls.stop().await;
         }
     }
+}
+
+/// Tells the API whether it was reached over TLS: its links lead back the same way.
+/// A client's own word counts only where a proxy is trusted to write it.
+fn with_scheme(api: axum::Router, trust_forwarded: bool) -> axum::Router {
+    let told = move |mut request: axum::extract::Request| async move {
+        let peer = request.extensions().get::<Peer>();
+        let scheme = match peer.is_some_and(|peer| peer.tls) {
+            true => "https",
+            false => "http",
+        };
+        let headers = request.headers_mut();
+        if !(trust_forwarded && headers.contains_key(FORWARDED_PROTO)) {
+            headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        }
+        request
+    };
+    api.layer(axum::middleware::map_request(told))
 }
 
 /// What a Prometheus server reads.

@@ -1,6 +1,7 @@
 //! The routes, one file per resource.
 
 mod change;
+mod docker_builds;
 mod health;
 mod lifecycle;
 mod list;
@@ -17,7 +18,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes as collect;
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(crate::openapi::base())
+    let routes = OpenApiRouter::with_openapi(crate::openapi::base());
+    docker_builds::add(routes)
         .routes(collect!(health::health))
         .routes(collect!(list::list_first, sandboxes::create_first))
         .routes(collect!(list::list_second, sandboxes::create_second))

@@ -309,18 +309,14 @@ async fn start(
         .iter()
         .zip(&sources.copied)
         .map(|(step, copied)| wire_step(&step.action, copied.as_ref()));
-    let start_cmd = args.start_cmd.clone().or(recipe.start_command.clone());
     Ok(StartTemplateBuild {
         from_image,
         from_template,
         from_image_registry: credentials,
         force: args.no_cache.then_some(true),
         steps: Some(steps.collect()),
-        ready_cmd: args
-            .ready_cmd
-            .clone()
-            .or_else(|| start_cmd.is_some().then(|| "sleep 20".to_owned())),
-        start_cmd,
+        start_cmd: args.start_cmd.clone().or(recipe.start_command.clone()),
+        ready_cmd: args.ready_cmd.clone(),
     })
 }
 
