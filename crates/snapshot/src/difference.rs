@@ -25,7 +25,11 @@
 //! file ends in a hole as long as the longest run of them, and all of these are
 //! mapped from there.
 
-use crate::{blocks::DiskBlocks, sparse::is_zero};
+use crate::{
+    Digest,
+    blocks::DiskBlocks,
+    sparse::{Digester, is_zero},
+};
 use std::{
     collections::BTreeMap, fs::File, io, ops::Range, os::unix::fs::FileExt, path::PathBuf,
     sync::mpsc,
@@ -52,8 +56,10 @@ pub(crate) const MAX_INDEX_BYTES: u64 = (HEADER + DIGEST + RECORD * 4 * MAX_RUNS
 const WORTH: [(usize, usize); 3] = [(1000, 8), (2000, 32), (3000, 128)];
 /// Bytes that are read and written at a time.
 const CHUNK: usize = 1 << 20;
-/// Chunks that are read before they are written.
+/// Chunks that are read before they are written, or written before they are digested.
 const AHEAD: usize = 4;
+/// Bytes that are worth a flush of their own.
+const FLUSHED: u64 = 16 << 20;
 
 /// Consecutive pages from one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,9 +279,25 @@ pub fn joined(mut ranges: Vec<Range<u64>>, limit: usize) -> Vec<Range<u64>> {
     }
 }
 
+/// What [`write`] made.
+#[derive(Debug)]
+pub struct Written {
+    pub index: Index,
+    /// Of the data file, see [`crate::sparse::digest`].
+    pub digest: Digest,
+}
+
 /// Copies the ranges of a memory into the new file `data`, but for what is in the
-/// `disk` layers, and returns the index. `read` fills a buffer from a memory offset;
-/// ranges are sorted and page-aligned. Reads ahead on a thread of its own.
+/// `disk` layers. `read` fills a buffer from a memory offset; ranges are sorted and
+/// page-aligned.
+///
+/// ```text
+/// read ─▶ compare, write ─▶ digest        each on a thread of its own, with a
+///              └┄┄▶ flush                 bounded number of buffers between them
+/// ```
+///
+/// The disk is kept busy from the first bytes on, for whoever wants the file durable
+/// afterwards; that it is durable is theirs to see to.
 ///
 /// # Errors
 /// What reading and writing report.
@@ -285,37 +307,77 @@ pub fn write(
     ranges: &[Range<u64>],
     disk: &mut DiskBlocks,
     read: impl Fn(u64, &mut [u8]) -> io::Result<()> + Sync,
-) -> io::Result<Index> {
+) -> io::Result<Written> {
     let mut writer = Writer {
         data,
         disk,
         at: 0,
         runs: Vec::new(),
         special: 0,
+        written: Vec::new(),
     };
     let (full, chunks) = mpsc::sync_channel(AHEAD);
     let (empty, buffers) = mpsc::channel();
-    for _ in 0..=AHEAD {
+    let (done, finished) = mpsc::sync_channel(AHEAD);
+    let (dirty, due) = mpsc::sync_channel(1);
+    for _ in 0..=2 * AHEAD {
         let _ = empty.send(vec![0; CHUNK]);
     }
-    std::thread::scope(|scope| {
+    let digester = std::thread::scope(|scope| {
         let read = &read;
         scope.spawn(move || read_ahead(ranges, read, buffers, full));
-        // Both ends go at the first error, so that the reader does not wait for them.
-        let (chunks, empty) = (chunks, empty);
+        let digester = scope.spawn(move || digest_all(finished, empty));
+        let flusher = scope.spawn(move || flush_along(data, due));
+        // All ends go at the first error, so that nobody waits for anybody.
+        let (chunks, done, dirty) = (chunks, done, dirty);
+        let mut flushed = 0;
         for chunk in chunks {
             let (offset, length, buffer): (u64, usize, Vec<u8>) = chunk?;
             writer.chunk(offset / PAGE, &buffer[..length])?;
-            let _ = empty.send(buffer);
+            let _ = done.send((buffer, std::mem::take(&mut writer.written)));
+            // When it is still at the former ones, these go with the next.
+            if writer.at - flushed >= FLUSHED && dirty.try_send(()).is_ok() {
+                flushed = writer.at;
+            }
         }
-        io::Result::Ok(())
+        drop((done, dirty));
+        let panicked = |_| io::Error::other("a thread that keeps memory panicked");
+        // The kernel tells of an error once; it is not to be lost here.
+        flusher.join().map_err(panicked)??;
+        digester.join().map_err(panicked)
     })?;
     let index = Index {
         memory_bytes,
         runs: writer.runs,
     };
-    data.set_len(index.file_bytes())?;
-    Ok(index)
+    let length = index.file_bytes();
+    data.set_len(length)?;
+    Ok(Written {
+        index,
+        digest: digester.finish(length),
+    })
+}
+
+/// Takes in what was written, and gives the buffers back.
+#[expect(clippy::needless_pass_by_value, reason = "its ends are to go with it")]
+fn digest_all(
+    finished: mpsc::Receiver<(Vec<u8>, Vec<Range<usize>>)>,
+    empty: mpsc::Sender<Vec<u8>>,
+) -> Digester {
+    let mut digester = Digester::default();
+    for (buffer, parts) in finished {
+        for part in parts {
+            digester.update(&buffer[part]);
+        }
+        let _ = empty.send(buffer);
+    }
+    digester
+}
+
+/// Has the disk write whenever something is due.
+#[expect(clippy::needless_pass_by_value, reason = "its end is to go with it")]
+fn flush_along(data: &File, due: mpsc::Receiver<()>) -> io::Result<()> {
+    due.into_iter().try_for_each(|()| data.sync_data())
 }
 
 /// Reads the ranges one chunk after the other into buffers that come back empty, until
@@ -351,6 +413,8 @@ struct Writer<'a> {
     runs: Vec<Run>,
     /// Runs of zeros or on disk.
     special: usize,
+    /// Which parts of the chunk were written.
+    written: Vec<Range<usize>>,
 }
 
 impl Writer<'_> {
@@ -391,8 +455,10 @@ impl Writer<'_> {
         if pages.is_empty() {
             return Ok(());
         }
-        let part = &bytes[pages.start * PAGE as usize..pages.end * PAGE as usize];
+        let within = pages.start * PAGE as usize..pages.end * PAGE as usize;
+        let part = &bytes[within.clone()];
         self.data.write_all_at(part, self.at)?;
+        self.written.push(within);
         self.at += part.len() as u64;
         self.push(first_page + pages.start as u64, pages.len(), Source::Data);
         Ok(())

@@ -317,13 +317,14 @@ impl Inner {
         Ok(Staging {
             id,
             directory,
+            digests: HashMap::new(),
             lock,
             lock_path,
         })
     }
 
     fn publish(&self, staging: &Staging, draft: Draft, below: Below) -> Result<Build, Error> {
-        let files = seal_all(&staging.directory, draft.files)?;
+        let files = seal_all(staging, draft.files)?;
         let manifest = Manifest {
             format: Manifest::format_for(&below, &files),
             build_id: staging.id,
@@ -358,7 +359,7 @@ impl Inner {
             }
             sparse::copy(&source, &target).map_err(Error::io("copy", source))?;
             let files = vec![(entry.role, entry.name.clone())];
-            if seal_all(&staging.directory, files)?.first() != Some(entry) {
+            if seal_all(&staging, files)?.first() != Some(entry) {
                 return Err(Error::Corrupt {
                     build: id,
                     file: entry.name.clone(),
@@ -606,7 +607,8 @@ fn needless<'a>(builds: &[Build], leased: impl Iterator<Item = &'a BuildId>) -> 
 
 /// Measures staged files and makes them durable. The disk writes while the
 /// processor digests.
-fn seal_all(directory: &Path, files: Vec<(FileRole, String)>) -> Result<Vec<FileEntry>, Error> {
+fn seal_all(staging: &Staging, files: Vec<(FileRole, String)>) -> Result<Vec<FileEntry>, Error> {
+    let directory = &staging.directory;
     if files.len() > MAX_FILES {
         return Err(Error::Draft(format!("more than {MAX_FILES} files")));
     }
@@ -621,7 +623,7 @@ fn seal_all(directory: &Path, files: Vec<(FileRole, String)>) -> Result<Vec<File
             .collect();
         let entries: Result<Vec<FileEntry>, Error> = opened
             .iter()
-            .map(|(role, file, name)| measure(directory, *role, file, name))
+            .map(|(role, file, name)| measure(staging, *role, file, name))
             .collect();
         for (thread, (_, _, name)) in syncing.into_iter().zip(&opened) {
             let ended = thread.join();
@@ -645,9 +647,12 @@ fn open_staged(directory: &Path, role: FileRole, name: &str) -> Result<File, Err
     File::open(&path).map_err(Error::io("open", path))
 }
 
-fn measure(directory: &Path, role: FileRole, file: &File, name: &str) -> Result<FileEntry, Error> {
-    let path = directory.join(name);
-    let digest = sparse::digest(file).map_err(Error::io("read", &path))?;
+fn measure(staging: &Staging, role: FileRole, file: &File, name: &str) -> Result<FileEntry, Error> {
+    let path = staging.directory.join(name);
+    let digest = match staging.digests.get(name) {
+        Some(digest) => *digest,
+        None => sparse::digest(file).map_err(Error::io("read", &path))?,
+    };
     let metadata = file.metadata().map_err(Error::io("inspect", path))?;
     Ok(FileEntry {
         role,

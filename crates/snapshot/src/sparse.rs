@@ -41,6 +41,61 @@ pub fn digest(file: &File) -> io::Result<Digest> {
     Ok(hasher.finalize().into())
 }
 
+/// Makes the [`digest`] of a file while it is written from its start to its end.
+#[derive(Debug, Default)]
+pub struct Digester {
+    hasher: blake3::Hasher,
+    /// Where the chunk begins that is not whole yet, and what there is of it.
+    at: u64,
+    partial: Vec<u8>,
+}
+
+impl Digester {
+    /// Takes in the bytes that follow.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        if !self.partial.is_empty() {
+            let missing = bytes.len().min(CHUNK - self.partial.len());
+            let (now, later) = bytes.split_at(missing);
+            self.partial.extend_from_slice(now);
+            bytes = later;
+            if self.partial.len() < CHUNK {
+                return;
+            }
+            let whole = std::mem::take(&mut self.partial);
+            self.chunk(&whole);
+            self.partial = whole;
+            self.partial.clear();
+        }
+        let chunks = bytes.chunks_exact(CHUNK);
+        self.partial.extend_from_slice(chunks.remainder());
+        for chunk in chunks {
+            self.chunk(chunk);
+        }
+    }
+
+    fn chunk(&mut self, chunk: &[u8]) {
+        if !is_zero(chunk) {
+            self.hasher.update(&self.at.to_le_bytes());
+            self.hasher.update(chunk);
+        }
+        self.at += chunk.len() as u64;
+    }
+
+    /// The digest of the file with that length, in bytes, of which nothing but a hole
+    /// follows what was taken in.
+    #[must_use]
+    pub fn finish(mut self, length: u64) -> Digest {
+        let whole = usize::try_from(length.saturating_sub(self.at)).unwrap_or(CHUNK);
+        let mut rest = std::mem::take(&mut self.partial);
+        if !rest.is_empty() {
+            rest.resize(whole.min(CHUNK), 0);
+            self.chunk(&rest);
+        }
+        self.hasher.update(&length.to_le_bytes());
+        self.hasher.finalize().into()
+    }
+}
+
 /// Copies `from` to the new file `to`, leaving holes for zeros. Shares the
 /// extents where the file system can.
 ///
@@ -265,6 +320,35 @@ mod tests {
             let mut changed = tempfile::tempfile().unwrap();
             changed.write_all(&other).unwrap();
             prop_assert_ne!(digest(&changed).unwrap(), before);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// A digest made while writing is the one of the file that was written.
+        #[test]
+        fn a_digest_is_made_while_writing(
+            parts in proptest::collection::vec(
+                prop_oneof![
+                    proptest::collection::vec(any::<u8>(), 0..9000),
+                    (0usize..200_000).prop_map(|count| vec![0; count]),
+                    (0usize..200_000).prop_map(|count| vec![7; count]),
+                ],
+                0..6,
+            ),
+            hole in 0u64..200_000,
+        ) {
+            let mut file = tempfile::tempfile().unwrap();
+            let mut digester = Digester::default();
+            let mut length = hole;
+            for part in &parts {
+                file.write_all(part).unwrap();
+                digester.update(part);
+                length += part.len() as u64;
+            }
+            file.set_len(length).unwrap();
+            prop_assert_eq!(digester.finish(length), digest(&file).unwrap());
         }
     }
 

@@ -2,11 +2,13 @@
 
 use crate::Stack;
 use crate::{
-    Below, Component, CpuRequirement, EngineVersion, Error, FileRole, Inputs, Kind, Manifest, Shape,
+    Below, Component, CpuRequirement, Digest, EngineVersion, Error, FileRole, Inputs, Kind,
+    Manifest, Shape,
 };
 use async_trait::async_trait;
 use hearth_ids::BuildId;
 use std::{
+    collections::HashMap,
     fs::File,
     path::{Path, PathBuf},
 };
@@ -132,6 +134,8 @@ impl Component {
 pub struct Staging {
     pub(crate) id: BuildId,
     pub(crate) directory: PathBuf,
+    /// Digests of files, by name, that were made while the files were written.
+    pub(crate) digests: HashMap<String, Digest>,
     /// Held locked while the staging lives, so that a later start can tell what
     /// a crash left from what is in use.
     pub(crate) lock: File,
@@ -148,6 +152,12 @@ impl Staging {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Says which [`crate::sparse::digest`] a file has, so that it need not be read
+    /// again. The file must not change any more.
+    pub fn digested(&mut self, name: &str, digest: Digest) {
+        self.digests.insert(name.to_owned(), digest);
     }
 }
 

@@ -28,9 +28,9 @@ use crate::{
 };
 use hearth_machine::{DirtyMemory, Machine, SaveTarget};
 use hearth_snapshot::{
-    ArtefactStore, Below, Build, DEVICE_STATE_FILE, DiskBlocks, Draft, EngineVersion, FileRole,
-    Kind, MEMORY_DIFFERENCE_FILE, MEMORY_FILE, MEMORY_INDEX_FILE, SECRETS_FILE, Stack, Staging,
-    difference, sparse,
+    ArtefactStore, Below, Build, DEVICE_STATE_FILE, Digest, DiskBlocks, Draft, EngineVersion,
+    FileRole, Kind, MEMORY_DIFFERENCE_FILE, MEMORY_FILE, MEMORY_INDEX_FILE, SECRETS_FILE, Stack,
+    Staging, difference, sparse,
 };
 use std::{
     fs::{self, File, OpenOptions},
@@ -306,7 +306,7 @@ async fn write_memory(
     layers: Vec<(u32, PathBuf)>,
 ) -> Result<(), Error> {
     let [data, index] = captured.difference_paths();
-    blocking("keep the memory that was written", move || {
+    let digest = blocking("keep the memory that was written", move || {
         let mut disk = DiskBlocks::default();
         for (number, path) in layers {
             let file = File::open(path)?;
@@ -317,6 +317,7 @@ async fn write_memory(
         write_difference(&data, &index, &pending, &mut disk)
     })
     .await?;
+    captured.staging.digested(MEMORY_DIFFERENCE_FILE, digest);
     captured.add_difference();
     Ok(())
 }
@@ -326,7 +327,7 @@ fn write_difference(
     index: &Path,
     pending: &Pending,
     disk: &mut DiskBlocks,
-) -> io::Result<()> {
+) -> io::Result<Digest> {
     let Pending {
         ranges,
         pages,
@@ -349,7 +350,8 @@ fn write_difference(
         }
     };
     let written = difference::write(&create(data)?, *memory_bytes, ranges, disk, read)?;
-    io::Write::write_all(&mut create(index)?, &written.encode())
+    io::Write::write_all(&mut create(index)?, &written.index.encode())?;
+    Ok(written.digest)
 }
 
 /// Refuses before the disk is full, for others write to it too.

@@ -84,10 +84,12 @@ impl Driver {
             .as_ref()
             .ok_or_else(|| Error::step("keep the sandbox")("it stands on nothing".to_owned()))?;
         let record = &mut self.record;
+        let begun = Instant::now();
         let captured = keep::capture(shared, ground, record, resources, keeping, purpose).await?;
         if purpose == Purpose::Snapshot {
             wake(record, resources, keeping.with_memory).await?;
         }
+        tracing::debug!(sandbox = %record.spec.sandbox_id, elapsed_ms = begun.elapsed().as_millis(), "state captured");
         let made = keep::publish(shared, ground, record, resources, captured).await?;
         match self.shared.hooks.reached(Step::Published) {
             Ok(()) => Ok(made),

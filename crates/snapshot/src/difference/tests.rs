@@ -65,11 +65,13 @@ proptest! {
             }
             let mut disk = DiskBlocks::default();
             disk.add(7, layer.try_clone().unwrap()).unwrap();
-            let index = write(&file, PAGES * PAGE, &ranges, &mut disk, |offset, buffer| {
+            let written = write(&file, PAGES * PAGE, &ranges, &mut disk, |offset, buffer| {
                 let offset = offset as usize;
                 buffer.copy_from_slice(&now[offset..offset + buffer.len()]);
                 Ok(())
             }).unwrap();
+            prop_assert_eq!(crate::sparse::digest(&file).unwrap(), written.digest);
+            let index = written.index;
             prop_assert_eq!(file.metadata().unwrap().len(), index.file_bytes());
             prop_assert_eq!(Index::decode(&index.encode()), Ok(index.clone()));
             let layers = BTreeMap::from([(7, files.len() + 1)]);
@@ -118,7 +120,8 @@ fn zeros_take_no_space() {
         buffer.copy_from_slice(&now[offset..offset + buffer.len()]);
         Ok(())
     })
-    .unwrap();
+    .unwrap()
+    .index;
     assert_eq!(index.runs.len(), 3);
     assert_eq!(index.data_bytes(), 28 * PAGE);
     file.sync_all().unwrap();
@@ -144,7 +147,8 @@ fn what_is_on_disk_is_not_kept_again() {
         buffer.copy_from_slice(&bytes[offset..offset + buffer.len()]);
         Ok(())
     })
-    .unwrap();
+    .unwrap()
+    .index;
     let on_disk = Source::Disk {
         layer: 2,
         block: 100,
@@ -193,7 +197,9 @@ fn the_number_of_runs_is_bounded() {
         }
         Ok(())
     };
-    let index = write(&file, MANY * PAGE, &whole, &mut disk, read).unwrap();
+    let index = write(&file, MANY * PAGE, &whole, &mut disk, read)
+        .unwrap()
+        .index;
     assert!(index.runs.len() <= 2 * 3000 + 1, "{}", index.runs.len());
     assert_eq!(Index::decode(&index.encode()), Ok(index));
 }

@@ -287,7 +287,7 @@ async fn layered_with(
         buffer.fill(1 + u8::try_from(offset / 4096).unwrap());
         Ok(())
     });
-    let mut index = written.unwrap();
+    let mut index = written.unwrap().index;
     change(&mut index);
     fs::write(directory.join(crate::MEMORY_INDEX_FILE), index.encode()).unwrap();
     fs::create_dir(directory.join("disk-0")).unwrap();
