@@ -4,6 +4,7 @@
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -178,6 +179,9 @@ pub struct Builds {
     pub ca_file: Option<PathBuf>,
     /// Installs sudo, curl and the like where images lack them.
     pub install_packages: bool,
+    /// Variables of the commands of builds, such as `HTTP_PROXY`. Templates do not
+    /// keep them.
+    pub env: BTreeMap<String, String>,
 }
 
 /// Shape of the `base` template.
@@ -307,6 +311,7 @@ impl Default for Builds {
             upload_mib: limits.upload_bytes >> 20,
             ca_file: None,
             install_packages: true,
+            env: BTreeMap::new(),
         }
     }
 }

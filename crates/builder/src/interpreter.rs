@@ -56,6 +56,7 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "install.sh" from "recipe/install.sh",
     "start.sh" from "recipe/start.sh",
     "wait.sh" from "recipe/wait.sh",
+    "rehearse.sh" from "recipe/rehearse.sh",
     "requirements.txt" from "requirements.txt",
     "requirements-small.txt" from "requirements-small.txt",
     "python/hearth_kernel.py" from "python/hearth_kernel.py",

@@ -146,6 +146,7 @@ pub(crate) async fn build(
         &tree,
         &assembled.path().join(IMAGE),
         config.disk_mib,
+        0,
         key.key,
     )
     .await?;
@@ -426,8 +427,14 @@ fn configure(host: &Host, tree: &Path, nameservers: &[IpAddr]) -> Result<(), Err
     write(&resolv_conf, &resolver)
 }
 
+/// What mke2fs makes by itself.
+const USUAL_INODES_PER_MIB: u64 = 64;
+/// For what a template's author adds to many files.
+const SPARE_INODES: u64 = 16 << 10;
+
 /// Makes the ext4 image of a tree. Its identifiers follow from the key, so that
 /// the same inputs give the same file system again. Blocks are shared by nothing.
+/// There is room for `files` entries and some more, however small the disk.
 ///
 /// # Errors
 /// When the content does not fit, or a tool is missing or fails.
@@ -435,6 +442,7 @@ pub async fn make_image(
     tree: &Path,
     image: &Path,
     disk_mib: u64,
+    files: u64,
     key: Digest,
 ) -> Result<(), Error> {
     let uuid = |label: &str| {
@@ -460,10 +468,12 @@ pub async fn make_image(
         // in every sandbox.
         .arg(format!(
             "hash_seed={hash_seed},lazy_itable_init=0,lazy_journal_init=0,nodiscard"
-        ))
-        .arg("-d")
-        .arg(tree)
-        .arg(image);
+        ));
+    let inodes = files + files / 4 + SPARE_INODES;
+    if inodes > disk_mib * USUAL_INODES_PER_MIB {
+        command.args(["-N", &inodes.to_string()]);
+    }
+    command.arg("-d").arg(tree).arg(image);
     MKE2FS.run(command).await?;
     let mut command = E2FSCK.command();
     command.args(["-f", "-n"]).arg(image);

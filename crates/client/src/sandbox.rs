@@ -209,6 +209,29 @@ impl SandboxClient {
         CallOptions::default().with_timeout(self.timeout)
     }
 
+    /// Posts JSON to a port of the sandbox; answers with the whole body, of at most
+    /// `limit` bytes.
+    ///
+    /// # Errors
+    /// When it is refused, does not come in time or is longer.
+    pub async fn post_json(
+        &self,
+        port: u16,
+        path: &str,
+        body: &serde_json::Value,
+        limit: usize,
+    ) -> Result<bytes::Bytes> {
+        let body = full_body(body.to_string().into());
+        let mut request = self.request(Method::POST, path, body)?;
+        let headers = request.headers_mut();
+        headers.insert(SANDBOX_PORT, HeaderValue::from(port));
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(http::header::CONTENT_TYPE, json);
+        let response = transport::send(&self.pool, request, self.timeout).await?;
+        let response = transport::accept(response, self.timeout).await?;
+        transport::read(response, limit, self.timeout).await
+    }
+
     pub(crate) fn request(
         &self,
         method: Method,

@@ -40,6 +40,9 @@ pub(crate) struct Request {
     pub(crate) variables: BTreeMap<String, String>,
     /// The token of the sandbox's agent, as the client sent it.
     pub(crate) token: Option<String>,
+    /// Nobody wants its result: it is not counted, and what it learns of the
+    /// sandbox is asked for again by whoever comes first.
+    pub(crate) rehearsal: bool,
     pub(crate) sink: Sink,
 }
 
@@ -243,6 +246,9 @@ impl Context {
                 .await;
             }
         }
+        if request.rehearsal {
+            self.sandbox.token = None;
+        }
         request.sink.put(&Output::EndOfExecution).await;
         drop(request.sink);
         if matches!(end, End::Done) && !request.variables.is_empty() {
@@ -281,7 +287,8 @@ impl Context {
             self.silently(language.set_for_call(&request.variables))
                 .await?;
         }
-        let content = execution::request(&request.code, false);
+        let mut content = execution::request(&request.code, false);
+        content["store_history"] = (!request.rehearsal).into();
         let id = self.kernel()?.request("execute_request", &content).await?;
         Ok(Execution::new(id))
     }

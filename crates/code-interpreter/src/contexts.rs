@@ -23,6 +23,8 @@ use uuid::Uuid;
 
 /// Kernels at the same time; memory usually ends before this.
 const MAX_CONTEXTS: usize = 128;
+/// Has a result, which is shown; leaves nothing behind.
+const REHEARSAL: &str = "1+1";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -326,17 +328,42 @@ impl Contexts {
             code: job.code,
             variables: job.variables,
             token: job.token,
+            rehearsal: false,
             sink,
         };
-        handle
-            .requests
-            .try_send(request)
-            .map_err(|error| match error {
-                TrySendError::Full(_) => Error::Busy,
-                TrySendError::Closed(_) => Error::Ended,
-            })?;
+        queue(&handle, request)?;
         Ok(source)
     }
+
+    /// Does what the first execution in Python will do, and forgets it. A machine
+    /// that was just woken up is slow the first time.
+    ///
+    /// # Errors
+    /// When there is no default context, or too much waits in it.
+    pub async fn rehearse(&self) -> Result<(), Error> {
+        let python = Language::python();
+        let handle = self.known_default(&python);
+        let handle = handle.ok_or_else(|| Error::NoContext(python.name().to_owned()))?;
+        let (sink, mut source) = output::channel();
+        let request = Request {
+            code: REHEARSAL.to_owned(),
+            variables: BTreeMap::new(),
+            token: None,
+            rehearsal: true,
+            sink,
+        };
+        queue(&handle, request)?;
+        while source.next().await.is_some() {}
+        Ok(())
+    }
+}
+
+fn queue(handle: &Handle, request: Request) -> Result<(), Error> {
+    let queued = handle.requests.try_send(request);
+    queued.map_err(|error| match error {
+        TrySendError::Full(_) => Error::Busy,
+        TrySendError::Closed(_) => Error::Ended,
+    })
 }
 
 fn check_variables(language: &Language, variables: &BTreeMap<String, String>) -> Result<(), Error> {

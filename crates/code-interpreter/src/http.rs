@@ -38,11 +38,12 @@ struct CreateBody {
     cwd: Option<String>,
 }
 
-/// Every route of the contract.
+/// Every route of the contract, and one for sandboxes that are made ahead.
 pub fn router(contexts: Contexts) -> Router {
     Router::new()
         .route("/health", get(health))
         .route("/execute", post(execute))
+        .route("/rehearse", post(rehearse))
         .route("/contexts", get(list).post(create))
         .route("/contexts/{id}", delete(remove))
         .route("/contexts/{id}/restart", post(restart))
@@ -79,6 +80,11 @@ async fn execute(
         (header::CACHE_CONTROL, "no-store"),
     ];
     Ok((headers, Body::from_stream(lines(source))).into_response())
+}
+
+async fn rehearse(State(contexts): State<Contexts>) -> Result<StatusCode, Error> {
+    contexts.rehearse().await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The lines of an execution, with a sign of life in between.

@@ -4,7 +4,9 @@
 //!
 //! Why it pays: a restored VM starts with cold processor caches and, where guests
 //! are emulated, with nothing translated. The first request to its agent and the
-//! first shell cost many times what later ones do, and a spare has paid that.
+//! first shell cost many times what later ones do, and a spare has paid that. A
+//! template whose server is to be quick from the first request has a program
+//! `/etc/hearth/rehearse`, which a spare's shell runs.
 //!
 //! A spare has its sandbox id from the beginning, and with it the names of all that
 //! it holds, so nothing is renamed when it is taken. Whoever wants one reserves it
@@ -50,8 +52,8 @@ const WAIT_FOR_MAKING: Duration = Duration::from_secs(2);
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 /// How long the first request to a spare's agent, and its shell, may take.
 const WARM_LIMIT: Duration = Duration::from_secs(20);
-/// What the spare's shell runs.
-const WARM_LINE: &str = "true";
+/// What the spare's shell runs: the template's own rehearsal, where it has one.
+const WARM_LINE: &str = "[ ! -x /etc/hearth/rehearse ] || /etc/hearth/rehearse";
 
 pub(crate) struct Spares {
     per_build: usize,

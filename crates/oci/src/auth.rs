@@ -2,7 +2,7 @@
 //! at the place that it names.
 
 use crate::{
-    Credentials, Error, Reference, aws,
+    Credentials, Error, Mirror, Reference, Registries, aws,
     client::{Http, message},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -22,7 +22,11 @@ pub(crate) struct Login {
 
 impl Login {
     /// What the credentials amount to at a registry.
-    pub(crate) async fn of(credentials: &Credentials, http: &Http) -> Result<Option<Self>, Error> {
+    pub(crate) async fn of(
+        credentials: &Credentials,
+        registries: &Registries,
+        http: &Http,
+    ) -> Result<Option<Self>, Error> {
         Ok(match credentials {
             Credentials::Anonymous => None,
             Credentials::Basic { username, password } => Some(Self {
@@ -39,8 +43,29 @@ impl Login {
                 access_key_id,
                 secret_access_key,
                 region,
-            } => Some(aws::login(http, access_key_id, secret_access_key, region).await?),
+            } => {
+                let endpoint = registries.aws_endpoint.as_deref();
+                Some(aws::login(http, endpoint, access_key_id, secret_access_key, region).await?)
+            }
         })
+    }
+
+    /// Ours at a mirror. The credentials for its registry are not its business.
+    pub(crate) async fn at_mirror(mirror: &Mirror) -> Result<Option<Self>, Error> {
+        let Some(username) = &mirror.username else {
+            return Ok(None);
+        };
+        let password = match &mirror.password_file {
+            Some(path) => tokio::fs::read_to_string(path)
+                .await
+                .map_err(Error::io("read", path))?,
+            None => String::new(),
+        };
+        let password = password.lines().next().unwrap_or_default();
+        Ok(Some(Self {
+            username: username.clone(),
+            password: password.into(),
+        }))
     }
 
     fn basic(&self) -> Result<HeaderValue, Error> {

@@ -22,6 +22,7 @@ const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
 
 pub(crate) async fn login(
     http: &Http,
+    endpoint: Option<&str>,
     access_key_id: &str,
     secret: &SecretString,
     region: &str,
@@ -42,11 +43,15 @@ pub(crate) async fn login(
     } else {
         "amazonaws.com"
     };
-    let host = format!("api.ecr.{region}.{suffix}");
-    let headers = signed(&host, access_key_id, secret, region, Utc::now())?;
-    let uri: Uri = format!("https://{host}/")
+    let endpoint = endpoint.map_or_else(
+        || format!("https://api.ecr.{region}.{suffix}"),
+        |endpoint| endpoint.trim_end_matches('/').to_owned(),
+    );
+    let uri: Uri = format!("{endpoint}/")
         .parse()
-        .map_err(|_| Error::Credentials("the AWS region is malformed".to_owned()))?;
+        .map_err(|_| Error::Credentials(format!("the AWS endpoint {endpoint:?} is none")))?;
+    let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+    let headers = signed(&host, access_key_id, secret, region, Utc::now())?;
     let response = http
         .send(
             &host,

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod assemble;
 mod auth;
 mod aws;
 mod client;
@@ -21,6 +22,7 @@ mod registries;
 pub mod tree;
 mod unpack;
 
+pub use assemble::assemble;
 pub use credentials::Credentials;
 pub use error::Error;
 pub use pull::{Client, Image, Layer};

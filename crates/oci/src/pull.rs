@@ -141,9 +141,11 @@ impl Client {
             if mirror.registry != "*" && mirror.registry != image.registry {
                 continue;
             }
-            // The registry's credentials are not the mirror's business.
-            let place = self.place(&mirror.location, image, None);
-            match self.read(place).await {
+            let found = async {
+                let login = Login::at_mirror(mirror).await?;
+                self.read(self.place(&mirror.location, image, login)).await
+            };
+            match found.await {
                 Ok(found) => return Ok(found),
                 Err(error) => {
                     tracing::debug!(mirror = mirror.location, error = %chain(&error), "a mirror has not the image");
@@ -154,7 +156,7 @@ impl Client {
             "docker.io" => DEFAULT_HOST,
             host => host,
         };
-        let login = Login::of(credentials, &self.http).await?;
+        let login = Login::of(credentials, &self.registries, &self.http).await?;
         self.read(self.place(host, image, login)).await
     }
 

@@ -15,6 +15,9 @@ pub struct Registries {
     /// A file of certificates, in PEM, that registries may present beside the
     /// usual ones.
     pub ca_file: Option<PathBuf>,
+    /// Where AWS's passwords for registries are asked for, such as
+    /// `https://api.ecr.internal`; the region's public endpoint when absent.
+    pub aws_endpoint: Option<String>,
 }
 
 /// Another place with a registry's images.
@@ -25,4 +28,10 @@ pub struct Mirror {
     pub registry: String,
     /// `host[:port][/path]` of the mirror.
     pub location: String,
+    /// Who we are there, for a mirror that wants to know.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// Holds the password in its first line.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
 }

@@ -16,7 +16,10 @@ use std::{
     io::{self, BufReader, Read, Seek},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
 };
 use tar::{Archive, Entry, EntryType};
 
@@ -50,16 +53,17 @@ pub struct Unpacked {
     pub skipped: u64,
 }
 
-/// Unpacks one layer over those before it. Blocks.
+/// Unpacks one layer over those before it. Blocks, until `stop` at the latest.
 ///
 /// # Errors
-/// For a layer that is damaged, hostile or too large, and when the tree cannot
-/// be written.
+/// For a layer that is damaged, hostile or too large, when the tree cannot be
+/// written, and when it was stopped.
 pub fn unpack(
     layer: &Path,
     tree: &mut Tree,
     limits: UnpackLimits,
     so_far: &mut Unpacked,
+    stop: &AtomicBool,
 ) -> Result<(), Error> {
     let reader = decompress(layer)?;
     std::thread::scope(|scope| {
@@ -71,6 +75,7 @@ pub fn unpack(
             at: 0,
             left: limits.bytes.saturating_sub(so_far.bytes),
             read: 0,
+            stop,
         };
         unpack_from(input, tree, limits, so_far)
     })
@@ -118,12 +123,13 @@ fn read_ahead(mut reader: Box<dyn Read + Send>, sender: &mpsc::SyncSender<io::Re
 }
 
 /// The decompressed bytes, at most so many.
-struct Bounded {
+struct Bounded<'a> {
     pieces: mpsc::Receiver<io::Result<Vec<u8>>>,
     piece: Vec<u8>,
     at: usize,
     left: u64,
     read: u64,
+    stop: &'a AtomicBool,
 }
 
 /// Marks the end of patience among other errors of reading.
@@ -131,8 +137,11 @@ struct Bounded {
 #[error("too large")]
 struct TooLarge;
 
-impl Read for Bounded {
+impl Read for Bounded<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("it is not wanted any more"));
+        }
         while self.at == self.piece.len() {
             match self.pieces.recv() {
                 Ok(piece) => {
@@ -156,7 +165,7 @@ impl Read for Bounded {
 }
 
 fn unpack_from(
-    input: Bounded,
+    input: Bounded<'_>,
     tree: &mut Tree,
     limits: UnpackLimits,
     so_far: &mut Unpacked,
@@ -174,7 +183,7 @@ fn unpack_from(
             Error::Layer(error)
         }
     };
-    let mut own = HashSet::new();
+    let mut own = Own::default();
     for entry in archive.entries().map_err(&failed)? {
         let mut entry = entry.map_err(&failed)?;
         so_far.entries += 1;
@@ -196,7 +205,7 @@ fn unpack_from(
 fn put<R: Read>(
     entry: &mut Entry<'_, R>,
     tree: &mut Tree,
-    own: &mut HashSet<PathBuf>,
+    own: &mut Own,
     so_far: &mut Unpacked,
 ) -> Result<(), Error> {
     let kind = entry.header().entry_type();
@@ -216,12 +225,8 @@ fn put<R: Read>(
     };
     let parent = path.parent().unwrap_or(Path::new(""));
     if base == OPAQUE {
-        let mut above = HashSet::new();
-        for kept in own.iter() {
-            above.extend(kept.ancestors().map(Path::to_path_buf));
-        }
         return tree
-            .remove_below(parent, &|path| above.contains(path))
+            .remove_below(parent, &|path| own.reaches(path))
             .map_err(write);
     }
     if base.starts_with(RESERVED) {
@@ -268,6 +273,34 @@ fn put<R: Read>(
     }
     own.insert(path);
     Ok(())
+}
+
+/// What the layer itself has put: no whiteout of its own takes that away.
+#[derive(Default)]
+struct Own {
+    entries: HashSet<PathBuf>,
+    /// Directories above them.
+    above: HashSet<PathBuf>,
+}
+
+impl Own {
+    fn insert(&mut self, path: PathBuf) {
+        for above in path.ancestors().skip(1) {
+            if !self.above.insert(above.to_owned()) {
+                break;
+            }
+        }
+        self.entries.insert(path);
+    }
+
+    fn contains(&self, path: &Path) -> bool {
+        self.entries.contains(path)
+    }
+
+    /// Whether it is one of them or above one.
+    fn reaches(&self, path: &Path) -> bool {
+        self.contains(path) || self.above.contains(path)
+    }
 }
 
 fn checked(name: &Path) -> Result<PathBuf, Error> {

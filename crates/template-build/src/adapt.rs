@@ -77,6 +77,19 @@ impl Family {
         })
     }
 
+    /// The package that has a program.
+    fn package(self, program: &str) -> &str {
+        match (program, self) {
+            // Alpine's `ss` is beside the rest of its package; its own pgrep is there.
+            ("ss", Self::Alpine) => "iproute2-ss",
+            ("ss", Self::Fedora) => "iproute",
+            ("ss", Self::Debian | Self::Arch) => "iproute2",
+            ("pgrep", Self::Debian) => "procps",
+            ("pgrep", Self::Alpine | Self::Fedora | Self::Arch) => "procps-ng",
+            (same, _) => same,
+        }
+    }
+
     /// Installs the packages that its argument names.
     pub(crate) fn install_script(self) -> &'static str {
         match self {
@@ -110,7 +123,7 @@ pub(crate) fn adapt(tree: &mut Tree, settings: &Settings) -> Result<Adapted, Str
     put(tree, "etc/hosts", 0o644, hosts).map_err(write)?;
     put(tree, "etc/hostname", 0o644, "hearth\n").map_err(write)?;
     environment(tree, &settings.env).map_err(write)?;
-    let mut missing = missing(tree);
+    let mut missing = missing(tree, family);
     if let Some(pem) = &settings.ca_bundle {
         certificates(tree, pem).map_err(write)?;
         missing.retain(|package| package != "ca-certificates");
@@ -152,18 +165,21 @@ fn family(tree: &Tree) -> Result<Family, String> {
     )
 }
 
-fn missing(tree: &Tree) -> Vec<String> {
+/// What every sandbox has: for its agent and commands, and for the questions by
+/// which clients tell that a template is ready.
+const PROGRAMS: [&str; 6] = ["bash", "sudo", "tar", "curl", "ss", "pgrep"];
+
+fn missing(tree: &Tree, family: Family) -> Vec<String> {
     let program = |name: &str| {
         ["bin", "usr/bin", "usr/local/bin", "sbin", "usr/sbin"]
             .iter()
             .any(|directory| tree.exists(&format!("{directory}/{name}")))
     };
-    let mut missing = Vec::new();
-    for name in ["bash", "sudo", "tar", "curl"] {
-        if !program(name) {
-            missing.push(name.to_owned());
-        }
-    }
+    let mut missing: Vec<String> = PROGRAMS
+        .iter()
+        .filter(|name| !program(name))
+        .map(|name| family.package(name).to_owned())
+        .collect();
     if !BUNDLES.iter().any(|path| tree.exists(path)) {
         missing.push("ca-certificates".to_owned());
     }
@@ -335,15 +351,15 @@ fn environment(tree: &mut Tree, env: &[String]) -> io::Result<()> {
 /// Makes the site's certificates trusted by whatever reads the bundle.
 fn certificates(tree: &mut Tree, pem: &str) -> io::Result<()> {
     put(tree, LOCAL_CA, 0o644, pem)?;
-    let mut any = false;
+    // The first path everywhere: builds name it to programs.
+    if !tree.exists(BUNDLES[0]) {
+        let own = text(tree, BUNDLES[1])?;
+        put(tree, BUNDLES[0], 0o644, &own)?;
+    }
     for path in BUNDLES {
         if tree.exists(path) {
             append(tree, path, 0o644, pem.trim_end())?;
-            any = true;
         }
-    }
-    if !any {
-        put(tree, BUNDLES[0], 0o644, pem)?;
     }
     Ok(())
 }
@@ -409,7 +425,10 @@ mod tests {
         std::os::unix::fs::symlink("/run/resolv.conf", root.path().join("etc/resolv.conf"))
             .unwrap();
         let adapted = adapt(&mut tree, &settings()).unwrap();
-        assert_eq!(adapted.missing, ["sudo", "tar", "curl"]);
+        assert_eq!(
+            adapted.missing,
+            ["sudo", "tar", "curl", "iproute2-ss", "procps-ng"]
+        );
         let read = |path: &str| std::fs::read_to_string(root.path().join(path)).unwrap();
         assert!(read("etc/passwd").ends_with("/bin/sh\nuser:x:1001:1001::/home/user:/bin/bash\n"));
         assert_eq!(read("etc/resolv.conf"), "nameserver 192.0.2.53\n");
@@ -437,6 +456,30 @@ mod tests {
             passwd
         );
         assert!(root.path().join("data").is_dir() && root.path().join("home/user").is_dir());
+    }
+
+    #[test]
+    fn each_family_has_its_own_packages() {
+        for (os_release, packages) in [
+            ("ID=ubuntu\nID_LIKE=debian\n", "iproute2 procps"),
+            ("ID=alpine\n", "iproute2-ss procps-ng"),
+            ("ID=rocky\nID_LIKE=\"rhel fedora\"\n", "iproute procps-ng"),
+            ("ID=arch\n", "iproute2 procps-ng"),
+        ] {
+            let (_root, mut tree) = image(&[("etc/os-release", os_release)]);
+            let missing = adapt(&mut tree, &settings()).unwrap().missing;
+            assert_eq!(missing.join(" "), format!("bash sudo tar curl {packages}"));
+        }
+    }
+
+    #[test]
+    fn a_fedora_has_its_certificates_where_builds_look_for_them() {
+        let (root, mut tree) = image(&[("etc/os-release", "ID=fedora\n"), (BUNDLES[1], "USUAL\n")]);
+        adapt(&mut tree, &settings()).unwrap();
+        for path in BUNDLES {
+            let text = std::fs::read_to_string(root.path().join(path)).unwrap();
+            assert_eq!(text, "USUAL\nCERTIFICATE\n", "{path}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ const ARRIVING: &str = "arriving";
 /// An upload on which nothing came for this long is forgotten.
 const STALE: Duration = Duration::from_secs(2 * 3600);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Files {
     root: PathBuf,
     max_bytes: u64,
@@ -56,6 +56,14 @@ impl Files {
 
     pub(crate) fn path(&self, scope: &Scope, hash: &FilesHash) -> PathBuf {
         self.root.join(scope.as_str()).join(hash.as_str())
+    }
+
+    /// Drops an archive that is of no use, so that it is uploaded again.
+    pub(crate) fn forget(&self, scope: &Scope, hash: &FilesHash) {
+        let path = self.path(scope, hash);
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove uploaded files");
+        }
     }
 
     pub(crate) fn has(&self, scope: &Scope, hash: &FilesHash) -> bool {

@@ -54,7 +54,7 @@ pub(crate) async fn run(run: &Run<'_>, stack: Stack) -> Result<Ready, Failure> {
     vm.save(staging.directory().join(DEVICE_STATE_FILE))
         .await
         .map_err(Failure::of(PART, "save the template"))?;
-    keep_disk(&vm, &staging).await?;
+    keep_disk(run, &vm, &staging).await?;
     drop(vm);
     let details = Details {
         context: stack.context.clone(),
@@ -251,20 +251,22 @@ async fn ask(vm: &Vm, command: impl Fn() -> Command) -> Result<(), String> {
     }
 }
 
-async fn keep_disk(vm: &Vm, staging: &Staging) -> Result<(), Failure> {
+async fn keep_disk(run: &Run<'_>, vm: &Vm, staging: &Staging) -> Result<(), Failure> {
     let device = Arc::clone(&vm.device);
     let rootfs = staging.directory().join(ROOTFS_FILE);
     let memory = staging.directory().join(MEMORY_FILE);
-    let kept = tokio::task::spawn_blocking(move || {
-        copy_out(&device, &rootfs).map_err(|error| crate::error::chain(&error))?;
-        let thinned = File::options()
-            .read(true)
-            .write(true)
-            .open(&memory)
-            .and_then(|file| sparse::punch_zeros(&file));
-        thinned.map(drop).map_err(|error| error.to_string())
-    })
-    .await;
+    let kept = run
+        .tasks
+        .spawn_blocking(move || {
+            copy_out(&device, &rootfs).map_err(|error| crate::error::chain(&error))?;
+            let thinned = File::options()
+                .read(true)
+                .write(true)
+                .open(&memory)
+                .and_then(|file| sparse::punch_zeros(&file));
+            thinned.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
     match kept {
         Ok(Ok(())) => Ok(()),
         Ok(Err(why)) => Err(Failure::at(

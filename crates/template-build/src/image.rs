@@ -11,10 +11,9 @@ use crate::{
     cache::State,
     error::chain,
     log::Level,
-    run::Run,
+    run::{OUT_OF_DISK, Run},
     steps::{self, Stack, Workbench},
 };
-use futures::{StreamExt, TryStreamExt};
 use hearth_oci::{Client, Image, Reference, UnpackLimits, Unpacked, tree::Tree};
 use hearth_snapshot::Digest;
 use serde::{Deserialize, Serialize};
@@ -31,9 +30,9 @@ const PART: Part = Part::Base;
 const RECIPE: &str = "1";
 const ROOTFS: &str = "rootfs.ext4";
 const DETAILS: &str = "image.json";
-/// Layers that are downloaded at once.
-const DOWNLOADS: usize = 3;
 const MAX_ENTRIES: u64 = 2_000_000;
+/// Of the file system, in bytes.
+const BLOCK: u64 = 4096;
 /// Room beside an image's content, in MiB, where the usual disk is too small.
 const SPARE_MIB: u64 = 512;
 
@@ -108,7 +107,7 @@ fn key(run: &Run<'_>, image: &Image) -> Digest {
 /// The disk of a template whose image takes so much, in MiB.
 fn disk_mib(run: &Run<'_>, content_bytes: u64) -> u64 {
     let limits = &run.shared.config.limits;
-    // A file takes whole blocks, and the file system some for itself.
+    // The file system takes some for itself.
     let content = (content_bytes + content_bytes / 4) >> 20;
     let free = run.spec.min_free_disk_mib.max(SPARE_MIB);
     limits.disk_mib.max(content + free).min(limits.max_disk_mib)
@@ -156,8 +155,7 @@ async fn make(
     root: &Path,
     key: &str,
 ) -> Result<(PathBuf, Details), Failure> {
-    let layers = download(run, client, image).await?;
-    let (tree_path, adapted, unpacked) = unpack(run, image, layers).await?;
+    let (tree_path, adapted, unpacked) = pull(run, client, image).await?;
     if unpacked.skipped > 0 {
         let text = format!(
             "{} device files of the image were left out",
@@ -176,11 +174,22 @@ async fn make(
     fs::create_dir(&assembled).map_err(keep)?;
     let id = Uuid::new_v4();
     let rootfs = assembled.join(ROOTFS);
-    let size = disk_mib(run, unpacked.bytes);
-    hearth_builder::make_image(&tree_path, &rootfs, size, Digest::of(id.as_bytes()))
+    // A file takes whole blocks.
+    let content = unpacked.bytes + unpacked.entries * BLOCK;
+    let size = disk_mib(run, content);
+    let identity = Digest::of(id.as_bytes());
+    hearth_builder::make_image(&tree_path, &rootfs, size, unpacked.entries, identity)
         .await
-        .map_err(Failure::of(PART, "make the file system"))?;
-    let _ = tokio::task::spawn_blocking(move || fs::remove_dir_all(tree_path)).await;
+        .map_err(|error| {
+            let limit = run.shared.config.limits.max_disk_mib;
+            if content >> 20 > limit {
+                return too_large(limit);
+            }
+            Failure::of(PART, "make the file system")(error)
+        })?;
+    // Nothing waits for its end but the build's own.
+    run.tasks
+        .spawn_blocking(move || fs::remove_dir_all(tree_path));
     let details = Details {
         id,
         env: image.env.clone(),
@@ -218,12 +227,31 @@ fn trim(newest: &Path, limit_bytes: u64) {
     }
 }
 
-/// All layers, each in a file, the lowest first.
-async fn download(run: &Run<'_>, client: &Client, image: &Image) -> Result<Vec<PathBuf>, Failure> {
-    let limit = run.shared.config.limits.max_disk_mib;
+fn too_large(limit_mib: u64) -> Failure {
+    let text = format!("the image is larger than the {limit_mib} MiB that are allowed");
+    Failure::at(PART, text)
+}
+
+/// Pulls, unpacks and adapts. The tree lies where only root looks: it holds
+/// programs that run as their owner.
+async fn pull(
+    run: &Run<'_>,
+    client: &Client,
+    image: &Image,
+) -> Result<(PathBuf, Adapted, Unpacked), Failure> {
+    let config = &run.shared.config;
+    let limit = config.limits.max_disk_mib;
     if image.size() >> 20 > limit {
-        let text = format!("the image is larger than the {limit} MiB that are allowed");
-        return Err(Failure::at(PART, text));
+        return Err(too_large(limit));
+    }
+    // The layers, the tree, and the file system made of it.
+    let room = run.free_disk()?.saturating_sub(image.size()) / 2;
+    let limits = UnpackLimits {
+        bytes: room.min(limit << 20),
+        entries: MAX_ENTRIES,
+    };
+    if limits.bytes < image.size() {
+        return Err(Failure::at(PART, OUT_OF_DISK));
     }
     let text = format!(
         "[base] pulling {} layers, {:.1} MiB",
@@ -231,58 +259,31 @@ async fn download(run: &Run<'_>, client: &Client, image: &Image) -> Result<Vec<P
         image.size() as f64 / f64::from(1 << 20)
     );
     run.log.add(Some(PART), Level::Info, &text);
-    let mut downloads = Vec::with_capacity(image.layers.len());
-    for (index, layer) in image.layers.iter().enumerate() {
-        let path = run.work.join(format!("blob-{index}"));
-        downloads.push(async move {
-            client.layer(image, layer, &path).await?;
-            Ok(path)
-        });
-    }
-    futures::stream::iter(downloads)
-        .buffered(DOWNLOADS)
-        .try_collect()
-        .await
-        .map_err(|error: hearth_oci::Error| Failure::at(PART, chain(&error)))
-}
-
-/// Unpacks and adapts. The tree lies where only root looks: it holds programs
-/// that run as their owner.
-async fn unpack(
-    run: &Run<'_>,
-    image: &Image,
-    layers: Vec<PathBuf>,
-) -> Result<(PathBuf, Adapted, Unpacked), Failure> {
-    let config = &run.shared.config;
-    let limits = UnpackLimits {
-        bytes: config.limits.max_disk_mib << 20,
-        entries: MAX_ENTRIES,
+    let private = run.work.join("tree");
+    let path = private.join("root");
+    let make = |path: &Path, mode| fs::DirBuilder::new().mode(mode).create(path);
+    make(&private, 0o700)
+        .and_then(|()| make(&path, 0o755))
+        .map_err(Failure::of(PART, "make room for the image"))?;
+    let failed = |error: hearth_oci::Error| match error {
+        hearth_oci::Error::TooLarge { .. } if limits.bytes < limit << 20 => {
+            Failure::at(PART, OUT_OF_DISK)
+        }
+        error => Failure::at(PART, chain(&error)),
     };
+    let tree = Tree::open(&path).map_err(failed)?;
+    let assembled = hearth_oci::assemble(client, image, &run.work, tree, limits, run.tasks);
+    let (mut tree, unpacked) = assembled.await.map_err(failed)?;
     let settings = adapt::Settings {
         nameservers: config.nameservers.clone(),
         ca_bundle: config.ca_bundle.clone(),
         env: image.env.clone(),
     };
-    let private = run.work.join("tree");
-    let path = private.join("root");
-    let worked = tokio::task::spawn_blocking(move || {
-        let make = |path: &Path, mode| fs::DirBuilder::new().mode(mode).create(path);
-        make(&private, 0o700)
-            .and_then(|()| make(&path, 0o755))
-            .map_err(|error| error.to_string())?;
-        let mut tree = Tree::open(&path).map_err(|error| chain(&error))?;
-        let mut so_far = Unpacked::default();
-        for layer in layers {
-            hearth_oci::unpack(&layer, &mut tree, limits, &mut so_far)
-                .map_err(|error| chain(&error))?;
-            let _ = fs::remove_file(layer);
-        }
-        let adapted = adapt::adapt(&mut tree, &settings)?;
-        Ok::<_, String>((path, adapted, so_far))
-    })
-    .await;
-    match worked {
-        Ok(Ok(done)) => Ok(done),
+    let adapting = run
+        .tasks
+        .spawn_blocking(move || adapt::adapt(&mut tree, &settings));
+    match adapting.await {
+        Ok(Ok(adapted)) => Ok((path, adapted, unpacked)),
         Ok(Err(why)) => Err(Failure::at(PART, why)),
         Err(error) => Err(Failure::at(PART, error.to_string())),
     }
@@ -302,9 +303,14 @@ async fn complete(
     let packages = adapted.missing.join(" ");
     let script = adapted.family.install_script();
     let key = stack.state.key(&["complete", script, &packages]);
+    // A failure is believed for an hour.
+    let hour = chrono::Utc::now().timestamp() / 3600;
+    let failed = ["complete", script, &packages, "failed", &hour.to_string()];
+    let failed_key = stack.state.key(&failed);
     let title = format!("[base] install {packages}");
+    let cache = &run.shared.cache;
     if !stack.forced
-        && let Some(layer) = run.shared.cache.find(key)
+        && let Some(layer) = cache.find(key).or_else(|| cache.find(failed_key))
     {
         run.log
             .add(Some(PART), Level::Info, &format!("CACHED {title}"));
@@ -313,17 +319,26 @@ async fn complete(
     }
     run.log.add(Some(PART), Level::Info, &title);
     let vm = bench.vm(run, stack, PART).await?;
-    let installed = steps::root(run, vm, PART, script, &[&packages], "install packages").await;
-    if let Err(failure) = installed {
-        if adapted.lacks_bash() {
+    let mut install = steps::root(run, vm, PART, script, &[&packages], "install packages").await;
+    if let Err(failure) = &install
+        && adapted.lacks_bash()
+    {
+        // Perhaps one of the others is to blame.
+        let why = failure.message.clone();
+        let alone = steps::root(run, vm, PART, script, &["bash"], "install bash").await;
+        if let Err(failure) = alone {
             let text = format!(
                 "the image has no bash, which sandboxes need, and it could not be installed: {}",
                 failure.message
             );
             return Err(Failure::at(PART, text));
         }
+        install = Err(Failure::at(PART, why));
+    }
+    if let Err(failure) = install {
         let text = format!("the template goes without {packages}: {}", failure.message);
         run.log.add(Some(PART), Level::Warn, &text);
+        return bench.close_layer(run, stack, failed_key, PART).await;
     }
     bench.close_layer(run, stack, key, PART).await
 }

@@ -57,6 +57,8 @@ struct State {
     entries: Vec<Entry>,
     bytes: usize,
     full: bool,
+    /// Of the last line, kept or not.
+    part: Option<Part>,
 }
 
 impl Log {
@@ -75,6 +77,7 @@ impl Log {
                 entries,
                 bytes: 0,
                 full: true,
+                part: None,
             }),
         }
     }
@@ -82,6 +85,7 @@ impl Log {
     /// Adds a line, cut into entries where it is too long.
     pub(crate) fn add(&self, part: Option<Part>, level: Level, line: &str) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.part = part;
         let mut rest = line;
         loop {
             let (piece, tail) = cut(rest);
@@ -109,6 +113,14 @@ impl Log {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (piece, _) = cut(line);
         state.push(part, level, piece);
+    }
+
+    /// What the build is at.
+    pub(crate) fn part(&self) -> Option<Part> {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .part
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -357,10 +357,13 @@ impl Templates {
             Box::pin(run.to_end());
         match tokio::time::timeout(limit, running).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(internal(format!(
-                "the build took longer than {} s and was given up",
-                limit.as_secs()
-            ))),
+            Err(_) => Err(Failure {
+                message: format!(
+                    "the build took longer than {} s and was given up",
+                    limit.as_secs()
+                ),
+                part: log.part(),
+            }),
         }
     }
 }

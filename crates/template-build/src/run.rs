@@ -30,6 +30,8 @@ use tokio_util::task::TaskTracker;
 /// Beside a build's files: what later builds and sandboxes take over from it.
 const DETAILS_FILE: &str = hearth_snapshot::TEMPLATE_FILE;
 
+pub(crate) const OUT_OF_DISK: &str = "the node is out of disk space";
+
 /// What a build leaves for those that are made from it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Details {
@@ -86,13 +88,20 @@ impl Run<'_> {
         Ok(stack)
     }
 
-    fn check_room(&self) -> Result<(), Failure> {
-        let limits = &self.shared.config.limits;
+    /// Bytes that builds may still take of the node's disk.
+    pub(crate) fn free_disk(&self) -> Result<u64, Failure> {
         let stat = rustix::fs::statvfs(&self.shared.config.state_dir)
             .map_err(Failure::of(Part::Base, "measure the node's disk"))?;
-        if stat.f_bavail.saturating_mul(stat.f_frsize) < limits.disk_reserve_bytes {
-            return Err(Failure::at(Part::Base, "the node is out of disk space"));
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        match free.checked_sub(self.shared.config.limits.disk_reserve_bytes) {
+            Some(free) => Ok(free),
+            None => Err(Failure::at(Part::Base, OUT_OF_DISK)),
         }
+    }
+
+    fn check_room(&self) -> Result<(), Failure> {
+        let limits = &self.shared.config.limits;
+        self.free_disk()?;
         let free = free_memory().map_err(Failure::of(Part::Base, "measure the node's memory"))?;
         if free < (self.spec.memory_mib << 20).saturating_add(limits.memory_reserve_bytes) {
             return Err(Failure::at(Part::Base, "the node is out of memory"));

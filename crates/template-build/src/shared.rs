@@ -7,6 +7,7 @@ use hearth_network::SlotPool;
 use hearth_snapshot::{Component, LocalStore};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -26,10 +27,36 @@ pub struct Config {
     pub nameservers: Vec<IpAddr>,
     /// Certificates, in PEM, that builds and templates trust beside the usual.
     pub ca_bundle: Option<String>,
+    /// Variables of the commands of builds, such as the site's proxies. Templates do
+    /// not keep them, and a cached step stays cached when they change.
+    pub env: BTreeMap<String, String>,
     pub registries: hearth_oci::Registries,
     /// Installs what images lack beside bash, which is always installed.
     pub install_packages: bool,
     pub limits: Limits,
+}
+
+/// Where the certificates of a site are found in a guest: all of them, and its own
+/// alone.
+const GUEST_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+const GUEST_CERTIFICATE: &str = "/usr/local/share/ca-certificates/e2b-ca.crt";
+/// Programs that do not look there of themselves.
+const BUNDLE_VARIABLES: [&str; 3] = ["SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE"];
+
+impl Config {
+    /// Variables of the commands of builds, those of the certificates included.
+    pub(crate) fn build_env(&self) -> BTreeMap<String, String> {
+        let mut env = BTreeMap::new();
+        if self.ca_bundle.is_some() {
+            for name in BUNDLE_VARIABLES {
+                env.insert(name.to_owned(), GUEST_BUNDLE.to_owned());
+            }
+            let node = "NODE_EXTRA_CA_CERTS".to_owned();
+            env.insert(node, GUEST_CERTIFICATE.to_owned());
+        }
+        env.extend(self.env.clone());
+        env
+    }
 }
 
 #[derive(Debug, Clone)]

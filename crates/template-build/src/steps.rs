@@ -5,7 +5,7 @@
 //! closed: a cached layer is a clean file system, never a torn one.
 
 use crate::{
-    Context, Copy, Failure, Instruction, Part,
+    Context, Copy, Failure, FilesHash, Instruction, Part,
     cache::{Layer, State},
     copy::{self, Ownership, Selection},
     log::Level,
@@ -219,8 +219,11 @@ async fn carry_out(
 ) -> Result<(), Failure> {
     match instruction {
         Instruction::Run { command, user } => {
+            let mut env = run.shared.config.build_env();
+            env.extend(context.env.clone());
             let place = Place {
                 user: user.as_deref().unwrap_or(&context.user),
+                env: &env,
                 ..Place::of(context)
             };
             let (exit, last) = shell::run(vm, run.log, part, place.line(command)).await?;
@@ -255,7 +258,9 @@ pub(crate) async fn root(
     args: &[&str],
     doing: &str,
 ) -> Result<(), Failure> {
-    let (exit, last) = shell::run(vm, run.log, part, shell::script(text, args)).await?;
+    let mut command = shell::script(text, args);
+    command.envs = run.shared.config.build_env();
+    let (exit, last) = shell::run(vm, run.log, part, command).await?;
     if exit.exited && exit.code == 0 {
         return Ok(());
     }
@@ -334,23 +339,25 @@ async fn copy_files(
     };
     let selection = {
         let (archive, step) = (archive.clone(), step.clone());
-        blocking(part, move || copy::select(&archive, &step)).await?
+        let forget = forgetting(run, &step.files);
+        blocking(run, part, move || forget(copy::select(&archive, &step))).await?
     };
     let (directory, rename) = destination(vm, context, step, &selection, part).await?;
-    let limit = run.shared.config.limits.max_disk_mib << 20;
+    let limit = (run.shared.config.limits.max_disk_mib << 20).min(run.free_disk()?);
     let local = run.work.join("copy.tar");
     let length = {
         let local = local.clone();
-        blocking(part, move || {
+        let forget = forgetting(run, &step.files);
+        blocking(run, part, move || {
             let mut out = File::create(&local).map_err(copy::CopyError::Write)?;
-            copy::rewrite(
+            forget(copy::rewrite(
                 &archive,
                 &selection,
                 Path::new(&rename),
                 ownership,
                 limit,
                 &mut out,
-            )?;
+            ))?;
             out.metadata()
                 .map(|data| data.len())
                 .map_err(copy::CopyError::Write)
@@ -379,6 +386,24 @@ async fn copy_files(
         "unpack the copied files",
     )
     .await
+}
+
+/// Removes an archive that turns out to be none: it is then uploaded again.
+fn forgetting<T>(
+    run: &Run<'_>,
+    files: &FilesHash,
+) -> impl FnOnce(Result<T, copy::CopyError>) -> Result<T, copy::CopyError> + Send + use<T> {
+    let (all, scope, files) = (
+        run.shared.files.clone(),
+        run.spec.scope.clone(),
+        files.clone(),
+    );
+    move |result| {
+        if let Err(copy::CopyError::Archive(_)) = &result {
+            all.forget(&scope, &files);
+        }
+        result
+    }
 }
 
 const UNPACK: &str = r#"
@@ -425,10 +450,11 @@ async fn destination(
 }
 
 async fn blocking<T: Send + 'static>(
+    run: &Run<'_>,
     part: Part,
     work: impl FnOnce() -> Result<T, copy::CopyError> + Send + 'static,
 ) -> Result<T, Failure> {
-    match tokio::task::spawn_blocking(work).await {
+    match run.tasks.spawn_blocking(work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(Failure::at(part, crate::error::chain(&error))),
         Err(error) => Err(Failure::at(part, error.to_string())),

@@ -111,7 +111,8 @@ impl Vm {
             }),
             size_bytes: request.disk.size_bytes,
         };
-        let device = tokio::task::spawn_blocking(move || Device::create(&config))
+        let device = tasks
+            .spawn_blocking(move || Device::create(&config))
             .await?
             .map_err(VmError::Disk)?;
         let device = Arc::new(device);
@@ -177,10 +178,11 @@ impl Vm {
     pub(crate) async fn checkpoint(&self, next: &Path) -> Result<(), VmError> {
         self.agent.freeze().await?;
         let (device, next) = (Arc::clone(&self.device), next.to_owned());
-        let sealed = tokio::task::spawn_blocking(move || device.seal(&next)).await?;
+        let tasks = &self.parts.tasks;
+        let sealed = tasks.spawn_blocking(move || device.seal(&next)).await?;
         self.agent.thaw().await?;
         let sealing = sealed.map_err(VmError::Disk)?;
-        tokio::task::spawn_blocking(move || sealing.finish()).await??;
+        tasks.spawn_blocking(move || sealing.finish()).await??;
         Ok(())
     }
 

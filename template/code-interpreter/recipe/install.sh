@@ -94,6 +94,8 @@ echo "I: installing the server..."
 install -m 0755 "$kit/server" "$root/usr/local/bin/hearth-code-interpreter"
 install -m 0755 "$kit/start.sh" "$root$library/start"
 install -m 0755 "$kit/wait.sh" "$root$library/wait"
+mkdir -p "$root/etc/hearth"
+install -m 0755 "$kit/rehearse.sh" "$root/etc/hearth/rehearse"
 install -o 1000 -g 1000 -m 0644 /dev/null "$root/var/log/code-interpreter.log"
 
 echo "I: preparing the user's caches..."

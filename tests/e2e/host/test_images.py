@@ -1,13 +1,16 @@
 """Templates from images of a registry, by the published SDK."""
 
+from pathlib import Path
 from typing import Iterator
 
 import pytest
 from e2b import Sandbox, Template
 from e2b.exceptions import BuildException
 
+from support import machine
 from support.daemon import Hearth, running
-from support.registry import Layer, Registry, base_layer
+from support.registry import Layer, Registry, base_layer, bomb, digest, many_files
+from support.waiting import until
 
 SMALL = {"cpu_count": 1, "memory_mb": 256}
 
@@ -21,11 +24,28 @@ def registry() -> Iterator[Registry]:
 @pytest.fixture(scope="module")
 def daemon(registry: Registry) -> Iterator[Hearth]:
     config = {
-        "builds": {"install_packages": False, "disk_mib": 1024},
+        "builds": {"install_packages": False, "disk_mib": 1024, "max_disk_mib": 1536},
         "registries": {"insecure": [registry.host]},
     }
     with running(config=config) as daemon:
         yield daemon
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(daemon: Hearth) -> Iterator[None]:
+    """Whatever became of a build, it holds nothing, and the daemon is well."""
+    loops = loop_devices()
+    yield
+    assert list((daemon.state_dir / "templates" / "work").iterdir()) == []
+    assert machine.vm_processes(daemon.run_dir) == []
+    assert machine.mounts_under(daemon.state_dir) == set()
+    assert loop_devices() == loops
+    with daemon.client() as client:
+        assert client.get("/health").is_success
+
+
+def loop_devices() -> set[str]:
+    return {path.name for path in Path("/sys/block").glob("loop*") if (path / "loop").exists()}
 
 
 def from_image(reference: str) -> Template:
@@ -46,7 +66,9 @@ def test_an_image_becomes_a_template(daemon: Hearth, registry: Registry):
         .add("usr/bin/as-root", b"#!/bin/sh\n", mode=0o4755)
         .done()
     )
-    third = Layer().add("opt/.wh.hidden").add("opt/new", b"new\n", uid=7, gid=8).done()
+    third = Layer().add("opt/.wh.hidden").add("opt/new", b"new\n", uid=7, gid=8)
+    # An absolute link leads where it does in the image, and there alone.
+    third = third.link("srv", "/opt").add("srv/through", b"through\n").done()
     image = registry.push("plain", base_layer(), second, third, env=("COLOR=blue", "PATH=/opt/bin:/usr/bin:/bin"))
     template = from_image(image).run_cmd("echo $COLOR > color; whoami; pwd; echo $PATH")
     lines = build(template, "plain")
@@ -55,7 +77,8 @@ def test_an_image_becomes_a_template(daemon: Hearth, registry: Registry):
         shown = sandbox.commands.run(
             "cat color /opt/kept /opt/new; ls /opt; stat -c '%a %u:%g' /usr/bin/as-root /opt/new; echo $COLOR"
         ).stdout
-    assert shown == "blue\nkept\nnew\nkept\nnew\n4755 0:0\n644 7:8\nblue\n"
+    assert shown == "blue\nkept\nnew\nkept\nnew\nthrough\n4755 0:0\n644 7:8\nblue\n"
+    assert not Path("/opt/through").exists()
     # The image is asked for again, and nothing of it is fetched again.
     registry.requests.clear()
     assert f"CACHED [base] FROM {image}" in build(template, "plain")
@@ -69,6 +92,7 @@ def test_an_image_becomes_a_template(daemon: Hearth, registry: Registry):
         (Layer().add("../../escape", b"x").done(), "leads out"),
         (Layer().add("x", type=b"Z").done(), "unknown kind"),
         (b"not an archive at all" * 100, "cannot be read"),
+        (bomb(4), "larger than the 1536 MiB"),
     ],
 )
 def test_hostile_layers_fail_at_the_base(daemon: Hearth, registry: Registry, layer: bytes, why: str):
@@ -88,5 +112,37 @@ def test_images_that_cannot_be_used_are_refused_with_a_sentence(daemon: Hearth, 
     image = registry.push("locked", base_layer())
     with pytest.raises(BuildException, match="refuses access"):
         build(Template().from_image(image), "refused")
-    records = list((daemon.state_dir / "templates" / "work").iterdir())
-    assert records == [], "a failed build left files"
+
+
+def test_registries_that_lie_are_found_out(daemon: Hearth, registry: Registry):
+    layer = Layer().add("opt/x", b"x" * 5000).done()
+    image = registry.push("lies", base_layer(), layer)
+    for served, why in [
+        (bytes(len(layer)), "has the digest"),
+        (layer + b"more", "longer than"),
+        (layer[:-1], "its end"),
+    ]:
+        registry.blobs[digest(layer)] = served
+        with pytest.raises(BuildException, match=why):
+            build(from_image(image), "lies")
+
+
+def test_a_build_is_given_up_while_its_image_is_on_its_way(daemon: Hearth, registry: Registry):
+    layer = Layer().add("opt/x", b"x" * 5000).done()
+    image = registry.push("slow", base_layer(), layer)
+    registry.stalled.add(digest(layer))
+    info = Template.build_in_background(from_image(image), alias="slow", **SMALL)
+    until(lambda: registry.stalls, "the registry to be asked for the layer")
+    path = f"/templates/{info.template_id}/builds/{info.build_id}"
+    with daemon.client() as client:
+        assert client.delete(path).status_code == 204
+        answer = client.get(f"{path}/status").json()
+    assert answer["status"] == "error" and "cancelled" in answer["reason"]["message"]
+
+
+def test_a_layer_of_100000_files(daemon: Hearth, registry: Registry):
+    """Unpacked in a moment; and the last layer makes the image one that is refused."""
+    nix = Layer().add("etc/os-release", b"ID=nixos\n").done()
+    image = registry.push("many", base_layer(), many_files(100_000), nix)
+    with pytest.raises(BuildException, match="nixos"):
+        build(from_image(image), "many")

@@ -127,6 +127,18 @@ def test_variables_do_not_outlive_their_call(server, of_type, language, show):
     server.client.delete(f"/contexts/{context}")
 
 
+def test_a_rehearsal_leaves_no_trace(server, of_type):
+    """What sandboxes that are made ahead do before they are anybody's."""
+    count = of_type(server.run("0"), "number_of_executions")[0]["execution_count"]
+    server.agent.variables = {"": {"OF": "nobody"}, "token": {"OF": "somebody"}}
+    for _ in range(2):
+        assert server.client.post("/rehearse").status_code == 204
+    lines = server.run("import os; os.environ['OF']", token="token")
+    assert of_type(lines, "number_of_executions")[0]["execution_count"] == count + 1
+    assert of_type(lines, "result")[0]["text"] == "somebody"
+    server.agent.variables = {}
+
+
 def test_variables_are_taken_back_after_an_error(server, context, of_type):
     server.run("1/0", context_id=context, env_vars={"OWN": "x"})
     assert server.text("import os; os.environ.get('OWN', 'none')", context_id=context) == "none"

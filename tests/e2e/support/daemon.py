@@ -44,7 +44,7 @@ def free_port() -> int:
 
 
 def render_toml(values: dict[str, Any]) -> str:
-    """Tables of numbers, strings, booleans and lists of them: all a config needs."""
+    """Tables of what TOML has, inline where they are nested: all a config needs."""
 
     def scalar(value: Any) -> str:
         if isinstance(value, bool):
@@ -53,6 +53,8 @@ def render_toml(values: dict[str, Any]) -> str:
             return str(value)
         if isinstance(value, list):
             return "[" + ", ".join(scalar(item) for item in value) + "]"
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{key} = {scalar(item)}" for key, item in value.items()) + "}"
         return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
     plain = [f"{key} = {scalar(v)}" for key, v in values.items() if not isinstance(v, dict)]

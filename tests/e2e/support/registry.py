@@ -12,7 +12,7 @@ import subprocess
 import tarfile
 import threading
 from contextlib import contextmanager
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Sequence
 
 PROGRAMS = (
     "bash sh tar mkdir chown ls cat echo sleep touch id whoami rm cp mv sync true test stat env "
@@ -51,15 +51,43 @@ class Layer:
         return gzip.compress(self._bytes.getvalue(), 1)
 
 
-def base_layer(os_release: str = "ID=debian\n") -> bytes:
-    """A small system: a shell and a few programs with their libraries."""
+def bomb(gibibytes: int) -> bytes:
+    """A layer with one file of zeros, in a few kilobytes for each of them."""
+    info = tarfile.TarInfo("zeros")
+    info.size = gibibytes << 30
+    zeros = gzip.compress(bytes(64 << 20), 9)
+    return gzip.compress(info.tobuf()) + zeros * (16 * gibibytes)
+
+
+def many_files(count: int) -> bytes:
+    """A layer of empty files, a thousand in a directory, whose headers differ in the
+    name alone: `tarfile` would take its time."""
+    place = b"srv/"
+    width = 16
+    info = tarfile.TarInfo(place.decode() + "0" * width)
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    start, end = len(place), len(place) + width
+    header[148:156] = b" " * 8
+    rest = sum(header) - sum(header[start:end])
+    blocks = []
+    for number in range(count):
+        name = b"%06d/%09d" % (number // 1000, number)
+        header[start:end] = name
+        header[148:156] = b"%06o\0 " % (rest + sum(name))
+        blocks.append(bytes(header))
+    return gzip.compress(b"".join(blocks) + bytes(1024), 1)
+
+
+def base_layer(os_release: str = "ID=debian\n", programs: Sequence[str] = ()) -> bytes:
+    """A small system: a shell and a few programs with their libraries, and more where
+    they are asked for."""
     layer = Layer()
     for name in ("usr", "usr/bin", "etc", "etc/skel", "etc/ssl", "etc/ssl/certs", "proc", "sys", "dev", "run"):
         layer.directory(name)
     layer.directory("tmp", 0o1777).directory("root", 0o700).directory("var")
     layer.link("bin", "usr/bin").link("sbin", "usr/bin")
     libraries: set[str] = set()
-    for name in PROGRAMS:
+    for name in (*PROGRAMS, *programs):
         path = shutil.which(name, path="/usr/bin:/bin")
         assert path, f"this host has no {name}"
         with open(path, "rb") as file:
@@ -84,6 +112,10 @@ class Registry:
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, bytes] = {}
         self.requests: list[str] = []
+        # Digests of blobs that stop half-way and then say nothing, until the end.
+        self.stalled: set[str] = set()
+        self.stalls = 0
+        self._over = threading.Event()
         self._login = login
         registry = self
 
@@ -100,7 +132,13 @@ class Registry:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.path.rsplit("/", 1)[-1] in registry.stalled:
+                    self.wfile.write(body[: len(body) // 2])
+                    registry.stalls += 1
+                    registry._over.wait()
+                    self.close_connection = True
+                else:
+                    self.wfile.write(body)
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self._server.server_port}"
@@ -144,5 +182,6 @@ class Registry:
         try:
             yield self
         finally:
+            self._over.set()
             self._server.shutdown()
             self._server.server_close()

@@ -10,6 +10,7 @@ mod bare;
 mod density;
 mod edge;
 mod lifecycle;
+mod template;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -59,6 +60,9 @@ enum Command {
     },
     /// The edge beside nginx: requests, a download, and the memory of WebSockets
     Edge(edge::Args),
+    /// Template builds: steps, cached and not; an image of 500 MiB beside `tar` and
+    /// `mke2fs`; the first `run_code` beside the first command
+    Template(template::Args),
     #[command(hide = true)]
     EdgePart(edge::PartArgs),
 }
@@ -96,6 +100,14 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Command::Edge(args) => return edge::run(args).await,
+        Command::Template(args) => {
+            let report = template::measure(settings, &args).await?;
+            print_report(&report, args.json)?;
+            if !args.json {
+                template::compare(&report);
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::EdgePart(args) => return edge::run_part(args).await,
     };
     let plan = TtiPlan {

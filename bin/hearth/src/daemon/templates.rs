@@ -32,8 +32,9 @@ pub fn start(
         state_dir: settings.state_dir.join("templates"),
         run_dir: settings.run_dir.join("tb"),
         guest,
-        nameservers: slots.nameservers().to_vec(),
+        nameservers: hearth_network::guest_nameservers(),
         ca_bundle,
+        env: builds.env.clone(),
         registries: settings.registries.clone(),
         install_packages: builds.install_packages,
         limits: Limits {

@@ -70,7 +70,7 @@ async fn an_image_is_clean_and_sparse() {
     fs::write(tree.join("etc/hostname"), "hearth\n").unwrap();
     let image = directory.path().join(IMAGE);
     let key = Digest::of(b"key");
-    match make_image(&tree, &image, 64, key).await {
+    match make_image(&tree, &image, 64, 0, key).await {
         // A machine without e2fsprogs says so.
         Err(Error::ToolMissing { package, .. }) => {
             assert_eq!(package, "e2fsprogs");
@@ -87,6 +87,28 @@ async fn an_image_is_clean_and_sparse() {
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&shown.stdout), "hearth\n");
+}
+
+/// Many small files need more inodes than a small disk usually has.
+#[tokio::test]
+async fn an_image_has_room_for_its_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = directory.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    for number in 0..5000 {
+        fs::write(tree.join(number.to_string()), "").unwrap();
+    }
+    let image = directory.path().join(IMAGE);
+    match make_image(&tree, &image, 64, 5000, Digest::of(b"key")).await {
+        Err(Error::ToolMissing { .. }) => return,
+        result => result.unwrap(),
+    }
+    let shown = std::process::Command::new("debugfs")
+        .args(["-R", "stat /4999"])
+        .arg(&image)
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("Type: regular"));
 }
 
 /// The script deletes by path; it must know a tree from the host.

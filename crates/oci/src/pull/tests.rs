@@ -166,9 +166,11 @@ fn client(hosts: &[&str], mirrors: &[(&str, &str)]) -> Client {
             .map(|(registry, location)| crate::Mirror {
                 registry: (*registry).to_owned(),
                 location: (*location).to_owned(),
+                username: None,
+                password_file: None,
             })
             .collect(),
-        ca_file: None,
+        ..Registries::default()
     };
     Client::new(&registries)
         .unwrap()
@@ -231,6 +233,84 @@ async fn mirrors_come_first_and_see_no_credentials() {
     let layer = pull(&client, "registry.invalid/a/b:1", &credentials).await;
     assert_eq!(layer.unwrap(), LAYER);
     assert!(asked.requests.load(Ordering::SeqCst) >= 3);
+}
+
+#[tokio::test]
+async fn a_mirror_may_know_us_by_a_name_of_its_own() {
+    let registry = Registry {
+        wants: Some("bearer"),
+        ..Registry::with_image("amd64", LAYER.len())
+    };
+    let (host, _) = registry.serve().await;
+    let password = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(password.path(), "pass\n").unwrap();
+    let mut registries = Registries {
+        insecure: vec![host.clone()],
+        mirrors: vec![crate::Mirror {
+            registry: "*".to_owned(),
+            location: host,
+            username: Some("user".to_owned()),
+            password_file: Some(password.path().to_owned()),
+        }],
+        ..Registries::default()
+    };
+    let name = "registry.invalid/a/b:1";
+    let known = Client::new(&registries).unwrap();
+    let layer = pull(&known, name, &Credentials::Anonymous).await;
+    assert_eq!(layer.unwrap(), LAYER);
+    registries.mirrors[0].username = None;
+    let unknown = Client::new(&registries).unwrap();
+    assert!(pull(&unknown, name, &Credentials::Anonymous).await.is_err());
+}
+
+/// AWS, as far as passwords for registries go. Whether a signature is right is the
+/// business of other tests.
+async fn aws(request: Request) -> axum::response::Response {
+    let header = |name: &str| {
+        let value = request.headers().get(name);
+        value
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    };
+    let authorization = header("authorization");
+    let known = request.uri().path() == "/"
+        && header("x-amz-target").ends_with(".GetAuthorizationToken")
+        && authorization.starts_with("AWS4-HMAC-SHA256 Credential=AKIA/")
+        && authorization.contains("/eu-west-1/ecr/aws4_request");
+    match known {
+        // `user:pass`, as the registry wants it.
+        true => r#"{"authorizationData":[{"authorizationToken":"dXNlcjpwYXNz"}]}"#.into_response(),
+        false => {
+            let why = r#"{"__type":"UnrecognizedClientException","message":"who are you"}"#;
+            (StatusCode::BAD_REQUEST, why).into_response()
+        }
+    }
+}
+
+#[tokio::test]
+async fn aws_gives_out_a_password_for_keys() {
+    let aws = Router::new().fallback(aws);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, aws).await });
+    let registry = Registry {
+        wants: Some("basic"),
+        ..Registry::with_image("amd64", LAYER.len())
+    };
+    let (host, _) = registry.serve().await;
+    let client = Client::new(&Registries {
+        insecure: vec![host.clone()],
+        aws_endpoint: Some(endpoint),
+        ..Registries::default()
+    });
+    let client = client.unwrap();
+    let keys =
+        |id: &str| Credentials::aws(id.to_owned(), "secret".to_owned(), "eu-west-1".to_owned());
+    let name = format!("{host}/a/b:1");
+    assert_eq!(pull(&client, &name, &keys("AKIA")).await.unwrap(), LAYER);
+    let error = pull(&client, &name, &keys("OTHER")).await.unwrap_err();
+    assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
+    assert!(error.to_string().contains("who are you"), "{error}");
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ const LIMITS: UnpackLimits = UnpackLimits {
     entries: 1000,
 };
 
+static NEVER: AtomicBool = AtomicBool::new(false);
+
 type Member<'a> = (&'a str, EntryType, &'a str, u32);
 
 /// An archive with raw names, as a hostile maker could write it.
@@ -47,7 +49,13 @@ fn all(layers: &[&[Member<'_>]]) -> Result<tempfile::TempDir, Error> {
     let mut tree = Tree::open(&root.path().join("tree")).unwrap();
     let mut so_far = Unpacked::default();
     for members in layers {
-        unpack(layer(members).path(), &mut tree, LIMITS, &mut so_far)?;
+        unpack(
+            layer(members).path(),
+            &mut tree,
+            LIMITS,
+            &mut so_far,
+            &NEVER,
+        )?;
     }
     assert_eq!(
         fs::read_to_string(root.path().join("outside")).unwrap(),
@@ -206,7 +214,14 @@ fn bombs_and_floods_are_refused() {
         bytes: 4 << 20,
         ..LIMITS
     };
-    let error = unpack(bomb.path(), &mut tree, limits, &mut Unpacked::default()).unwrap_err();
+    let error = unpack(
+        bomb.path(),
+        &mut tree,
+        limits,
+        &mut Unpacked::default(),
+        &NEVER,
+    )
+    .unwrap_err();
     assert!(matches!(error, Error::TooLarge { limit_mib: 4 }), "{error}");
 
     let names: Vec<String> = (0..1100).map(|number| format!("f{number}")).collect();
@@ -227,6 +242,13 @@ fn a_layer_that_ends_early_is_an_error() {
     fs::write(cut.path(), &bytes[..bytes.len() / 2]).unwrap();
     let root = tempfile::tempdir().unwrap();
     let mut tree = Tree::open(root.path()).unwrap();
-    let error = unpack(cut.path(), &mut tree, LIMITS, &mut Unpacked::default()).unwrap_err();
+    let error = unpack(
+        cut.path(),
+        &mut tree,
+        LIMITS,
+        &mut Unpacked::default(),
+        &NEVER,
+    )
+    .unwrap_err();
     assert!(matches!(error, Error::Layer(_)), "{error}");
 }
