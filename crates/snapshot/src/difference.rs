@@ -375,7 +375,6 @@ fn digest_all(
 }
 
 /// Has the disk write whenever something is due.
-#[expect(clippy::needless_pass_by_value, reason = "its end is to go with it")]
 fn flush_along(data: &File, due: mpsc::Receiver<()>) -> io::Result<()> {
     due.into_iter().try_for_each(|()| data.sync_data())
 }
