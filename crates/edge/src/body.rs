@@ -5,14 +5,16 @@
 
 use crate::BoxError;
 use crate::exchange::Exchange;
-use crate::lane::{GuestConnection, GuestMultiplex, Lane};
+use crate::guest::GuestConnection;
+use crate::lane::{GuestMultiplex, Lane};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -32,7 +34,8 @@ pub(crate) enum Carrier {
 
 struct GuestBody {
     incoming: Incoming,
-    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Made when the body has to be waited for.
+    ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Taken when the body is over.
     carrier: Option<Carrier>,
     lane: Arc<Lane>,
@@ -54,7 +57,7 @@ impl EdgeBody {
         Self(Kind::Own(Full::new(bytes)))
     }
 
-    pub(crate) fn guest(
+    pub(crate) async fn guest(
         incoming: Incoming,
         carrier: Carrier,
         lane: Arc<Lane>,
@@ -63,7 +66,7 @@ impl EdgeBody {
         exchange: Arc<Exchange>,
     ) -> Self {
         let mut body = GuestBody {
-            ended: Box::pin(lane.ended.clone().cancelled_owned()),
+            ended: None,
             incoming,
             carrier: Some(carrier),
             lane,
@@ -72,7 +75,11 @@ impl EdgeBody {
             _open: open,
         };
         if body.incoming.is_end_stream() {
-            body.finish();
+            poll_fn(|context| {
+                body.finish(context);
+                Poll::Ready(())
+            })
+            .await;
             return Self::empty();
         }
         Self(Kind::Guest(Box::new(body)))
@@ -81,9 +88,9 @@ impl EdgeBody {
 
 impl GuestBody {
     /// The guest has said all: its connection may carry the next request.
-    fn finish(&mut self) {
+    fn finish(&mut self, context: &mut Context<'_>) {
         if let Some(Carrier::Single(connection)) = self.carrier.take() {
-            self.lane.keep(self.port, connection);
+            self.lane.keep(self.port, connection, context);
         }
     }
 
@@ -91,15 +98,21 @@ impl GuestBody {
         if self.carrier.is_none() {
             return Poll::Ready(None);
         }
-        if self.ended.as_mut().poll(context).is_ready() {
+        let Poll::Ready(next) = self.poll_incoming(context) else {
+            let ended = self
+                .ended
+                .get_or_insert_with(|| Box::pin(self.lane.ended.clone().cancelled_owned()));
+            if ended.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
             self.carrier = None;
             return Poll::Ready(Some(Err(Ended.into())));
-        }
-        match ready!(Pin::new(&mut self.incoming).poll_frame(context)) {
+        };
+        match next {
             Some(Ok(frame)) => {
                 self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
                 if self.incoming.is_end_stream() {
-                    self.finish();
+                    self.finish(context);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -107,16 +120,31 @@ impl GuestBody {
                 self.carrier = None;
                 Poll::Ready(Some(Err(error.into())))
             }
-            // The connection's task stops with the lane, which looks like an end.
+            // A guest that is taken away looks like one that is done.
             None if self.lane.ended.is_cancelled() => {
                 self.carrier = None;
                 Poll::Ready(Some(Err(Ended.into())))
             }
             None => {
-                self.finish();
+                self.finish(context);
                 Poll::Ready(None)
             }
         }
+    }
+
+    /// What has come, or else what comes when the connection is moved on.
+    fn poll_incoming(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(context) {
+            return Poll::Ready(frame);
+        }
+        if let Some(Carrier::Single(connection)) = &mut self.carrier {
+            connection.drive(context);
+            return Pin::new(&mut self.incoming).poll_frame(context);
+        }
+        Poll::Pending
     }
 }
 

@@ -54,6 +54,7 @@ impl Upload {
     ) -> Request<Self> {
         let sends_on =
             request.version() < Version::HTTP_2 && !request.headers().contains_key(header::EXPECT);
+        exchange.set_uploading(!request.body().is_end_stream());
         request.map(|incoming| Self {
             incoming: (!incoming.is_end_stream()).then_some(incoming),
             exchange,
@@ -86,6 +87,7 @@ impl Body for Upload {
         };
         if over {
             this.incoming = None;
+            this.exchange.set_uploading(false);
         }
         polled
     }
@@ -103,6 +105,7 @@ impl Body for Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
+        self.exchange.set_uploading(false);
         if let (Some(incoming), Some(drains)) = (self.incoming.take(), self.drains.take())
             && let Ok(runtime) = Handle::try_current()
         {

@@ -9,7 +9,7 @@
 use crate::server::Peer;
 use hearth_ids::SandboxId;
 use http::{Method, StatusCode, Uri};
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,8 @@ struct Place {
 
 pub(crate) struct Exchange {
     method: Method,
-    uri: Uri,
+    /// A copy: a part of the head would keep the whole buffer that it was read into.
+    path: Box<str>,
     peer: Peer,
     started: Instant,
     totals: Arc<Counters>,
@@ -67,13 +68,14 @@ pub(crate) struct Exchange {
     status: AtomicU16,
     received: AtomicU64,
     sent: AtomicU64,
+    uploading: AtomicBool,
 }
 
 impl Exchange {
-    pub(crate) fn new(method: Method, uri: Uri, peer: Peer, totals: Arc<Counters>) -> Arc<Self> {
+    pub(crate) fn new(method: Method, uri: &Uri, peer: Peer, totals: Arc<Counters>) -> Arc<Self> {
         Arc::new(Self {
             method,
-            uri,
+            path: uri.path().into(),
             peer,
             started: Instant::now(),
             totals,
@@ -81,6 +83,7 @@ impl Exchange {
             status: AtomicU16::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            uploading: AtomicBool::new(false),
         })
     }
 
@@ -115,6 +118,15 @@ impl Exchange {
         self.count(count, &self.sent, |counters| &counters.sent);
     }
 
+    /// The request has a body, which goes on or has ended.
+    pub(crate) fn set_uploading(&self, uploading: bool) {
+        self.uploading.store(uploading, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_uploading(&self) -> bool {
+        self.uploading.load(Ordering::Relaxed)
+    }
+
     fn count(&self, count: usize, own: &AtomicU64, of: impl Fn(&Counters) -> &AtomicU64) {
         let count = count as u64;
         own.fetch_add(count, Ordering::Relaxed);
@@ -136,7 +148,7 @@ impl Drop for Exchange {
             peer = %self.peer.address,
             tls = self.peer.tls,
             method = %self.method,
-            path = self.uri.path(),
+            path = &*self.path,
             status = self.status.load(Ordering::Relaxed),
             received = self.received.load(Ordering::Relaxed),
             sent = self.sent.load(Ordering::Relaxed),

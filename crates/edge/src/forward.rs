@@ -11,8 +11,9 @@ use crate::body::{Carrier, EdgeBody};
 use crate::config::EdgeConfig;
 use crate::drain::Upload;
 use crate::exchange::Exchange;
+use crate::guest::GuestConnection;
 use crate::headers;
-use crate::lane::{GuestConnection, Lane, OutgoingBody};
+use crate::lane::{Lane, OutgoingBody};
 use crate::refusal::Refusal;
 use crate::routes::Route;
 use crate::server::Peer;
@@ -90,12 +91,15 @@ impl Visit {
         if grpc {
             return self.send_multiplexed(request).await;
         }
-        let (response, connection) = send_single(&self.lane, self.port, request).await?;
+        let (response, mut connection) = send_single(&self.lane, self.port, request).await?;
+        if self.exchange.is_uploading() {
+            connection.detach(&self.lane.tasks, &self.lane.ended);
+        }
         match client {
             Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Ok(self.switch(response, connection, client))
             }
-            _ => Ok(self.passed(response, Carrier::Single(connection))),
+            _ => Ok(self.passed(response, Carrier::Single(connection)).await),
         }
     }
 
@@ -179,11 +183,11 @@ impl Visit {
                     .map_err(|_| self.lane.broken(self.port))?
             }
         };
-        Ok(self.passed(response, Carrier::Shared(multiplex)))
+        Ok(self.passed(response, Carrier::Shared(multiplex)).await)
     }
 
     /// The guest's answer as the client gets it.
-    fn passed(self, response: Response<Incoming>, carrier: Carrier) -> Response<EdgeBody> {
+    async fn passed(self, response: Response<Incoming>, carrier: Carrier) -> Response<EdgeBody> {
         let (mut head, body) = response.into_parts();
         headers::strip_hop_by_hop(&mut head.headers);
         head.extensions.clear();
@@ -195,7 +199,8 @@ impl Visit {
             self.port,
             self.open,
             self.exchange,
-        );
+        )
+        .await;
         Response::from_parts(head, body)
     }
 
@@ -250,7 +255,7 @@ async fn send_single(
     let replay = Replay::of(&request);
     if port == AGENT_PORT || replay.is_some() {
         while let Some(mut connection) = lane.kept_connection(port).await {
-            match connection.sender.try_send_request(request).await {
+            match connection.request(request).await {
                 Ok(response) => return Ok((response, connection)),
                 Err(mut error) => {
                     request = error
@@ -262,9 +267,10 @@ async fn send_single(
         }
     }
     let mut connection = lane.open(port).await?;
-    match connection.sender.send_request(request).await {
+    match connection.request(request).await {
         Ok(response) => Ok((response, connection)),
         Err(error) => {
+            let error = error.into_error();
             tracing::debug!(sandbox = %lane.id, port, %error, "guest did not answer");
             Err(lane.broken(port))
         }

@@ -4,45 +4,37 @@
 //! Who owns a connection: while a request uses it, the request's future and then the
 //! response's body; in between, the lane. Dropping a [`GuestConnection`] anywhere
 //! else closes its socket at once, so a client that goes away is noticed by the
-//! guest. The connection's own task ends with the connection, with its owner or with
-//! the lane.
+//! guest.
 //!
 //! A lane ends when its route's `closed` token fires or the edge shuts down. Its
 //! requests see that through `ended`; the edge's sweep drops the lane later.
 
 use crate::AGENT_PORT;
 use crate::config::EdgeConfig;
-use crate::drain::{Deaf, Upload};
+use crate::drain::Upload;
 use crate::exchange::Counters;
+use crate::guest::GuestConnection;
 use crate::loopback;
 use crate::refusal::Refusal;
 use crate::routes::Route;
 use bytes::Bytes;
 use hearth_ids::SandboxId;
 use http_body_util::{Either, Empty};
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-/// How long a request waits for a kept connection that is still finishing its last.
-const SETTLE: Duration = Duration::from_millis(5);
-
 /// A request's body on its way to a guest.
 pub(crate) type OutgoingBody = Either<Upload, Empty<Bytes>>;
-
-/// An HTTP/1.1 connection to a guest. Dropping it closes the socket.
-pub(crate) struct GuestConnection {
-    pub(crate) sender: http1::SendRequest<OutgoingBody>,
-    _alive: DropGuard,
-}
 
 /// An HTTP/2 connection to a guest, shared by its streams; closed with the last.
 #[derive(Clone)]
@@ -123,19 +115,20 @@ impl Lane {
                 continue;
             }
             let mut connection = idle.connection;
-            if connection.sender.is_ready() {
-                return Some(connection);
-            }
-            let settled = tokio::time::timeout(SETTLE, connection.sender.ready()).await;
-            if matches!(settled, Ok(Ok(()))) {
+            if connection.settled().await {
                 return Some(connection);
             }
         }
     }
 
-    /// Keeps a connection whose response was read to its end.
-    pub(crate) fn keep(&self, port: u16, connection: GuestConnection) {
-        if connection.sender.is_closed() || self.ended.is_cancelled() {
+    /// Keeps a connection whose response was read to its end, if it can be used again.
+    pub(crate) fn keep(
+        &self,
+        port: u16,
+        mut connection: GuestConnection,
+        context: &mut Context<'_>,
+    ) {
+        if !connection.is_free(context) && !connection.may_settle() || self.ended.is_cancelled() {
             return;
         }
         let mut kept = self.kept();
@@ -152,25 +145,9 @@ impl Lane {
     /// Opens an HTTP/1.1 connection to a port of the guest.
     pub(crate) async fn open(&self, port: u16) -> Result<GuestConnection, Refusal> {
         let stream = self.dial(port).await?;
-        let (sender, connection) = http1::Builder::new()
-            .handshake(TokioIo::new(Deaf::new(stream)))
+        GuestConnection::new(stream)
             .await
-            .map_err(|_| self.broken(port))?;
-        let alive = self.ended.child_token();
-        let guard = alive.clone().drop_guard();
-        let id = self.id.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                ended = connection.with_upgrades() => if let Err(error) = ended {
-                    tracing::debug!(sandbox = %id, port, %error, "guest connection ended");
-                },
-                () = alive.cancelled() => {}
-            }
-        });
-        Ok(GuestConnection {
-            sender,
-            _alive: guard,
-        })
+            .map_err(|_| self.broken(port))
     }
 
     /// The shared HTTP/2 connection to a port of the guest, opened when needed.
@@ -260,7 +237,7 @@ impl Lane {
         let mut kept = self.kept();
         kept.idle.retain(|port, idle| {
             let limit = self.config.idle_limit(*port);
-            idle.retain(|one| one.since.elapsed() <= limit && !one.connection.sender.is_closed());
+            idle.retain(|one| one.since.elapsed() <= limit);
             !idle.is_empty()
         });
         kept.multiplexes

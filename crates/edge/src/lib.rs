@@ -26,6 +26,7 @@ mod config;
 mod drain;
 mod exchange;
 mod forward;
+mod guest;
 mod headers;
 mod internal;
 mod lane;

@@ -8,7 +8,7 @@
 use crate::BoxError;
 use crate::config::ServerConfig;
 use crate::tls;
-use crate::watch::{OpenRequest, Pace, TooSlow, Watched};
+use crate::watch::{Keeper, OpenRequest, Order, Watched};
 use bytes::Bytes;
 use http::{Extensions, Request, Response, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -17,9 +17,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -66,7 +67,7 @@ pub struct Server<S> {
     slots: Arc<Semaphore>,
     connections: TaskTracker,
     draining: CancellationToken,
-    cut: CancellationToken,
+    keeper: Arc<Keeper>,
 }
 
 /// Serves `service` on `listener` until `shutdown` fires and the open requests have
@@ -144,7 +145,7 @@ where
             builder,
             connections: TaskTracker::new(),
             draining: CancellationToken::new(),
-            cut: CancellationToken::new(),
+            keeper: Arc::default(),
         }
     }
 
@@ -184,16 +185,23 @@ where
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
+        tokio::select! {
+            () = self.accept_all(listener, handle) => {}
+            () = self.keeper.look(&self.config) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    async fn accept_all<F>(
+        &self,
+        listener: &TcpListener,
+        handle: impl Fn(Self, TcpStream, SocketAddr) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
         loop {
-            let slot = tokio::select! {
-                slot = Arc::clone(&self.slots).acquire_owned() => slot,
-                () = shutdown.cancelled() => return,
-            };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = shutdown.cancelled() => return,
-            };
-            match accepted {
+            let slot = Arc::clone(&self.slots).acquire_owned().await;
+            match listener.accept().await {
                 Ok((stream, address)) => {
                     prepare(&stream);
                     let handled = handle(self.clone(), stream, address);
@@ -214,11 +222,12 @@ where
     /// Lets open requests end, for the drain time at most.
     pub async fn drain(&self) -> ServerStopped {
         self.draining.cancel();
+        self.keeper.order(Order::Drain);
         self.connections.close();
         let drained = tokio::time::timeout(self.config.drain_timeout(), self.connections.wait())
             .await
             .is_ok();
-        self.cut.cancel();
+        self.keeper.order(Order::Cut);
         self.connections.wait().await;
         ServerStopped { drained }
     }
@@ -240,14 +249,14 @@ where
         }
     }
 
-    /// Serves one connection to its end, for listeners of other kinds.
-    pub async fn connection<I>(&self, io: I, peer: Peer)
+    async fn connection<I>(&self, io: I, peer: Peer)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let pace = Pace::new();
+        let kept = self.keeper.add();
+        let pace = &kept.pace;
         let service = self.service.clone();
-        let service_pace = Arc::clone(&pace);
+        let service_pace = Arc::clone(pace);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let open = service_pace.request(request.version() == Version::HTTP_2);
             request.extensions_mut().insert(peer);
@@ -257,31 +266,28 @@ where
                 Ok::<_, Infallible>(response.map(|body| Tracked { body, _open: open }))
             }
         });
-        let io = Watched::new(TokioIo::new(io), Arc::clone(&pace));
-        let connection = self.builder.serve_connection_with_upgrades(io, service);
-        tokio::pin!(connection);
-        let too_slow = pace.too_slow(&self.config);
-        tokio::pin!(too_slow);
+        let io = Watched::new(TokioIo::new(io), Arc::clone(pace));
+        let mut connection = pin!(self.builder.serve_connection_with_upgrades(io, service));
         let mut draining = false;
-        loop {
-            tokio::select! {
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        tracing::trace!(%error, "client connection ended");
-                    }
-                    return;
-                }
-                slow = &mut too_slow => {
-                    if slow == TooSlow::Head {
-                        tracing::debug!(peer = %peer.address, "request head took too long");
-                    }
-                    return;
-                }
-                () = self.cut.cancelled() => return,
-                () = self.draining.cancelled(), if !draining => {
+        let ended = poll_fn(|context| {
+            match pace.poll_order(context) {
+                Order::GoOn => {}
+                Order::Drain if draining => {}
+                Order::Drain => {
                     draining = true;
                     connection.as_mut().graceful_shutdown();
                 }
+                order @ (Order::EndIdle | Order::EndSlow | Order::Cut) => {
+                    return Poll::Ready(Err(order));
+                }
+            }
+            connection.as_mut().poll(context).map(Ok)
+        });
+        match ended.await {
+            Ok(Ok(())) | Err(Order::GoOn | Order::Drain | Order::EndIdle | Order::Cut) => {}
+            Ok(Err(error)) => tracing::trace!(%error, "client connection ended"),
+            Err(Order::EndSlow) => {
+                tracing::debug!(peer = %peer.address, "request head took too long");
             }
         }
     }

@@ -356,7 +356,7 @@ impl Shared {
     ) -> Response<EdgeBody> {
         let exchange = Exchange::new(
             request.method().clone(),
-            request.uri().clone(),
+            request.uri(),
             Peer::of(request.extensions()),
             Arc::clone(&self.totals),
         );

@@ -6,7 +6,8 @@
 //! direction is passed on while the other continues.
 
 use crate::exchange::Exchange;
-use crate::lane::{GuestConnection, Lane};
+use crate::guest::GuestConnection;
+use crate::lane::Lane;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::cell::RefCell;
@@ -29,17 +30,19 @@ pub(crate) fn spawn(
     lane: Arc<Lane>,
     client: OnUpgrade,
     guest: OnUpgrade,
-    connection: GuestConnection,
+    mut connection: GuestConnection,
     open: OwnedSemaphorePermit,
     exchange: Arc<Exchange>,
 ) {
     let ended = lane.ended.clone();
     let tasks = lane.tasks.clone();
     tasks.spawn(async move {
-        // Dropped last: the guest's connection task hands the socket over first.
-        let _held = (connection, open);
+        let _open = open;
         let joined = async {
+            // Its end hands the guest's socket over.
+            connection.finish().await;
             let (client, guest) = tokio::try_join!(client, guest).map_err(io::Error::other)?;
+            drop(connection);
             let (mut client, mut guest) = (TokioIo::new(client), TokioIo::new(guest));
             join(&mut client, &mut guest, &exchange).await
         };

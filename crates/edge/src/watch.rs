@@ -3,16 +3,20 @@
 //! as time spent on a head, and does not run before the protocol is known; hence
 //! this one.
 //!
-//! The socket's reads and the service report to one small shared state; the
-//! connection's task looks at it now and then. A reading of the clock that is late
-//! by one look is harmless, so the counters need no lock.
+//! The socket's reads and the service report to one small shared state per
+//! connection. One [`Keeper`] per server looks at all of them now and then, and tells
+//! connections what they have to do; so a connection has no timer of its own, and
+//! asking for orders costs it no lock. A reading of the clock that is late by one
+//! look is harmless, so the counters need no lock either.
 
 use crate::config::ServerConfig;
+use futures::task::AtomicWaker;
 use hyper::rt::{Read, ReadBufCursor, Write};
+use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -28,17 +32,114 @@ pub(crate) struct Pace {
     head_since: AtomicU64,
     /// Milliseconds after `accepted` of the last sign of life.
     active: AtomicU64,
+    order: AtomicU8,
+    /// The connection's task.
+    task: AtomicWaker,
 }
 
-/// Why a connection is given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TooSlow {
-    Head,
-    Idle,
+/// What a connection has to do. The later orders outdo the earlier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Order {
+    GoOn,
+    /// Finish the open requests, take no more.
+    Drain,
+    /// End: it was idle for too long.
+    EndIdle,
+    /// End: a head took too long.
+    EndSlow,
+    /// End at once.
+    Cut,
+}
+
+const ORDERS: [Order; 5] = [
+    Order::GoOn,
+    Order::Drain,
+    Order::EndIdle,
+    Order::EndSlow,
+    Order::Cut,
+];
+
+/// Knows a server's connections.
+#[derive(Default)]
+pub(crate) struct Keeper {
+    connections: Mutex<Connections>,
+}
+
+#[derive(Default)]
+struct Connections {
+    next: u64,
+    paces: HashMap<u64, Arc<Pace>>,
+    /// What new connections are told.
+    order: Option<Order>,
+}
+
+impl Keeper {
+    /// Adds a connection, until the guard is dropped.
+    pub(crate) fn add(self: &Arc<Self>) -> Kept {
+        let pace = Pace::new();
+        let mut connections = self.connections();
+        if let Some(order) = connections.order {
+            pace.order(order);
+        }
+        let number = connections.next;
+        connections.next += 1;
+        connections.paces.insert(number, Arc::clone(&pace));
+        drop(connections);
+        Kept {
+            keeper: Arc::clone(self),
+            number,
+            pace,
+        }
+    }
+
+    /// Gives an order to all connections, also to those that come.
+    pub(crate) fn order(&self, order: Order) {
+        let mut connections = self.connections();
+        connections.order = connections.order.max(Some(order));
+        for pace in connections.paces.values() {
+            pace.order(order);
+        }
+    }
+
+    /// Ends connections that are too slow, for as long as it is polled.
+    pub(crate) async fn look(&self, config: &ServerConfig) {
+        let look = config.header_timeout().min(config.idle_timeout()) / 4;
+        loop {
+            tokio::time::sleep(look.max(Duration::from_millis(1))).await;
+            for pace in self.connections().paces.values() {
+                if let Some(order) = pace.judge(config) {
+                    pace.order(order);
+                }
+            }
+        }
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that its keeper knows.
+pub(crate) struct Kept {
+    keeper: Arc<Keeper>,
+    number: u64,
+    pub(crate) pace: Arc<Pace>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.keeper.connections().paces.remove(&self.number);
+        // A waker keeps the memory of its task, and a tunnel that the connection
+        // became keeps the pace.
+        self.pace.task.take();
+    }
 }
 
 impl Pace {
-    pub(crate) fn new() -> Arc<Self> {
+    fn new() -> Arc<Self> {
         Arc::new(Self {
             accepted: Instant::now(),
             open: AtomicUsize::new(0),
@@ -46,6 +147,8 @@ impl Pace {
             // The first head is due from the start.
             head_since: AtomicU64::new(0),
             active: AtomicU64::new(0),
+            order: AtomicU8::new(Order::GoOn as u8),
+            task: AtomicWaker::new(),
         })
     }
 
@@ -71,26 +174,32 @@ impl Pace {
         OpenRequest(Arc::clone(self))
     }
 
-    /// Completes when the connection is too slow.
-    pub(crate) async fn too_slow(&self, config: &ServerConfig) -> TooSlow {
-        let header_timeout = config.header_timeout();
-        let idle_timeout = config.idle_timeout();
-        let look = header_timeout.min(idle_timeout) / 4;
-        loop {
-            tokio::time::sleep(look.max(Duration::from_millis(1))).await;
-            if self.open.load(Ordering::Relaxed) > 0 {
-                continue;
-            }
-            let now = self.now();
-            let since = |then: u64| Duration::from_millis(now.saturating_sub(then));
-            let head = self.head_since.load(Ordering::Relaxed);
-            if head != NONE && since(head) >= header_timeout {
-                return TooSlow::Head;
-            }
-            if since(self.active.load(Ordering::Relaxed)) >= idle_timeout {
-                return TooSlow::Idle;
-            }
+    /// What to do; the task is woken when that changes.
+    pub(crate) fn poll_order(&self, context: &Context<'_>) -> Order {
+        self.task.register(context.waker());
+        ORDERS[usize::from(self.order.load(Ordering::Acquire))]
+    }
+
+    fn order(&self, order: Order) {
+        let before = self.order.fetch_max(order as u8, Ordering::AcqRel);
+        if before < order as u8 {
+            self.task.wake();
         }
+    }
+
+    /// Whether the connection is too slow.
+    fn judge(&self, config: &ServerConfig) -> Option<Order> {
+        if self.open.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let now = self.now();
+        let since = |then: u64| Duration::from_millis(now.saturating_sub(then));
+        let head = self.head_since.load(Ordering::Relaxed);
+        if head != NONE && since(head) >= config.header_timeout() {
+            return Some(Order::EndSlow);
+        }
+        let active = since(self.active.load(Ordering::Relaxed));
+        (active >= config.idle_timeout()).then_some(Order::EndIdle)
     }
 }
 

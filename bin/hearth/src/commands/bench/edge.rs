@@ -50,6 +50,8 @@ struct Proxy {
     requests_per_second: f64,
     p50_ms: f64,
     p99_ms: f64,
+    /// Time of processor that the proxy takes for one request.
+    cpu_us_per_request: f64,
     download_mib_per_second: f64,
 }
 
@@ -104,12 +106,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for number in 1..=args.rounds {
         note(&format!("round {number} of {}", args.rounds));
         edge_rounds.push(
-            round(&edge_target, &args)
+            round(&edge_target, &args, &|| edge.processor_time())
                 .await
                 .context("measure the edge")?,
         );
-        if let Some(target) = &nginx_target {
-            nginx_rounds.push(round(target, &args).await.context("measure nginx")?);
+        if let (Some(target), Some(nginx)) = (&nginx_target, &nginx) {
+            let measured = round(target, &args, &|| nginx.processor_time()).await;
+            nginx_rounds.push(measured.context("measure nginx")?);
         }
     }
     let edge_figures = medians(&edge_rounds);
@@ -137,18 +140,26 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn round(target: &Target, args: &Args) -> anyhow::Result<Proxy> {
+async fn round(
+    target: &Target,
+    args: &Args,
+    processor_time: &dyn Fn() -> anyhow::Result<Duration>,
+) -> anyhow::Result<Proxy> {
+    let before = processor_time()?;
     let Throughput {
+        requests,
         requests_per_second,
         p50,
         p99,
     } = load::requests(target, args.connections, Duration::from_secs(args.seconds)).await?;
+    let spent = processor_time()?.saturating_sub(before);
     let begun = Instant::now();
     load::download(target, args.download_mib << 20).await?;
     Ok(Proxy {
         requests_per_second,
         p50_ms: p50.as_secs_f64() * 1e3,
         p99_ms: p99.as_secs_f64() * 1e3,
+        cpu_us_per_request: spent.as_secs_f64() * 1e6 / requests as f64,
         download_mib_per_second: args.download_mib as f64 / begun.elapsed().as_secs_f64(),
     })
 }
@@ -163,6 +174,7 @@ fn medians(rounds: &[Proxy]) -> Proxy {
         requests_per_second: median(|proxy| proxy.requests_per_second),
         p50_ms: median(|proxy| proxy.p50_ms),
         p99_ms: median(|proxy| proxy.p99_ms),
+        cpu_us_per_request: median(|proxy| proxy.cpu_us_per_request),
         download_mib_per_second: median(|proxy| proxy.download_mib_per_second),
     }
 }
@@ -202,7 +214,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         "", "edge", "nginx", "ratio", "wanted"
     );
     type Row = (&'static str, fn(&Proxy) -> f64, Option<f64>);
-    let rows: [Row; 4] = [
+    let rows: [Row; 5] = [
         (
             "requests/s",
             |proxy| proxy.requests_per_second,
@@ -210,6 +222,11 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         ),
         ("p50 (ms)", |proxy| proxy.p50_ms, None),
         ("p99 (ms)", |proxy| proxy.p99_ms, None),
+        (
+            "processor/request (µs)",
+            |proxy| proxy.cpu_us_per_request,
+            None,
+        ),
         (
             "download (MiB/s)",
             |proxy| proxy.download_mib_per_second,

@@ -32,6 +32,7 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 pub struct Throughput {
+    pub requests: usize,
     pub requests_per_second: f64,
     pub p50: Duration,
     pub p99: Duration,
@@ -124,6 +125,7 @@ pub async fn requests(
     };
     ensure!(!times.is_empty(), "nothing was answered in time");
     Ok(Throughput {
+        requests: times.len(),
         requests_per_second: times.len() as f64 / time.as_secs_f64(),
         p50: at(50).unwrap_or_default(),
         p99: at(99).unwrap_or_default(),

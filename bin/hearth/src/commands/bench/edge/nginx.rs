@@ -1,6 +1,7 @@
 //! nginx with a configuration that suits a streaming proxy: as many workers as
 //! cores, connections to the server kept, nothing written to disk or logs.
 
+use super::parts::processor_time;
 use anyhow::{Context, bail};
 use std::{
     net::{Ipv4Addr, TcpListener, TcpStream},
@@ -51,6 +52,19 @@ impl Nginx {
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(Some(Self { child, port }))
+    }
+}
+
+impl Nginx {
+    /// What its processes have used of the processors so far.
+    pub fn processor_time(&self) -> anyhow::Result<Duration> {
+        let pid = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let mut time = processor_time(pid)?;
+        for worker in children.split_whitespace() {
+            time += processor_time(worker.parse()?)?;
+        }
+        Ok(time)
     }
 }
 

@@ -16,6 +16,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, ExitCode, Stdio},
     sync::Arc,
+    time::Duration,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,9 @@ use tokio_util::sync::CancellationToken;
 pub const SANDBOX: &str = "ibench000000000000000";
 /// Size of a streamed answer's pieces.
 const PIECE: usize = 64 * 1024;
+
+/// In which Linux tells a process' times, on every machine that Hearth runs on.
+const TICKS_PER_SECOND: u64 = 100;
 
 #[derive(Debug, clap::Args)]
 pub struct PartArgs {
@@ -60,6 +64,11 @@ impl Part {
         Ok(Self { child, port })
     }
 
+    /// What its threads have used of the processors so far.
+    pub fn processor_time(&self) -> anyhow::Result<Duration> {
+        processor_time(self.child.id())
+    }
+
     pub fn resident_mib(&self) -> anyhow::Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let kib = status
@@ -76,6 +85,21 @@ impl Drop for Part {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a process has used of the processors so far.
+pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in parentheses may hold anything; user and system time are the 12th
+    // and 13th fields after it.
+    let (_, fields) = stat.rsplit_once(')').context("read a process' times")?;
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse::<u64>)
+        .sum::<Result<_, _>>()?;
+    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
 }
 
 pub async fn run_part(args: PartArgs) -> anyhow::Result<ExitCode> {
