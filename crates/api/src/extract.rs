@@ -50,7 +50,13 @@ fn check_standing(caller: &Caller, method: &Method, path: &str) -> Result<()> {
     let Some(reason) = &caller.team.blocked_reason else {
         return Ok(());
     };
-    let cleans = ["/sandboxes/", "/templates/", "/volumes/", "/api-keys/"];
+    let cleans = [
+        "/sandboxes/",
+        "/templates/",
+        "/volumes/",
+        "/api-keys/",
+        "/secrets/",
+    ];
     let allowed = method == Method::GET
         || method == Method::DELETE && cleans.iter().any(|prefix| path.starts_with(prefix));
     if allowed {

@@ -761,6 +761,12 @@ async fn a_sandbox_is_killed_in_the_middle_of_anything() {
     assert_eq!(api.node.build_count(), 0);
 }
 
+fn set_state(api: &Api, id: &str, state: NodeSandboxState) {
+    let id: SandboxId = id.parse().expect("an id");
+    let mut sandboxes = api.node.sandboxes.lock().expect("unpoisoned");
+    sandboxes.get_mut(&id).expect("kept").state = state;
+}
+
 #[tokio::test]
 async fn traffic_wakes_what_may_be_woken_after_its_tokens() {
     let api = start().await;
@@ -791,6 +797,16 @@ async fn traffic_wakes_what_may_be_woken_after_its_tokens() {
         wake(&unknown, visit(8000)).await,
         Err(WakeRefusal::NotFound)
     );
+    for state in [
+        NodeSandboxState::Pausing,
+        NodeSandboxState::Snapshotting,
+        NodeSandboxState::Resuming,
+    ] {
+        let on_its_way = Err(WakeRefusal::Transitioning);
+        set_state(&api, &asleep, state);
+        assert_eq!(wake(&asleep, visit(8000)).await, on_its_way, "{state:?}");
+    }
+    set_state(&api, &asleep, NodeSandboxState::Paused);
 
     let auto = json!({"autoResume": {"enabled": true}});
     let public = make(auto.clone()).await;

@@ -25,6 +25,7 @@ mod network;
 mod node;
 mod page;
 mod sandboxes;
+mod secrets;
 mod snapshots;
 mod telemetry;
 mod template_builds;
@@ -56,6 +57,7 @@ pub use sandboxes::{
     ConnectRequest, Connected, ForkRequest, ListRequest, Metric, NewSandbox, PauseRequest,
     SandboxAccess, SandboxPage, SandboxView, StateFilter, VisibleState, Visitor, WakeRefusal,
 };
+pub use secrets::{NewSecret, SecretInfo, SecretKeepError, SecretKeeper, SecretKey, SecretUpdate};
 pub use snapshots::{SnapshotFilter, SnapshotRequest, SnapshotView};
 pub use telemetry::{
     LogDirection, LogEntry, LogLevel, LogQuery, MAX_LOG_ENTRIES, Telemetry, TelemetryError,
@@ -84,6 +86,7 @@ pub struct Control {
     node: Arc<dyn Node>,
     agent: Arc<dyn Agent>,
     telemetry: OnceLock<Arc<dyn Telemetry>>,
+    secrets: OnceLock<Arc<dyn SecretKeeper>>,
     config: Config,
     tokens: Tokens,
     keys: auth::KeyCache,
@@ -108,6 +111,7 @@ impl Control {
             node,
             agent,
             telemetry: OnceLock::new(),
+            secrets: OnceLock::new(),
             config,
             keys: auth::KeyCache::default(),
             reservations: Arc::default(),

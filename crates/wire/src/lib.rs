@@ -12,6 +12,7 @@ mod log;
 mod metric;
 mod network;
 mod sandbox;
+mod secret;
 mod template;
 mod template_build;
 mod time;
@@ -28,6 +29,7 @@ pub use sandbox::{
     Sandbox, SandboxDetail, SandboxState, SnapshotInfo, SnapshotSandbox, TimeoutSandbox,
     VolumeMount,
 };
+pub use secret::{NewSecret, Secret, SecretUpdate};
 pub use template::{
     AliasInfo, BuildStatus, TeamUser, Template, TemplateBuild, TemplateTag, TemplateWithBuilds,
 };

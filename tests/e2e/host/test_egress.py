@@ -4,8 +4,10 @@ import json
 import subprocess
 from typing import Any, Iterator, Optional
 
+import httpx
 import pytest
-from e2b import Sandbox
+from e2b import Sandbox, Secret
+from e2b.exceptions import SecretException
 
 from support.daemon import Hearth, running
 from support.internet import FIRST, HOST, METADATA, SECOND, Internet, internet
@@ -265,6 +267,40 @@ def test_headers_are_set_without_the_sandbox_seeing_them(hearth: Hearth, box: Sa
     hearth.run("secret", "remove", "api-key")
     status = box.commands.run("curl -sS -o /dev/null -w '%{http_code}' https://api.first.test/")
     assert status.stdout == "502"
+
+
+def test_secrets_by_the_sdk(hearth: Hearth, box: Sandbox):
+    made = Secret.create("Weather Key", "w-1", metadata={"owner": "ops"})
+    assert (made.name, made.version, made.metadata) == ("weather key", 1, {"owner": "ops"})
+    with pytest.raises(SecretException) as refused:
+        Secret.create("weather key", "other")
+    assert "already exists" in str(refused.value)
+    headers = {"X-Key": Secret.fill("Weather Key")}
+    box.update_network({"rules": {"api.first.test": [{"transform": {"headers": headers}}]}})
+
+    def injected() -> str:
+        seen = fetch(box, "https://api.first.test/")
+        assert seen is not None
+        return seen["headers"]["x-key"]
+
+    assert injected() == "w-1"
+    updated = Secret.update(made.secret_id, "w-2")
+    assert (updated.version, updated.metadata) == (2, {"owner": "ops"})
+    assert injected() == "w-2", "the next request has the new value"
+    assert Secret.get_info("weather key") == updated and Secret.exists("WEATHER KEY")
+    others = [Secret.create(f"other-{number}", "x").secret_id for number in range(3)]
+    pages, listed = Secret.list(limit=2), []
+    while pages.has_next:
+        listed += pages.next_items()
+    assert {secret.secret_id for secret in listed} >= {made.secret_id, *others}
+    raw = httpx.get(f"{hearth.url}/secrets", headers={"X-API-Key": hearth.api_key})
+    assert raw.headers["cache-control"] == "no-store" and "w-2" not in raw.text
+    for secret in [made.secret_id, *others]:
+        assert Secret.destroy(secret)
+    assert not Secret.destroy("weather key") and not Secret.exists("weather key")
+    status = box.commands.run("curl -sS -o /dev/null -w '%{http_code}' https://api.first.test/")
+    assert status.stdout == "502"
+    assert "w-2" not in (hearth.state_dir / "hearth.log").read_text()
 
 
 def test_rules_over_a_pause_and_a_restart(hearth: Hearth):

@@ -10,6 +10,7 @@ mod bare;
 mod density;
 mod edge;
 mod lifecycle;
+mod network;
 mod template;
 
 #[derive(Debug, clap::Args)]
@@ -65,6 +66,10 @@ enum Command {
     Template(template::Args),
     #[command(hide = true)]
     EdgePart(edge::PartArgs),
+    /// The sandbox network: slots taken and given back, and the latency of the way out
+    Network(network::Args),
+    #[command(hide = true)]
+    NetworkPart(network::Args),
 }
 
 pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
@@ -109,6 +114,8 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Command::EdgePart(args) => return edge::run_part(args).await,
+        Command::Network(args) => return network::run(&args),
+        Command::NetworkPart(args) => return network::run_part(args).await,
     };
     let plan = TtiPlan {
         runs: usize::try_from(runs)?,

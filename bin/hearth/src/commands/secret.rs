@@ -5,6 +5,7 @@ use crate::daemon::{self, secret_files::SecretFiles};
 use crate::settings::Settings;
 use anyhow::{Context, bail};
 use clap::Subcommand;
+use hearth_control::{SecretKeeper as _, SecretKey};
 use std::io::Read;
 use std::process::ExitCode;
 
@@ -36,7 +37,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     let Some(team) = store.team_by_slug(&args.team).await? else {
         bail!("there is no team {:?}", args.team);
     };
-    let (team, files) = (team.id.to_string(), SecretFiles::new(settings));
+    let (team, files) = (team.id, SecretFiles::new(settings));
     match args.command {
         Command::Set { name } => {
             let mut value = String::new();
@@ -44,16 +45,26 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
                 .take(64 * 1024)
                 .read_to_string(&mut value)
                 .context("read the secret's value")?;
-            files.set(&team, &name, value.trim_end_matches(['\n', '\r']))?;
+            let value = value.trim_end_matches(['\n', '\r']);
+            if value.is_empty() {
+                bail!("there is no value on standard input");
+            }
+            files.set(team, &name, value.into())?;
             println!("Kept {name}.");
         }
         Command::List => {
-            for name in files.names(&team)? {
+            let mut names: Vec<String> = files
+                .list(team)?
+                .into_iter()
+                .map(|secret| secret.name)
+                .collect();
+            names.sort_unstable();
+            for name in names {
                 println!("{name}");
             }
         }
         Command::Remove { name } => {
-            if !files.remove(&team, &name)? {
+            if !files.remove(team, &SecretKey::of(&name))? {
                 bail!("there is no secret {name:?}");
             }
             println!("Removed {name}.");

@@ -109,6 +109,7 @@ impl Daemon {
             }
         };
         control.connect_telemetry(Arc::new(told.clone()));
+        control.connect_secrets(Arc::new(secret_files::SecretFiles::new(settings)));
         let source = Arc::new(telemetry::NodeSource(Arc::clone(&node)));
         let collector = Collector::start(source, told);
         let api = AppState::new(Arc::clone(&control));

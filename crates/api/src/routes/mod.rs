@@ -8,6 +8,7 @@ mod list;
 mod logs;
 mod metrics;
 mod sandboxes;
+mod secrets;
 mod template_builds;
 mod template_changes;
 mod templates;
@@ -39,6 +40,8 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(collect!(lifecycle::rollback))
         .routes(collect!(lifecycle::snapshot))
         .routes(collect!(lifecycle::snapshots))
+        .routes(collect!(secrets::list, secrets::create))
+        .routes(collect!(secrets::info, secrets::update, secrets::destroy))
         .routes(collect!(templates::list_first))
         .routes(collect!(
             templates::list_second,

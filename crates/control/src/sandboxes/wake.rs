@@ -62,7 +62,7 @@ impl Control {
         let lifecycle = sandbox.config.lifecycle;
         let boots = sandbox.paused.is_some_and(|paused| !paused.memory);
         if !lifecycle.auto_resume || boots || !self.config.features.pause {
-            return Err(WakeRefusal::NotFound);
+            return Err(unwakeable(sandbox.state));
         }
         if !admits(&sandbox, visitor) {
             return Err(WakeRefusal::Denied);
@@ -95,6 +95,16 @@ impl Control {
         self.bring_up(&mut approach, &Arc::new(team), id, time, false)
             .await?;
         Ok(())
+    }
+}
+
+/// What visitors are told of a sandbox that traffic does not resume: on its way, it
+/// may be there or gone a moment later.
+fn unwakeable(state: NodeSandboxState) -> WakeRefusal {
+    use NodeSandboxState::{Paused, Pausing, Resuming, Running, Snapshotting, Starting, Stopping};
+    match state {
+        Starting | Pausing | Snapshotting | Resuming => WakeRefusal::Transitioning,
+        Running | Stopping | Paused => WakeRefusal::NotFound,
     }
 }
 

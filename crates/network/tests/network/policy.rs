@@ -314,6 +314,11 @@ fn a_guest_has_a_bounded_number_of_connections() {
     });
 }
 
+fn open_at(namespace: &Path, port: u16) -> UdpSocket {
+    let bind = move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+    hearth_network::netns::run_in(namespace, bind).unwrap()
+}
+
 /// Sends a megabyte and a half at once; the bytes that `to` gets of it.
 fn flood(from: &UdpSocket, target: std::net::SocketAddr, to: &UdpSocket) -> usize {
     to.set_read_timeout(Some(std::time::Duration::from_millis(500)))
@@ -370,8 +375,27 @@ fn a_guest_has_a_bounded_bandwidth_in_each_direction() {
             received > 0 && received <= allowed(begun.elapsed().as_secs()),
             "{received}"
         );
-        // The other guest has its own.
+        // The other guest has its own, of the same size, while the first asks for more
+        // than it may have.
         assert!(udp_echoes(&bystander.namespace, INTERNET, 5353));
+        let inside = open(&bystander.namespace, Ipv4Addr::UNSPECIFIED);
+        let begun = std::time::Instant::now();
+        let others = std::thread::scope(|scope| {
+            let stop = std::sync::atomic::AtomicBool::new(false);
+            let stop = &stop;
+            let greedy = open_at(&guest.namespace, 6001);
+            scope.spawn(move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = greedy.send_to(&[7; 1000], (INTERNET, 5999));
+                    std::thread::sleep(std::time::Duration::from_micros(200));
+                }
+            });
+            let others = flood(&inside, (INTERNET, 6000).into(), &server);
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            others
+        });
+        let most = allowed(begun.elapsed().as_secs());
+        assert!(others > BURST / 2 && others <= most, "{others}");
         pool.shutdown(&[]).await.unwrap();
     });
 }

@@ -176,6 +176,93 @@ fn there_is_no_ipv6() {
     });
 }
 
+/// What a guest could say to become somebody's router or neighbour.
+#[test]
+fn routers_and_neighbours_of_ipv6_are_not_heard() {
+    isolated(|| async {
+        make_internet();
+        let pool = SlotPool::start(config(1, 1), &[]).await.unwrap();
+        let slot = pool.acquire().await.unwrap();
+        let guest = Guest::attach(&slot);
+        serve(Some(&guest.namespace), 8080);
+        let state = "for place in '-n hearth-0' ''; do
+            ip $place -6 addr show scope link; ip $place -6 route; ip $place -6 neighbour show
+        done";
+        let before = sh(state);
+        assert_eq!(sh("ip -n hearth-0 -6 route"), "");
+        // A router for everybody with a prefix and a name server; a neighbour that
+        // claims the gateway's address, asked and unasked; a redirect.
+        let prefix = [
+            [3, 4, 64, 0xc0].as_slice(),
+            &[0xff; 8],
+            &[0; 4],
+            &[0xfd],
+            &[0; 15],
+        ]
+        .concat();
+        let router = [[64, 0, 0xff, 0xff].as_slice(), &[0; 8], &prefix].concat();
+        let target = link_local(0x22);
+        let claim = [[0xe0, 0, 0, 0].as_slice(), &target, &[2, 1], &slot.mac].concat();
+        let question = [[0; 4].as_slice(), &target, &[1, 1], &slot.mac].concat();
+        let redirect = [[0; 4].as_slice(), &link_local(0x21), &target].concat();
+        for mac in [slot.mac, [0x02, 0xfc, 0, 0, 0, 0x99]] {
+            for (kind, body) in [
+                (134, &router),
+                (136, &claim),
+                (135, &question),
+                (137, &redirect),
+            ] {
+                guest.send_raw(&icmp6_frame(mac, kind, body));
+            }
+        }
+        // An exchange that comes after them in the same queue.
+        assert!(reaches(None, slot.host_address, 8080));
+        assert_eq!(sh(state), before);
+        pool.shutdown(&[]).await.unwrap();
+    });
+}
+
+/// A datagram in pieces is judged as the whole that it is: pieces reach what the
+/// whole may reach, and nothing else, also when the first is too short for ports
+/// or a later one claims to lie over it.
+#[test]
+fn fragments_reach_what_their_whole_may() {
+    isolated(|| async {
+        let outside = make_internet();
+        let receiver = hearth_network::netns::run_in(&outside, || {
+            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 9999)).unwrap()
+        })
+        .unwrap();
+        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        let pool = SlotPool::start(config(1, 2), &[]).await.unwrap();
+        let slot = pool.acquire().await.unwrap();
+        let guest = Guest::attach(&slot);
+        let text = "a datagram that goes in pieces, of which each is whole eights";
+        let send = |id: u8, target: Ipv4Addr, text: &str| {
+            let whole = udp_frame(slot.mac, Ipv4Addr::new(169, 254, 0, 21), text);
+            for piece in fragments(&whole, id, target, 8) {
+                guest.send_raw(&piece);
+            }
+        };
+        for (id, target) in (1..).zip([PRIVATE, METADATA, HOST, ROUTER_SIDE]) {
+            send(id, target, "forbidden, in pieces");
+        }
+        // The second piece lies over the first, which held the ports.
+        let forbidden = udp_frame(slot.mac, Ipv4Addr::new(169, 254, 0, 21), "over each other");
+        let mut pieces = fragments(&forbidden, 9, PRIVATE, 16);
+        pieces.extend(fragments(&forbidden, 9, PRIVATE, 8));
+        for piece in pieces {
+            guest.send_raw(&piece);
+        }
+        send(10, INTERNET, text);
+        let mut buffer = [0; 128];
+        let (length, from) = receiver.recv_from(&mut buffer).unwrap();
+        assert_eq!(std::str::from_utf8(&buffer[..length]), Ok(text));
+        assert_eq!(from.ip(), HOST);
+        pool.shutdown(&[]).await.unwrap();
+    });
+}
+
 #[test]
 fn the_internet_can_be_taken_away_and_given_back() {
     isolated(|| async {
@@ -245,6 +332,65 @@ fn udp_frame(mac: [u8; 6], source: Ipv4Addr, text: &str) -> Vec<u8> {
     // A zero checksum means "none" in UDP over IPv4.
     frame.extend([0, 0]);
     frame.extend(text.as_bytes());
+    frame
+}
+
+/// The host's end of the first slot's link.
+const ROUTER_SIDE: Ipv4Addr = Ipv4Addr::new(10, 12, 0, 0);
+
+/// The packet of a frame, sent to `target` in pieces of so many bytes.
+fn fragments(frame: &[u8], id: u8, target: Ipv4Addr, size: usize) -> Vec<Vec<u8>> {
+    const HEADERS: usize = 14 + 20;
+    let pieces: Vec<&[u8]> = frame[HEADERS..].chunks(size).collect();
+    let last = pieces.len() - 1;
+    pieces
+        .iter()
+        .enumerate()
+        .map(|(number, piece)| {
+            let mut ip = frame[14..HEADERS].to_vec();
+            let length = u16::try_from(20 + piece.len()).unwrap();
+            ip[2..4].copy_from_slice(&length.to_be_bytes());
+            ip[5] = id;
+            let more = if number < last { 0x2000 } else { 0 };
+            let place = u16::try_from(number * size / 8).unwrap() | more;
+            ip[6..8].copy_from_slice(&place.to_be_bytes());
+            ip[10..12].fill(0);
+            ip[16..20].copy_from_slice(&target.octets());
+            let checksum = checksum(&ip);
+            ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+            [&frame[..14], &ip, piece].concat()
+        })
+        .collect()
+}
+
+fn link_local(last: u8) -> [u8; 16] {
+    let mut address = [0; 16];
+    (address[0], address[1], address[15]) = (0xfe, 0x80, last);
+    address
+}
+
+/// An ICMPv6 message to all nodes.
+fn icmp6_frame(mac: [u8; 6], kind: u8, body: &[u8]) -> Vec<u8> {
+    let (source, mut target) = (link_local(0x21), [0; 16]);
+    (target[0], target[1], target[15]) = (0xff, 0x02, 1);
+    let mut message = vec![kind, 0, 0, 0];
+    message.extend(body);
+    let length = u16::try_from(message.len()).unwrap().to_be_bytes();
+    let mut summed = [source.as_slice(), &target, &[0, 0], &length, &[0, 0, 0, 58]].concat();
+    summed.extend(&message);
+    if summed.len() % 2 == 1 {
+        summed.push(0);
+    }
+    let sum = checksum(&summed);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = ethernet(mac, [0x33, 0x33, 0, 0, 0, 1], [0x86, 0xdd]);
+    frame.extend([0x60, 0, 0, 0]);
+    frame.extend(length);
+    // The hop limit of all that is believed of a neighbour.
+    frame.extend([58, 255]);
+    frame.extend(source);
+    frame.extend(target);
+    frame.extend(message);
     frame
 }
 

@@ -7,6 +7,7 @@ mod nginx;
 mod parts;
 
 use anyhow::Context;
+pub use load::raise_descriptor_limit;
 use load::{Target, Throughput};
 use nginx::Nginx;
 use parts::Part;
@@ -72,7 +73,7 @@ struct Report {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    load::raise_descriptor_limit()?;
+    raise_descriptor_limit()?;
     if cfg!(debug_assertions) {
         note("built without optimisation: TLS is several times slower than it will be");
     }
