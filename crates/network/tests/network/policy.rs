@@ -380,8 +380,8 @@ fn a_guest_has_a_bounded_bandwidth_in_each_direction() {
         assert!(udp_echoes(&bystander.namespace, INTERNET, 5353));
         let inside = open(&bystander.namespace, Ipv4Addr::UNSPECIFIED);
         let begun = std::time::Instant::now();
+        let stop = std::sync::atomic::AtomicBool::new(false);
         let others = std::thread::scope(|scope| {
-            let stop = std::sync::atomic::AtomicBool::new(false);
             let stop = &stop;
             let greedy = open_at(&guest.namespace, 6001);
             scope.spawn(move || {
