@@ -434,10 +434,13 @@ pub async fn clean_up(settings: &Settings) -> anyhow::Result<usize> {
     node.delete_all().await;
     node.shutdown(STOP_LIMIT).await;
     // Nobody serves it: its daemon is dead, and the lock keeps others from starting.
-    match std::fs::remove_file(settings.node_socket()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).context("remove the dead daemon's socket")
+    for socket in [settings.node_socket(), settings.admin_socket()] {
+        match std::fs::remove_file(&socket) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).context("remove the dead daemon's sockets");
+            }
+            _ => {}
         }
-        _ => Ok(left),
     }
+    Ok(left)
 }
