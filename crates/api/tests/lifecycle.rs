@@ -797,14 +797,21 @@ async fn traffic_wakes_what_may_be_woken_after_its_tokens() {
         wake(&unknown, visit(8000)).await,
         Err(WakeRefusal::NotFound)
     );
-    for state in [
-        NodeSandboxState::Pausing,
-        NodeSandboxState::Snapshotting,
-        NodeSandboxState::Resuming,
-    ] {
-        let on_its_way = Err(WakeRefusal::Transitioning);
+    set_state(&api, &asleep, NodeSandboxState::Pausing);
+    assert_eq!(wake(&asleep, visit(8000)).await, Err(WakeRefusal::NotFound));
+    for state in [NodeSandboxState::Snapshotting, NodeSandboxState::Resuming] {
         set_state(&api, &asleep, state);
-        assert_eq!(wake(&asleep, visit(8000)).await, on_its_way, "{state:?}");
+        let arrives = async {
+            tokio::time::sleep(Duration::from_millis(120)).await;
+            set_state(&api, &asleep, NodeSandboxState::Running);
+        };
+        let (woken, ()) = tokio::join!(wake(&asleep, visit(8000)), arrives);
+        assert_eq!(woken, Ok(()), "{state:?}");
+        set_state(&api, &asleep, state);
+        tokio::time::pause();
+        let woken = wake(&asleep, visit(8000)).await;
+        tokio::time::resume();
+        assert_eq!(woken, Err(WakeRefusal::Transitioning), "{state:?}");
     }
     set_state(&api, &asleep, NodeSandboxState::Paused);
 

@@ -27,7 +27,7 @@ pub(crate) fn render(refusal: &Refusal) -> String {
             "It is paused, and only who has its access token may wake it by a visit."
         }
         Refusal::Transitioning(_) => {
-            "It is being started, paused or resumed. Load this page again in a moment."
+            "It is being started, resumed or kept as a snapshot. Load this page again in a moment."
         }
         Refusal::TooManyConnections { .. } | Refusal::TeamLimit(_) => {
             "Try again when less is going on."

@@ -11,12 +11,18 @@ use chrono::TimeDelta;
 use hearth_ids::SandboxId;
 use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
+use std::time::Duration;
 use subtle::ConstantTimeEq as _;
+use tokio::time::Instant;
 
 /// The agent's port in a guest.
 const AGENT_PORT: u16 = 49983;
 /// Traffic gives a sandbox at least this long.
 const LEAST_TIME_SECONDS: i64 = 300;
+/// How long a visitor waits for a sandbox that others are bringing up.
+const VISITOR_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked at meanwhile.
+const VISITOR_LOOK: Duration = Duration::from_millis(50);
 
 /// What a visitor shows.
 #[derive(Debug, Clone, Default)]
@@ -48,21 +54,18 @@ impl Control {
         id: &SandboxId,
         visitor: &Visitor,
     ) -> Result<(), WakeRefusal> {
-        let listed = self.node.list().await.map_err(|error| {
-            tracing::warn!(%error, %id, "cannot look for a sandbox that traffic asks for");
-            WakeRefusal::Failed
-        })?;
-        let sandbox = listed
-            .into_iter()
-            .find(|sandbox| sandbox.config.sandbox_id == *id)
-            .ok_or(WakeRefusal::NotFound)?;
-        if sandbox.state == NodeSandboxState::Running {
-            return Ok(());
-        }
-        let lifecycle = sandbox.config.lifecycle;
-        let boots = sandbox.paused.is_some_and(|paused| !paused.memory);
-        if !lifecycle.auto_resume || boots || !self.config.features.pause {
-            return Err(unwakeable(sandbox.state));
+        let deadline = Instant::now() + VISITOR_PATIENCE;
+        let sandbox = loop {
+            let sandbox = self.visited(id).await?;
+            match sandbox.state {
+                NodeSandboxState::Running => return Ok(()),
+                state if wakeable(&sandbox) || !on_its_way_up(state) => break sandbox,
+                _ if Instant::now() >= deadline => return Err(WakeRefusal::Transitioning),
+                _ => tokio::time::sleep(VISITOR_LOOK).await,
+            }
+        };
+        if !wakeable(&sandbox) || !self.config.features.pause {
+            return Err(WakeRefusal::NotFound);
         }
         if !admits(&sandbox, visitor) {
             return Err(WakeRefusal::Denied);
@@ -77,6 +80,17 @@ impl Control {
                 _ => WakeRefusal::Failed,
             }
         })
+    }
+
+    async fn visited(&self, id: &SandboxId) -> Result<NodeSandbox, WakeRefusal> {
+        let listed = self.node.list().await.map_err(|error| {
+            tracing::warn!(%error, %id, "cannot look for a sandbox that traffic asks for");
+            WakeRefusal::Failed
+        })?;
+        listed
+            .into_iter()
+            .find(|sandbox| sandbox.config.sandbox_id == *id)
+            .ok_or(WakeRefusal::NotFound)
     }
 
     async fn wake(self: &Arc<Self>, sandbox: &NodeSandbox) -> Result<(), Error> {
@@ -98,13 +112,20 @@ impl Control {
     }
 }
 
-/// What visitors are told of a sandbox that traffic does not resume: on its way, it
-/// may be there or gone a moment later.
-fn unwakeable(state: NodeSandboxState) -> WakeRefusal {
+/// Whether traffic may resume the sandbox. One without memory would boot anew, and
+/// that only its owner asks for.
+fn wakeable(sandbox: &NodeSandbox) -> bool {
+    let boots = sandbox.paused.as_ref().is_some_and(|paused| !paused.memory);
+    sandbox.config.lifecycle.auto_resume && !boots
+}
+
+/// Whether the sandbox will run, or run again, in a moment. One that is being paused
+/// is paused to all who look at it, so its visitors need not wait for the end.
+fn on_its_way_up(state: NodeSandboxState) -> bool {
     use NodeSandboxState::{Paused, Pausing, Resuming, Running, Snapshotting, Starting, Stopping};
     match state {
-        Starting | Pausing | Snapshotting | Resuming => WakeRefusal::Transitioning,
-        Running | Stopping | Paused => WakeRefusal::NotFound,
+        Starting | Snapshotting | Resuming => true,
+        Running | Pausing | Stopping | Paused => false,
     }
 }
 
