@@ -2,10 +2,12 @@
 //!
 //! A [`Device`] merges an immutable raw image, immutable layers and at most one
 //! writable layer. The [`server`] module serves it over a unix socket to any
-//! NBD client; the protocol itself, in [`nbd`], does no I/O.
+//! NBD client; the protocol is in [`nbd`]. [`kernel`] makes what is served a
+//! block device of the host, where its kernel can.
 
 mod device;
 mod error;
+pub mod kernel;
 pub mod layer;
 mod map;
 mod merge;

@@ -14,12 +14,13 @@
 
 use crate::{
     Config,
-    execution::{self, Execution},
+    execution::{self, Environment, Execution},
     kernel::{Event, Kernel, StartError},
     kernelspec::KernelSpec,
     output::{Output, Sink},
 };
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use serde_json::json;
+use std::{borrow::Cow, collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
@@ -120,7 +121,7 @@ pub(crate) async fn rehearse(kernel: &mut Kernel, code: &str) -> Result<(), Stri
     let mut content = execution::request(code, false);
     content["store_history"] = false.into();
     let id = kernel
-        .request("execute_request", &content)
+        .execute(&json!({}), &content)
         .await
         .map_err(|error| error.to_string())?;
     let mut execution = Execution::new(id);
@@ -251,7 +252,8 @@ impl Context {
         }
         request.sink.put(&Output::EndOfExecution).await;
         drop(request.sink);
-        if matches!(end, End::Done) && !request.variables.is_empty() {
+        let set_by_code = !self.place.spec.takes_environment && !request.variables.is_empty();
+        if matches!(end, End::Done) && set_by_code {
             let restore = self.place.spec.language.restore(&request.variables);
             if let Err(error) = self.silently(restore).await {
                 return End::Died(format!("it hung up: {error}"));
@@ -267,30 +269,52 @@ impl Context {
         request: &Request,
         sandbox: Option<BTreeMap<String, String>>,
     ) -> io::Result<Execution> {
-        let language = self.place.spec.language.clone();
+        let environment = self.environment(request, sandbox);
+        let metadata = if self.place.spec.takes_environment {
+            environment.metadata()
+        } else {
+            self.set_by_code(&environment).await?;
+            json!({})
+        };
+        let mut content = execution::request(&request.code, false);
+        content["store_history"] = (!request.rehearsal).into();
+        let id = self.kernel()?.execute(&metadata, &content).await?;
+        Ok(Execution::new(id))
+    }
+
+    /// What of the environment the kernel lacks for this execution.
+    fn environment<'a>(
+        &mut self,
+        request: &'a Request,
+        sandbox: Option<BTreeMap<String, String>>,
+    ) -> Environment<'a> {
+        let mut environment = Environment {
+            call: Cow::Borrowed(&request.variables),
+            ..Environment::default()
+        };
         if let Some(new) = sandbox {
-            let gone: Vec<String> = self
-                .sandbox
-                .set
-                .keys()
-                .filter(|name| !new.contains_key(*name))
-                .cloned()
-                .collect();
-            let unset = (!gone.is_empty()).then(|| language.unset(&gone)).flatten();
-            let set = (!new.is_empty()).then(|| language.set(&new)).flatten();
-            self.silently(unset).await?;
-            self.silently(set).await?;
+            let known = self.sandbox.set.keys();
+            let gone = known.filter(|name| !new.contains_key(*name)).cloned();
+            environment.unset = gone.collect();
+            environment.set.clone_from(&new);
             self.sandbox.set = new;
             self.sandbox.token = Some(request.token.clone());
         }
-        if !request.variables.is_empty() {
-            self.silently(language.set_for_call(&request.variables))
-                .await?;
+        environment
+    }
+
+    /// Executes code that changes the environment, in kernels that know no better.
+    async fn set_by_code(&mut self, environment: &Environment<'_>) -> io::Result<()> {
+        let language = self.place.spec.language.clone();
+        let Environment { unset, set, call } = environment;
+        for code in [
+            (!unset.is_empty()).then(|| language.unset(unset)),
+            (!set.is_empty()).then(|| language.set(set)),
+            (!call.is_empty()).then(|| language.set_for_call(call)),
+        ] {
+            self.silently(code.flatten()).await?;
         }
-        let mut content = execution::request(&request.code, false);
-        content["store_history"] = (!request.rehearsal).into();
-        let id = self.kernel()?.request("execute_request", &content).await?;
-        Ok(Execution::new(id))
+        Ok(())
     }
 
     fn kernel(&mut self) -> io::Result<&mut Kernel> {
@@ -302,7 +326,7 @@ impl Context {
     async fn silently(&mut self, code: Option<String>) -> io::Result<()> {
         if let Some(code) = code {
             let content = execution::request(&code, true);
-            self.kernel()?.request("execute_request", &content).await?;
+            self.kernel()?.execute(&json!({}), &content).await?;
         }
         Ok(())
     }

@@ -13,8 +13,9 @@ use crate::{
     message::{Content, Incoming},
     output::Output,
 };
+use serde::Serialize;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 /// How long after the reply a lost `idle` is waited for.
@@ -30,6 +31,28 @@ pub(crate) struct Execution {
     replied: bool,
     idle: bool,
     deadline: Option<Instant>,
+}
+
+/// Environment variables that come with an execution, for kernels that take them: in
+/// the request's metadata, under `hearth`. It saves what an execution of its own costs.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Environment<'a> {
+    /// Unset for good, before all else.
+    pub(crate) unset: Vec<String>,
+    /// Set for good.
+    pub(crate) set: BTreeMap<String, String>,
+    /// Set for this execution alone.
+    pub(crate) call: Cow<'a, BTreeMap<String, String>>,
+}
+
+impl Environment<'_> {
+    /// The request's metadata.
+    pub(crate) fn metadata(&self) -> Value {
+        match self.unset.is_empty() && self.set.is_empty() && self.call.is_empty() {
+            true => json!({}),
+            false => json!({ "hearth": self }),
+        }
+    }
 }
 
 /// The content of an `execute_request`.

@@ -172,6 +172,19 @@ impl Kernel {
         Ok(id)
     }
 
+    /// Asks for an execution and returns its id.
+    pub(crate) async fn execute(
+        &mut self,
+        metadata: &Value,
+        content: &Value,
+    ) -> io::Result<String> {
+        let (id, frames) = self
+            .signer
+            .request_with("execute_request", metadata, content);
+        self.shell.0.send(&frames).await?;
+        Ok(id)
+    }
+
     /// The next thing that the kernel does; cancel-safe. Messages that are not
     /// properly signed are logged and skipped.
     pub(crate) async fn event(&mut self) -> Event {

@@ -22,6 +22,9 @@ pub struct KernelSpec {
     pub env: BTreeMap<String, String>,
     pub language: Language,
     pub interrupt: Interrupt,
+    /// The kernel takes environment variables with an execution, see
+    /// `execution::Environment`.
+    pub takes_environment: bool,
     /// `{resource_dir}` in `argv`.
     pub directory: PathBuf,
 }
@@ -44,6 +47,21 @@ struct File_ {
     language: String,
     #[serde(default)]
     interrupt_mode: Interrupt,
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+/// What Jupyter leaves to whoever installs a kernel.
+#[derive(Default, Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    hearth: Abilities,
+}
+
+#[derive(Default, Deserialize)]
+struct Abilities {
+    #[serde(default)]
+    takes_environment: bool,
 }
 
 /// All installed kernels.
@@ -125,6 +143,7 @@ fn read(directory: &Path) -> Result<KernelSpec, String> {
         argv: file.argv,
         env: file.env,
         interrupt: file.interrupt_mode,
+        takes_environment: file.metadata.hearth.takes_environment,
         directory: directory.to_owned(),
     })
 }
@@ -152,7 +171,8 @@ mod tests {
         write(
             second.path(),
             "ir",
-            r#"{"argv": ["R", "{connection_file}"], "language": "R", "interrupt_mode": "message"}"#,
+            r#"{"argv": ["R", "{connection_file}"], "language": "R", "interrupt_mode": "message",
+                "metadata": {"hearth": {"takes_environment": true}, "debugger": true}}"#,
         );
         write(second.path(), "broken", "{");
         write(second.path(), "useless", r#"{"argv": ["x"]}"#);
@@ -162,6 +182,7 @@ mod tests {
         assert_eq!(python.argv[0], "first");
         let r = catalogue.find(&Language::parse("r")).expect("there");
         assert_eq!(r.interrupt, Interrupt::Message);
+        assert!(r.takes_environment && !python.takes_environment);
         assert!(catalogue.find(&Language::parse("ir")).is_some());
         assert!(catalogue.find(&Language::parse("broken")).is_none());
         assert_eq!(catalogue.languages().count(), 2);

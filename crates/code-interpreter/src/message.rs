@@ -73,6 +73,16 @@ impl Signer {
 
     /// A request and its id.
     pub(crate) fn request(&self, kind: &str, content: &Value) -> (String, Vec<Bytes>) {
+        self.request_with(kind, &json!({}), content)
+    }
+
+    /// A request with metadata, and its id.
+    pub(crate) fn request_with(
+        &self,
+        kind: &str,
+        metadata: &Value,
+        content: &Value,
+    ) -> (String, Vec<Bytes>) {
         let id = Uuid::new_v4().to_string();
         let header = json!({
             "msg_id": id,
@@ -85,7 +95,7 @@ impl Signer {
         let bodies = [
             header.to_string(),
             "{}".to_owned(),
-            "{}".to_owned(),
+            metadata.to_string(),
             content.to_string(),
         ];
         let parts: Vec<&[u8]> = bodies.iter().map(String::as_bytes).collect();

@@ -9,8 +9,10 @@ import datetime
 import decimal
 import importlib.abc
 import importlib.machinery
+import inspect
 import math
 import numbers
+import os
 import sys
 
 from IPython.core.formatters import BaseFormatter
@@ -120,6 +122,46 @@ def write_in_pieces(stream_class):
     stream_class.write = bounded
 
 
+def flush_what_there_is(stream_class):
+    """Spares the kernel six waits for another thread in every execution that prints
+    nothing. What was taken from the buffers is ahead of all that is sent later, for
+    one thread sends everything."""
+    flush = stream_class.flush
+
+    def flush_if_written(self):
+        if getattr(self, "_buffers", True):
+            flush(self)
+
+    flush_if_written.__doc__ = flush.__doc__
+    stream_class.flush = flush_if_written
+
+
+def with_environment(kernel):
+    """Environment variables that the server sends along with an execution, in the
+    request's metadata: set for good, unset, or set for this execution alone."""
+    execute = kernel.do_execute
+
+    async def execute_with_environment(*arguments, **options):
+        wish = kernel.get_parent().get("metadata", {}).get("hearth", {})
+        for name in wish.get("unset", ()):
+            os.environ.pop(name, None)
+        os.environ.update(wish.get("set", {}))
+        call = wish.get("call", {})
+        before = {name: os.environ.get(name) for name in call}
+        os.environ.update(call)
+        try:
+            reply = execute(*arguments, **options)
+            return await reply if inspect.isawaitable(reply) else reply
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+    kernel.do_execute = execute_with_environment
+
+
 class AfterImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Calls a function with a module once it has been imported."""
 
@@ -162,4 +204,7 @@ def load_ipython_extension(ip):
     ip.display_formatter.formatters["e2b/chart"] = chart
     if hasattr(sys.stdout, "pub_thread"):
         write_in_pieces(type(sys.stdout))
+        flush_what_there_is(type(sys.stdout))
+    if hasattr(ip, "kernel"):
+        with_environment(ip.kernel)
     after_import("PIL.Image", lambda module: show_on_save(module.Image))

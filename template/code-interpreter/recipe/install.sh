@@ -65,9 +65,11 @@ kernel() { # <name> <json>
     printf '%s\n' "$2" >"$root$kernels/$1/kernel.json"
 }
 kernel python3 '{
-  "argv": ["/usr/bin/python3", "-m", "ipykernel_launcher", "-f", "{connection_file}", "--ext=hearth_kernel"],
+  "argv": ["/usr/bin/python3", "-m", "ipykernel_launcher", "-f", "{connection_file}", "--ext=hearth_kernel",
+    "--HistoryManager.enabled=False"],
   "display_name": "Python 3",
   "language": "python",
+  "metadata": {"hearth": {"takes_environment": true}},
   "env": {"PYTHONPATH": "'"$library/python"'"}
 }'
 kernel javascript '{

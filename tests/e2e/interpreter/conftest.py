@@ -104,8 +104,9 @@ class Server:
         kernels = {
             "python3": {
                 "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}",
-                         "--ext=hearth_kernel"],
+                         "--ext=hearth_kernel", "--HistoryManager.enabled=False"],
                 "language": "python",
+                "metadata": {"hearth": {"takes_environment": True}},
                 "env": {"PYTHONPATH": str(RECIPE / "python")},
             },
             "bash": {

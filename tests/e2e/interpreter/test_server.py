@@ -144,6 +144,16 @@ def test_variables_are_taken_back_after_an_error(server, context, of_type):
     assert server.text("import os; os.environ.get('OWN', 'none')", context_id=context) == "none"
 
 
+def test_variables_come_with_nothing_too(server, context):
+    server.agent.variables = {"token": {"OF": "sandbox"}}
+    server.run("", token="token", context_id=context)
+    shown = "import os; os.environ.get('OF')"
+    assert server.text(shown, context_id=context, env_vars={"OWN": "x"}) == "sandbox"
+    names = "[name for name in dir() if 'hearth' in name.lower()]"
+    assert server.text(names, context_id=context) == "[]"
+    server.agent.variables = {}
+
+
 def test_contexts(server, tmp_path):
     made = server.client.post("/contexts", json={"cwd": str(tmp_path)}).json()
     assert made["language"] == "python" and made["cwd"] == str(tmp_path)

@@ -19,32 +19,32 @@ pub const MAX_OPTION_BYTES: u32 = 16 * 1024;
 /// Options before the handshake must be over.
 const MAX_OPTIONS: u32 = 64;
 
-const SERVER_FIXED_NEWSTYLE: u16 = 1;
+pub(super) const SERVER_FIXED_NEWSTYLE: u16 = 1;
 const SERVER_NO_ZEROES: u16 = 2;
-const CLIENT_FIXED_NEWSTYLE: u32 = 1;
-const CLIENT_NO_ZEROES: u32 = 2;
+pub(super) const CLIENT_FIXED_NEWSTYLE: u32 = 1;
+pub(super) const CLIENT_NO_ZEROES: u32 = 2;
 
 const OPT_EXPORT_NAME: u32 = 1;
 const OPT_ABORT: u32 = 2;
 const OPT_LIST: u32 = 3;
 const OPT_STARTTLS: u32 = 5;
 const OPT_INFO: u32 = 6;
-const OPT_GO: u32 = 7;
+pub(super) const OPT_GO: u32 = 7;
 const OPT_STRUCTURED_REPLY: u32 = 8;
 const OPT_LIST_META_CONTEXT: u32 = 9;
 const OPT_SET_META_CONTEXT: u32 = 10;
 
-const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
-const REP_ACK: u32 = 1;
+pub(super) const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
+pub(super) const REP_ACK: u32 = 1;
 const REP_SERVER: u32 = 2;
-const REP_INFO: u32 = 3;
+pub(super) const REP_INFO: u32 = 3;
 const REP_META_CONTEXT: u32 = 4;
 const REP_ERR_UNSUP: u32 = 1 << 31 | 1;
 const REP_ERR_POLICY: u32 = 1 << 31 | 2;
 const REP_ERR_INVALID: u32 = 1 << 31 | 3;
 const REP_ERR_UNKNOWN: u32 = 1 << 31 | 6;
 
-const INFO_EXPORT: u16 = 0;
+pub(super) const INFO_EXPORT: u16 = 0;
 const INFO_NAME: u16 = 1;
 const INFO_BLOCK_SIZE: u16 = 3;
 

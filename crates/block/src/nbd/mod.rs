@@ -1,8 +1,10 @@
-//! The NBD protocol, server side, as functions from bytes to bytes: the fixed
-//! newstyle [`handshake`], [`request`] parsing and [`reply`] encoding. No I/O.
+//! The NBD protocol. The server's side as functions from bytes to bytes: the fixed
+//! newstyle [`handshake`], [`request`] parsing and [`reply`] encoding, without I/O.
+//! Of the [`client`]'s side only the handshake: the kernel sends the requests.
 //!
 //! Source: the NBD project's `doc/proto.md`. Names follow that document.
 
+pub mod client;
 pub mod handshake;
 pub mod reply;
 pub mod request;

@@ -4,8 +4,8 @@
 //! build durable and visible, which is the moment at which it happened.
 //!
 //! ```text
-//! freeze guest ─ pause VM ─ devices ─ memory ─ journal layers ─ seal disk ┆
-//!                └──────────────── the VM stands still ─────────────────┘
+//! freeze guest ─ pause VM ─ devices, memory ─ journal layers ─ seal disk ┆
+//!                └──────────────── the VM stands still ────────────────┘
 //! link disk ─ write memory, but for what is on that disk ─ publish
 //! ```
 //!
@@ -139,13 +139,17 @@ pub(crate) async fn capture(
     if keeping.with_memory {
         let device_state = captured.staging.directory().join(DEVICE_STATE_FILE);
         let target = SaveTarget { device_state };
-        machine
-            .save(target)
-            .await
-            .map_err(Error::step("save the VM's devices"))?;
+        // The VM's own process does the one while this one does the other. The memory
+        // first: it only asks the VM whether it is paused. Neither is given up halfway:
+        // the VM goes on afterwards, also when one failed.
+        let (memory, devices) = tokio::join!(
+            memory(shared, ground, record, machine, buffer, &mut captured),
+            machine.save(target)
+        );
+        devices.map_err(Error::step("save the VM's devices"))?;
         captured.add(FileRole::DeviceState, DEVICE_STATE_FILE);
         shared.hooks.reached(Step::DevicesSaved)?;
-        memory(shared, ground, record, machine, buffer, &mut captured).await?;
+        memory?;
     }
     seal(shared, record, resources).await?;
     Ok(captured)

@@ -1,6 +1,8 @@
 //! `hearth snapshot`: the builds on this machine's disk: templates, snapshots, and
 //! what paused sandboxes go on from. Everything but `gc` also works beside a daemon.
 
+mod disk;
+
 use crate::{
     daemon::lock::{self, Lock},
     settings::Settings,
@@ -31,6 +33,8 @@ enum Command {
         /// IDs of the builds; all when there are none
         builds: Vec<BuildId>,
     },
+    /// Let other programs read a build's disk, over NBD or as a block device
+    Serve(disk::Args),
     /// Remove builds that nothing needs any more; a daemon does it by itself
     Gc {
         /// Only say what would be removed
@@ -54,6 +58,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
             println!("{}", serde_json::to_string_pretty(&stack.build.manifest)?);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Serve(args) => disk::run(&store, args).await,
         Command::Verify { builds } => verify(&store, builds).await,
         Command::Gc { dry_run } => collect(settings, &store, dry_run).await,
     }
