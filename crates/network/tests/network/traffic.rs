@@ -88,15 +88,19 @@ fn guests_reach_neither_each_other_nor_the_host_nor_private_networks() {
     });
 }
 
+/// Takes datagrams to port 9999 in the namespace that stands for the internet.
+fn receiver(outside: &std::path::Path) -> UdpSocket {
+    let bind = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 9999)).unwrap();
+    let socket = hearth_network::netns::run_in(outside, bind).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
 #[test]
 fn forged_frames_die_at_the_tap() {
     isolated(|| async {
         let outside = make_internet();
-        let receiver = hearth_network::netns::run_in(&outside, || {
-            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 9999)).unwrap()
-        })
-        .unwrap();
-        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        let receiver = receiver(&outside);
         let pool = SlotPool::start(config(2, 4), &[]).await.unwrap();
         let (slot, other) = (pool.acquire().await.unwrap(), pool.acquire().await.unwrap());
         let guest = Guest::attach(&slot);
@@ -228,11 +232,7 @@ fn routers_and_neighbours_of_ipv6_are_not_heard() {
 fn fragments_reach_what_their_whole_may() {
     isolated(|| async {
         let outside = make_internet();
-        let receiver = hearth_network::netns::run_in(&outside, || {
-            UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 9999)).unwrap()
-        })
-        .unwrap();
-        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        let receiver = receiver(&outside);
         let pool = SlotPool::start(config(1, 2), &[]).await.unwrap();
         let slot = pool.acquire().await.unwrap();
         let guest = Guest::attach(&slot);
