@@ -77,9 +77,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         kernel_paths,
         home: args.home,
         run_dir,
-        agent: (!args.local).then_some(Agent {
-            address: args.agent,
-        }),
+        agent: (!args.local).then(|| Agent::at(args.agent)),
     };
     let listener = TcpListener::bind(args.listen)
         .await
