@@ -5,6 +5,7 @@ pub mod caller;
 pub mod error;
 pub mod init;
 pub mod internal;
+pub mod leftover;
 pub mod metrics;
 pub mod route;
 pub mod server;

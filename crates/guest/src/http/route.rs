@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tower::Service as _;
 
 use super::internal;
-use super::{HttpError, Response, caller, init, timeout, tunnel, upgrade};
+use super::{HttpError, Response, caller, init, leftover, timeout, tunnel, upgrade};
 use crate::Agent;
 use crate::files::access::{self, FileQuery, Operation};
 use crate::files::compose::{self, ComposeRequest};
@@ -53,10 +53,10 @@ impl Routes {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::error::Error + Send + Sync + 'static,
     {
-        match self.dispatch(request).await {
-            Ok(response) => response,
-            Err(error) => error.into_response(),
-        }
+        let (request, leftover) = leftover::lend(request);
+        let answer = self.dispatch(request).await;
+        leftover.read().await;
+        answer.unwrap_or_else(HttpError::into_response)
     }
 
     /// Answers a request of a connection, which may also become a tunnel.
