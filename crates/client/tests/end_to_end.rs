@@ -10,7 +10,7 @@ use hearth_client::{
     Command, CommandEvent, ControlClient, Error, ListQuery, NewSandbox, Sandbox, SandboxClient,
     SandboxId, Signal,
 };
-use hearth_edge::{AGENT_PORT, Edge, EdgeConfig, Route, RouteTable, ServerConfig, serve};
+use hearth_edge::{AGENT_PORT, Cores, Edge, EdgeConfig, Route, RouteTable, ServerConfig, serve};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -64,6 +64,7 @@ async fn world() -> World {
         listener,
         service,
         ServerConfig::default(),
+        Cores::none(),
         stop.clone(),
     ));
     let control = ControlClient::new(&base, KEY).expect("valid");

@@ -44,6 +44,8 @@ impl Default for EdgeConfig {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
+    /// Threads that carry connections; 0 means one per processor.
+    pub threads: usize,
     /// Client connections open at once; more wait in the kernel's accept queue.
     pub max_connections: usize,
     /// Time from a request's first byte (or, for a connection's first request, from
@@ -63,6 +65,7 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
+            threads: 0,
             max_connections: 16_384,
             header_timeout_ms: 30_000,
             idle_timeout_ms: 620_000,

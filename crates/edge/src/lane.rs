@@ -4,13 +4,15 @@
 //! Who owns a connection: while a request uses it, the request's future and then the
 //! response's body; in between, the lane. Dropping a [`GuestConnection`] anywhere
 //! else closes its socket at once, so a client that goes away is noticed by the
-//! guest.
+//! guest. A kept connection goes to requests of the thread that it lives on alone
+//! (see [`cores`](crate::cores)); limits count those of all threads.
 //!
 //! A lane ends when its route's `closed` token fires or the edge shuts down. Its
 //! requests see that through `ended`; the edge's sweep drops the lane later.
 
 use crate::AGENT_PORT;
 use crate::config::EdgeConfig;
+use crate::cores::CoreId;
 use crate::drain::Upload;
 use crate::exchange::Counters;
 use crate::guest::GuestConnection;
@@ -44,6 +46,7 @@ pub(crate) struct GuestMultiplex {
 }
 
 struct Idle {
+    core: CoreId,
     connection: GuestConnection,
     since: Instant,
 }
@@ -52,7 +55,7 @@ struct Idle {
 struct Kept {
     /// Per port, the most recently used last.
     idle: HashMap<u16, Vec<Idle>>,
-    multiplexes: HashMap<u16, GuestMultiplex>,
+    multiplexes: HashMap<(CoreId, u16), GuestMultiplex>,
 }
 
 pub(crate) struct Lane {
@@ -103,13 +106,15 @@ impl Lane {
             .saturating_sub(self.open.available_permits())
     }
 
-    /// A kept connection that can take a request now.
+    /// A kept connection of this thread that can take a request now.
     pub(crate) async fn kept_connection(&self, port: u16) -> Option<GuestConnection> {
-        let limit = self.config.idle_limit(port);
+        let (core, limit) = (CoreId::current(), self.config.idle_limit(port));
         loop {
             let idle = {
                 let mut kept = self.kept();
-                kept.idle.get_mut(&port)?.pop()?
+                let idle = kept.idle.get_mut(&port)?;
+                let last = idle.iter().rposition(|idle| idle.core == core)?;
+                idle.remove(last)
             };
             if idle.since.elapsed() > limit {
                 continue;
@@ -137,6 +142,7 @@ impl Lane {
             idle.remove(0);
         }
         idle.push(Idle {
+            core: CoreId::current(),
             connection,
             since: Instant::now(),
         });
@@ -150,9 +156,11 @@ impl Lane {
             .map_err(|_| self.broken(port))
     }
 
-    /// The shared HTTP/2 connection to a port of the guest, opened when needed.
+    /// This thread's shared HTTP/2 connection to a port of the guest, opened when
+    /// needed.
     pub(crate) async fn multiplex(&self, port: u16) -> Result<GuestMultiplex, Refusal> {
-        if let Some(multiplex) = self.kept().multiplexes.get(&port)
+        let key = (CoreId::current(), port);
+        if let Some(multiplex) = self.kept().multiplexes.get(&key)
             && !multiplex.sender.is_closed()
         {
             return Ok(multiplex.clone());
@@ -176,7 +184,7 @@ impl Lane {
                 () = alive.cancelled() => {}
             }
         });
-        self.kept().multiplexes.insert(port, multiplex.clone());
+        self.kept().multiplexes.insert(key, multiplex.clone());
         Ok(multiplex)
     }
 

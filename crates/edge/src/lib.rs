@@ -23,6 +23,7 @@
 
 mod body;
 mod config;
+mod cores;
 mod drain;
 mod exchange;
 mod forward;
@@ -45,6 +46,7 @@ mod watch;
 
 pub use body::EdgeBody;
 pub use config::{EdgeConfig, ServerConfig};
+pub use cores::Cores;
 pub use refusal::Refusal;
 pub use routes::{Credentials, Route, RouteTable, Routes, WakeError};
 pub use server::{Peer, Server, ServerStopped, serve, serve_tls};

@@ -1,12 +1,13 @@
 //! Accepts connections and serves HTTP/1.1 and HTTP/2 on them (with TLS by ALPN,
 //! without it by prior knowledge), with limits and a graceful end.
 //!
-//! One task per connection, owned by the server. At shutdown accepting stops, each
+//! One task per connection, owned by the server, on one of its [`Cores`]. At shutdown accepting stops, each
 //! connection finishes its open requests, and what has not ended after the drain
 //! time is cut off.
 
 use crate::BoxError;
 use crate::config::ServerConfig;
+use crate::cores::Cores;
 use crate::tls;
 use crate::watch::{Keeper, OpenRequest, Order, Watched};
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{self, Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -63,6 +64,7 @@ pub struct ServerStopped {
 pub struct Server<S> {
     service: S,
     config: Arc<ServerConfig>,
+    cores: Cores,
     builder: auto::Builder<TokioExecutor>,
     slots: Arc<Semaphore>,
     connections: TaskTracker,
@@ -76,6 +78,7 @@ pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
     config: ServerConfig,
+    cores: Cores,
     shutdown: CancellationToken,
 ) -> ServerStopped
 where
@@ -85,7 +88,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let server = Server::new(service, config);
+    let server = Server::new(service, config, cores);
     server.accept(&listener, &shutdown).await;
     drop(listener);
     server.drain().await
@@ -96,6 +99,7 @@ pub async fn serve_tls<S, B>(
     listener: TcpListener,
     service: S,
     config: ServerConfig,
+    cores: Cores,
     tls: Arc<rustls::ServerConfig>,
     shutdown: CancellationToken,
 ) -> ServerStopped
@@ -106,7 +110,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let server = Server::new(service, config);
+    let server = Server::new(service, config, cores);
     server.accept_tls(&listener, tls, &shutdown).await;
     drop(listener);
     server.drain().await
@@ -121,7 +125,7 @@ where
     B::Error: Into<BoxError>,
 {
     #[must_use]
-    pub fn new(service: S, config: ServerConfig) -> Self {
+    pub fn new(service: S, config: ServerConfig, cores: Cores) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -142,6 +146,7 @@ where
             service,
             slots: Arc::new(Semaphore::new(config.max_connections)),
             config: Arc::new(config),
+            cores,
             builder,
             connections: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -170,7 +175,7 @@ where
         shutdown: &CancellationToken,
     ) {
         let acceptor = TlsAcceptor::from(tls);
-        self.accept_each(listener, shutdown, |server, stream, address| {
+        self.accept_each(listener, shutdown, move |server, stream, address| {
             let acceptor = acceptor.clone();
             async move { server.tls_connection(stream, address, acceptor).await }
         })
@@ -181,7 +186,7 @@ where
         &self,
         listener: &TcpListener,
         shutdown: &CancellationToken,
-        handle: impl Fn(Self, TcpStream, SocketAddr) -> F,
+        handle: impl Fn(Self, TcpStream, SocketAddr) -> F + Clone + Send + 'static,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -195,18 +200,23 @@ where
     async fn accept_all<F>(
         &self,
         listener: &TcpListener,
-        handle: impl Fn(Self, TcpStream, SocketAddr) -> F,
+        handle: impl Fn(Self, TcpStream, SocketAddr) -> F + Clone + Send + 'static,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
         loop {
             let slot = Arc::clone(&self.slots).acquire_owned().await;
-            match listener.accept().await {
+            let accepted = listener.accept().await;
+            // Off this runtime, for the one that will carry it.
+            match accepted.and_then(|(stream, address)| Ok((stream.into_std()?, address))) {
                 Ok((stream, address)) => {
                     prepare(&stream);
-                    let handled = handle(self.clone(), stream, address);
-                    self.connections.spawn(async move {
-                        handled.await;
+                    let (server, handle) = (self.clone(), handle.clone());
+                    self.cores.spawn(&self.connections, async move {
+                        match TcpStream::from_std(stream) {
+                            Ok(stream) => handle(server, stream, address).await,
+                            Err(error) => tracing::warn!(%error, "take a connection over"),
+                        }
                         drop(slot);
                     });
                 }
@@ -294,7 +304,7 @@ where
 }
 
 /// No delay for small writes; and a client that vanished is noticed by the kernel.
-fn prepare(stream: &TcpStream) {
+fn prepare(stream: &net::TcpStream) {
     let set = stream
         .set_nodelay(true)
         .and_then(|()| Ok(rustix::net::sockopt::set_socket_keepalive(stream, true)?));

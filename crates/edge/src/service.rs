@@ -3,6 +3,7 @@
 
 use crate::body::EdgeBody;
 use crate::config::EdgeConfig;
+use crate::cores::at_home;
 use crate::drain::{Drains, Upload};
 use crate::exchange::{Counters, Exchange};
 use crate::forward::Visit;
@@ -33,6 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use subtle::ConstantTimeEq as _;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt as _};
@@ -51,6 +53,8 @@ struct Shared {
     lanes: Mutex<HashMap<SandboxId, Arc<Lane>>>,
     drains: Drains,
     totals: Arc<Counters>,
+    /// Where questions to others are answered.
+    home: Handle,
 }
 
 /// What the edge has done and holds.
@@ -67,8 +71,8 @@ pub struct Stats {
 }
 
 impl Edge {
-    /// Makes an edge. Needs a tokio runtime, for the task that closes connections
-    /// which were idle for too long; it ends with the edge.
+    /// Makes an edge. Needs a tokio runtime: there run `wake`, the service behind the
+    /// edge, and the task that closes connections which were idle for too long.
     #[must_use]
     pub fn new(routes: Arc<dyn Routes>, config: EdgeConfig) -> Self {
         let shared = Arc::new(Shared {
@@ -80,6 +84,7 @@ impl Edge {
                 stop: CancellationToken::new(),
             },
             totals: Arc::default(),
+            home: Handle::current(),
         });
         let stop = shared.drains.stop.clone();
         shared
@@ -251,8 +256,11 @@ impl Shared {
             traffic_access_token: secret(headers, &TRAFFIC_TOKEN),
             envd_access_token: secret(headers, &ACCESS_TOKEN),
         };
-        let woken = self.routes.wake(id, port, &credentials).await;
-        woken.map_err(|error| match error {
+        let (routes, sleeper) = (Arc::clone(&self.routes), id.clone());
+        let woken = at_home(&self.home, async move {
+            routes.wake(&sleeper, port, &credentials).await
+        });
+        woken.await.map_err(|error| match error {
             WakeError::NotFound => Refusal::NotFound(id.clone()),
             WakeError::Denied => Refusal::ResumeDenied(id.clone()),
             WakeError::Transitioning => Refusal::Transitioning(id.clone()),
@@ -341,7 +349,8 @@ where
         let request = Request::from_parts(head, body);
         if matches!(target, Ok(Target::Fallback)) {
             let answer = self.fallback.clone().oneshot(request);
-            return Box::pin(async move { Ok(answer.await?.map(Either::Right)) });
+            let home = self.edge.shared.home.clone();
+            return Box::pin(async move { Ok(at_home(&home, answer).await?.map(Either::Right)) });
         }
         let shared = Arc::clone(&self.edge.shared);
         Box::pin(async move { Ok(shared.answer(target, request).await.map(Either::Left)) })

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
 async fn kept_connections_are_used_and_replaced_when_stale() {
-    let edge = TestEdge::start().await;
+    // Kept connections are a thread's own.
+    let edge = TestEdge::with(EdgeConfig::default(), ServerConfig::default()).await;
     let agent = Guest::agent(echo).await;
     let (id, address) = (edge.sandbox(agent.ip()), agent.address);
     for _ in 0..5 {
@@ -50,7 +51,7 @@ async fn kept_connections_are_used_and_replaced_when_stale() {
 /// A guest that hangs up instead of answering the second request of a connection.
 #[tokio::test]
 async fn a_connection_that_dies_under_an_idempotent_request_is_replaced() {
-    let edge = TestEdge::start().await;
+    let edge = TestEdge::with(EdgeConfig::default(), ServerConfig::default()).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("a free port");

@@ -5,7 +5,7 @@ mod support;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use hearth_edge::{
-    BoxError, Edge, EdgeConfig, Route, RouteTable, ServerConfig, ServerStopped, serve_tls,
+    BoxError, Cores, Edge, EdgeConfig, Route, RouteTable, ServerConfig, ServerStopped, serve_tls,
 };
 use hearth_ids::SandboxId;
 use hearth_tls::{Authority, Certificates, server_config};
@@ -61,6 +61,7 @@ impl TlsEdge {
             listener,
             service,
             limits,
+            Cores::start(2).expect("threads"),
             config,
             shutdown.clone(),
         ));

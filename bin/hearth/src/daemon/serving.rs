@@ -5,7 +5,7 @@ use crate::settings::Settings;
 use anyhow::Context;
 use axum::http::{HeaderValue, header::CONTENT_TYPE};
 use hearth_api::AppState;
-use hearth_edge::{Edge, Peer};
+use hearth_edge::{Cores, Edge, Peer};
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -18,18 +18,22 @@ const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// Bound, but not yet served.
 pub struct Listeners {
+    cores: Cores,
     plain: Vec<TcpListener>,
     tls: Vec<TcpListener>,
     metrics: Vec<TcpListener>,
 }
 
 impl Listeners {
-    /// Every port of the settings; what is on IPv4 loopback also on IPv6's.
+    /// Every port of the settings; what is on IPv4 loopback also on IPv6's. Starts the
+    /// threads that will carry their connections.
     pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
         let api = &settings.api;
         let mut plain = bind(api.address, api.port).await?;
         plain.extend(bind(api.address, api.edge_port).await?);
         Ok(Self {
+            cores: Cores::start(settings.connections.threads)
+                .context("start the threads for connections")?,
             plain,
             tls: bind(settings.tls_address(), settings.tls.port).await?,
             metrics: bind(settings.metrics.address, settings.metrics.port).await?,
@@ -57,6 +61,7 @@ async fn bind(ip: IpAddr, port: u16) -> anyhow::Result<Vec<TcpListener>> {
 /// Everything that answers clients.
 pub struct Serving {
     edge: Edge,
+    cores: Cores,
     tls: Option<Tls>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -70,6 +75,7 @@ impl Serving {
         routes: Arc<NodeRoutes>,
         api: AppState,
     ) -> Self {
+        let (limits, cores) = (&settings.connections, listeners.cores);
         let edge = Edge::new(routes, settings.edge.clone());
         let service = edge.or_else(with_scheme(
             hearth_api::router(api),
@@ -77,35 +83,35 @@ impl Serving {
         ));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners.plain {
-            let (service, limits, stop) =
-                (service.clone(), settings.connections.clone(), stop.clone());
+            let (service, limits, cores, stop) =
+                (service.clone(), limits.clone(), cores.clone(), stop.clone());
             tasks.spawn(async move {
-                report(hearth_edge::serve(listener, service, limits, stop).await);
+                report(hearth_edge::serve(listener, service, limits, cores, stop).await);
             });
         }
         for listener in listeners.tls {
             let Some(config) = tls.as_ref().map(Tls::server_config) else {
                 continue;
             };
-            let (service, limits, stop) =
-                (service.clone(), settings.connections.clone(), stop.clone());
+            let (service, limits, cores, stop) =
+                (service.clone(), limits.clone(), cores.clone(), stop.clone());
             tasks.spawn(async move {
-                report(hearth_edge::serve_tls(listener, service, limits, config, stop).await);
+                let serving =
+                    hearth_edge::serve_tls(listener, service, limits, cores, config, stop);
+                report(serving.await);
             });
         }
         for listener in listeners.metrics {
-            let (pages, limits, stop) = (
-                metrics(edge.clone()),
-                settings.connections.clone(),
-                stop.clone(),
-            );
+            let (pages, limits, stop) = (metrics(edge.clone()), limits.clone(), stop.clone());
             tasks.spawn(async move {
-                report(hearth_edge::serve(listener, pages, limits, stop).await);
+                let serving = hearth_edge::serve(listener, pages, limits, Cores::none(), stop);
+                report(serving.await);
             });
         }
         tasks.close();
         Self {
             edge,
+            cores,
             tls,
             tasks,
             stop,
@@ -124,6 +130,12 @@ impl Serving {
             .is_err()
         {
             tracing::warn!("streams did not end in time");
+        }
+        if tokio::time::timeout(limit, self.cores.stop())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the threads for connections did not end in time");
         }
         if let Some(tls) = self.tls {
             tls.stop().await;

@@ -8,7 +8,7 @@ pub(crate) mod stream;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use hearth_edge::{
-    BoxError, Edge, EdgeConfig, Peer, Route, RouteTable, ServerConfig, ServerStopped, serve,
+    BoxError, Cores, Edge, EdgeConfig, Peer, Route, RouteTable, ServerConfig, ServerStopped, serve,
 };
 use hearth_ids::SandboxId;
 use http::{Request, Response};
@@ -65,9 +65,14 @@ pub(crate) struct TestEdge {
 
 impl TestEdge {
     pub(crate) async fn start() -> Self {
-        Self::with(EdgeConfig::default(), ServerConfig::default()).await
+        let server = ServerConfig {
+            threads: 2,
+            ..ServerConfig::default()
+        };
+        Self::with(EdgeConfig::default(), server).await
     }
 
+    /// With one thread unless the configuration says otherwise.
     pub(crate) async fn with(config: EdgeConfig, server: ServerConfig) -> Self {
         let routes = Arc::new(RouteTable::default());
         let edge = Edge::new(routes.clone(), config);
@@ -83,7 +88,9 @@ impl TestEdge {
         let address = listener.local_addr().expect("bound");
         let shutdown = CancellationToken::new();
         let service = edge.or_else(fallback);
-        let server = tokio::spawn(serve(listener, service, server, shutdown.clone()));
+        let cores = Cores::start(server.threads.max(1)).expect("threads");
+        let serving = serve(listener, service, server, cores, shutdown.clone());
+        let server = tokio::spawn(serving);
         Self {
             address,
             routes,

@@ -8,7 +8,7 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use hearth_edge::{Edge, EdgeConfig, Route, RouteTable, ServerConfig};
+use hearth_edge::{Cores, Edge, EdgeConfig, Route, RouteTable, ServerConfig};
 use hearth_ids::SandboxId;
 use std::{
     io::{BufRead, BufReader},
@@ -112,22 +112,26 @@ pub async fn run_part(args: PartArgs) -> anyhow::Result<ExitCode> {
         ..ServerConfig::default()
     };
     let server = if args.role == "echo" {
-        tokio::spawn(hearth_edge::serve(listener, echo(), limits, stop.clone()))
+        let serving = hearth_edge::serve(listener, echo(), limits, Cores::none(), stop.clone());
+        tokio::spawn(serving)
     } else {
         let routes = RouteTable::default();
         let id = SandboxId::parse_client(SANDBOX)?;
         let route = Route::new(Ipv4Addr::LOCALHOST.into(), CancellationToken::new());
         routes.insert(id, route);
         let service = Edge::new(Arc::new(routes), EdgeConfig::default()).alone();
+        let cores = Cores::start(limits.threads)?;
         if args.role == "edge" {
             let chain = args.chain.context("no certificate is named")?;
             let key = args.key.context("no key is named")?;
             let certificates = hearth_tls::Certificates::given(&chain, &key)?;
             let tls = Arc::new(hearth_tls::server_config(Arc::new(certificates))?);
-            let serving = hearth_edge::serve_tls(listener, service, limits, tls, stop.clone());
+            let serving =
+                hearth_edge::serve_tls(listener, service, limits, cores, tls, stop.clone());
             tokio::spawn(serving)
         } else {
-            tokio::spawn(hearth_edge::serve(listener, service, limits, stop.clone()))
+            let serving = hearth_edge::serve(listener, service, limits, cores, stop.clone());
+            tokio::spawn(serving)
         }
     };
     println!("{port}");
