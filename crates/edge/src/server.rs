@@ -1,9 +1,9 @@
 //! Accepts connections and serves HTTP/1.1 and HTTP/2 on them (with TLS by ALPN,
 //! without it by prior knowledge), with limits and a graceful end.
 //!
-//! One task per connection, owned by the server, on one of its [`Cores`]. At shutdown accepting stops, each
-//! connection finishes its open requests, and what has not ended after the drain
-//! time is cut off.
+//! One task per connection, owned by the server, on one of its [`Cores`]. At shutdown
+//! accepting stops, each connection finishes its open requests, and what has not ended
+//! after the drain time is cut off.
 
 use crate::BoxError;
 use crate::config::ServerConfig;
