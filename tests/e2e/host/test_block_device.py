@@ -69,25 +69,23 @@ def test_a_builds_disk_is_mounted_from_a_block_device(module_hearth, tmp_path):
         assert "modprobe nbd" in refused.value.stderr
 
         root("python3 /root/load.py")
-        said: list[str] = []
         served = root(serve, background=True)
+        until(lambda: root("cat /sys/block/nbd0/size").stdout.strip() != "0", "the device")
         with pytest.raises(CommandExitException) as busy:
-            until(lambda: "nbd0" in root("ls /sys/block").stdout, "the module to be there")
-            until(lambda: root("cat /sys/block/nbd0/size").stdout.strip() != "0", "the device")
             root(f"{serve} /dev/nbd0")
         assert "in use" in busy.value.stderr, busy.value.stderr
-        assert root("cmp /dev/nbd0 " + f"{place}/rootfs.ext4").exit_code == 0
+        root(f"cmp /dev/nbd0 {place}/rootfs.ext4")
         root("mount -o ro,noload /dev/nbd0 /mnt")
         assert root("cat /mnt/marker").stdout == "from the build\n"
         with pytest.raises(CommandExitException):
             root("dd if=/dev/zero of=/dev/nbd0 bs=4096 count=1 conv=fsync")
+        root(f"cmp /dev/nbd0 {place}/rootfs.ext4")
 
         # It is given back when nobody has it mounted any more, not before.
         root(f"kill -INT {served.pid}")
         assert root("sleep 1; cat /mnt/marker").stdout == "from the build\n"
         root("umount /mnt")
-        ended = served.wait(on_stdout=said.append)
-        assert ended.exit_code == 0, (ended, said)
+        assert served.wait().exit_code == 0
         assert root("cat /sys/block/nbd0/size").stdout.strip() == "0"
 
         # Whoever serves may die: the device goes with it, and is there for the next.
@@ -97,4 +95,44 @@ def test_a_builds_disk_is_mounted_from_a_block_device(module_hearth, tmp_path):
         until(lambda: root("cat /sys/block/nbd0/size").stdout.strip() == "0", "the device to go")
         served = root(serve, background=True)
         until(lambda: root("cat /sys/block/nbd0/size").stdout.strip() != "0", "the next")
-        assert root(f"head -c 4096 /dev/nbd0 | cmp - {place}/rootfs.ext4 -n 4096").exit_code == 0
+        root(f"cmp /dev/nbd0 {place}/rootfs.ext4")
+
+
+def test_a_builds_disk_is_read_by_nbd_clients(module_hearth, tmp_path):
+    hearth = module_hearth
+    with Sandbox.create(timeout=600) as sandbox:
+        sandbox.files.write("/home/user/file", "in a layer")
+        sandbox.commands.run("sync", user="root")
+        build = sandbox.create_snapshot("served").snapshot_id.split(":")[0]
+        build = json.loads(hearth.run("template", "show", build).stdout)["buildID"]
+    socket = tmp_path / "disk.sock"
+    uri = f"nbd+unix:///disk?socket={socket}"
+    command = hearth.command("snapshot", "serve", build, "--socket", str(socket))
+
+    for signal in ("KILL", "INT"):
+        # The second finds the socket that the first left when it was killed.
+        served = subprocess.Popen(command, env=hearth.environment, stdout=subprocess.PIPE)
+        try:
+            assert uri in served.stdout.readline().decode()
+            copy = tmp_path / f"{signal}.img"
+            subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "raw", uri, copy], check=True)
+            read = ["debugfs", "-R", "cat /home/user/file", copy]
+            assert subprocess.run(read, check=True, capture_output=True).stdout == b"in a layer"
+            again = hearth.run("snapshot", "serve", build, "--socket", str(socket), check=False)
+            assert again.returncode != 0 and "exists already" in again.stderr
+        finally:
+            subprocess.run(["kill", f"-{signal}", str(served.pid)], check=True)
+            status = served.wait(30)
+        assert socket.exists() is (signal == "KILL")
+    assert status == 0
+
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    for arguments, said in [
+        ((build,), "required"),
+        ((build, "--socket", str(mine)), "exists already"),
+        (("00000000-0000-4000-8000-000000000000", "--socket", str(socket)), "00000000"),
+    ]:
+        done = hearth.run("snapshot", "serve", *arguments, check=False)
+        assert done.returncode != 0 and said in done.stderr, done
+    assert mine.read_text() == "mine"

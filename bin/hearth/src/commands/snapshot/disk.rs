@@ -11,6 +11,8 @@ use hearth_block::{
 use hearth_ids::BuildId;
 use hearth_snapshot::{ArtefactStore as _, LocalStore};
 use std::{
+    io,
+    os::unix::{fs::FileTypeExt as _, net::UnixStream},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -42,8 +44,6 @@ struct Place {
 }
 
 pub(super) async fn run(store: &LocalStore, args: Args) -> anyhow::Result<ExitCode> {
-    // Held while it is served: nothing below it is removed by this process's store.
-    let _lease = store.lease(args.build);
     let stack = store.stack(args.build).await?;
     let mib = stack.build.manifest.shape.disk_mib;
     let config = DeviceConfig {
@@ -52,13 +52,14 @@ pub(super) async fn run(store: &LocalStore, args: Args) -> anyhow::Result<ExitCo
         writable: None,
         size_bytes: mib << 20,
     };
+    // From here on its files are open: they may be removed meanwhile.
     let device = tokio::task::spawn_blocking(move || Device::open(&config)).await??;
     let own = tempfile::tempdir().context("make a directory for the socket")?;
     let socket = match &args.place.socket {
         Some(path) => std::path::absolute(path)?,
         None => own.path().join("nbd.sock"),
     };
-    anyhow::ensure!(!socket.exists(), "{} exists already", socket.display());
+    require_free(&socket)?;
     let server = serve(&ServerConfig::new(&socket, EXPORT), Arc::new(device))?;
     if args.place.socket.is_some() {
         println!(
@@ -76,6 +77,18 @@ pub(super) async fn run(store: &LocalStore, args: Args) -> anyhow::Result<ExitCo
     };
     server.stop().await;
     served.map(|()| ExitCode::SUCCESS)
+}
+
+/// Whether a socket can be made there. One that a killed server left is replaced;
+/// anything else that has the name is somebody's.
+fn require_free(path: &Path) -> anyhow::Result<()> {
+    let taken = match std::fs::symlink_metadata(path) {
+        Ok(found) => !found.file_type().is_socket() || UnixStream::connect(path).is_ok(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error).with_context(|| format!("look at {}", path.display())),
+    };
+    anyhow::ensure!(!taken, "{} exists already", path.display());
+    Ok(())
 }
 
 async fn with_device(socket: &Path, wanted: Option<PathBuf>, build: BuildId) -> anyhow::Result<()> {
