@@ -5,6 +5,8 @@
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HEARTH := $(TARGET_DIR)/fast/hearth
+# The daemon is root's.
+SUDO := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,7 +15,7 @@ up: ## install what is missing, build, start Hearth and stay up
 	@scripts/up
 
 down: ## stop Hearth and its sandboxes
-	@$(HEARTH) down
+	@$(SUDO) $(HEARTH) down
 
 test: ## everything CI runs, from nothing
 	@scripts/test
@@ -21,11 +23,11 @@ test: ## everything CI runs, from nothing
 setup: ## install the host packages
 	@scripts/setup
 
-build: ## build the host binary and the guest agent
+build: ## build the programs for guests, and the host binary that carries them
 	@scripts/build
 
 doctor: ## say whether this machine can run Hearth, and what to fix
-	@$(HEARTH) doctor
+	@$(SUDO) $(HEARTH) doctor
 
 check: ## formatting, lints, licences
 	@scripts/check
@@ -34,13 +36,13 @@ unit: ## Rust tests
 	@scripts/unit
 
 e2e: build ## end-to-end suites with the official SDKs (as root)
-	@scripts/e2e
+	@$(SUDO) scripts/e2e
 
 audit: ## known vulnerabilities in dependencies (needs the network)
 	@$$(scripts/tools cargo-deny) check advisories
 
 bench: ## time to interactive against the running Hearth
-	@$(HEARTH) bench tti
+	@$(SUDO) $(HEARTH) bench tti
 
 clean: ## remove what was built; the caches of the tests stay
 	@cargo clean

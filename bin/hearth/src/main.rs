@@ -10,6 +10,7 @@
 mod commands;
 mod daemon;
 mod doctor;
+mod guest_programs;
 mod progress;
 mod settings;
 

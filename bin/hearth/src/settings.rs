@@ -22,12 +22,13 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// Slow artefacts, kept by content, shared between installations.
     pub cache_dir: PathBuf,
-    /// The guest agent's binary that `hearth up` puts into new builds.
+    /// The guest agent's binary that `hearth up` puts into new builds, instead of the
+    /// embedded one. `HEARTH_ENVD` names it, too.
     pub agent: Option<PathBuf>,
     /// One line of JSON for each request to a sandbox, when it is over.
     pub access_log: Option<PathBuf>,
     /// The code interpreter's server that `hearth template prepare` puts into its
-    /// template.
+    /// template, instead of the embedded one. `HEARTH_CODE_INTERPRETER` names it, too.
     pub interpreter: Option<PathBuf>,
     pub api: Api,
     pub tls: Tls,

@@ -80,7 +80,7 @@ class Server:
         self.port = free_port()
         self.log = open(home / "server.log", "wb")
         self._write_kernels(home / "jupyter" / "kernels")
-        program = os.environ.get("HEARTH_CODE_INTERPRETER", "")
+        program = os.environ.get("HEARTH_E2E_INTERPRETER_SERVER", "")
         assert Path(program).is_file(), "run these with scripts/e2e"
         self.process = subprocess.Popen(
             [program, "--listen", f"127.0.0.1:{self.port}", "--agent", self.agent.address,

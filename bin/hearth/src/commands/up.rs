@@ -45,9 +45,14 @@ pub async fn run(
     } else {
         daemon::log::quiet();
     }
+    println!("Checking this machine …");
     check_machine(settings).await?;
 
     let begun = Instant::now();
+    println!(
+        "Preparing what guests boot from: kernel, initramfs, and the template `base`. The first \
+         time takes minutes; what is there is reused."
+    );
     {
         let _lock = Lock::take(&settings.pid_file())?;
         daemon::prepare::prepare(settings, &Bars::new()).await?;
@@ -57,6 +62,7 @@ pub async fn run(
         return Ok(ExitCode::SUCCESS);
     }
 
+    println!("Starting the daemon …");
     if args.detach {
         start_detached(settings, config).await?;
         prove(settings).await?;
@@ -99,6 +105,7 @@ async fn check_machine(settings: &Settings) -> anyhow::Result<()> {
 
 /// Creates a sandbox through the API, runs a line of Python in it, ends it.
 async fn prove(settings: &Settings) -> anyhow::Result<()> {
+    println!("Starting a first sandbox, to run a line of Python in it …");
     let client = super::client(settings)?;
     let begun = Instant::now();
     let new = NewSandbox {

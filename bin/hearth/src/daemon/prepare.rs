@@ -6,7 +6,7 @@ use super::{
     engine, make_state_dir, network_config,
     recipes::{Recipe, Wanted},
 };
-use crate::settings::Settings;
+use crate::{guest_programs::GuestProgram, settings::Settings};
 use anyhow::{Context, bail};
 use hearth_builder::{
     ArtefactConfig, Artefacts, INTERPRETER_TEMPLATE, InterpreterConfig, Progress, RootfsConfig,
@@ -17,7 +17,6 @@ use hearth_ids::{BuildId, TeamId};
 use hearth_machine::Engine;
 use hearth_network::{NetworkConfig, SlotPool};
 use hearth_snapshot::{ArtefactStore, Build, LocalStore, Manifest, Shape};
-use std::path::PathBuf;
 
 const BASE: &str = "base";
 /// Sockets and console of the VM that becomes a template, below the run directory.
@@ -88,9 +87,8 @@ async fn ingredients(
             .await
             .context("prepare the guest")?,
         Some(edition) => {
-            let server = settings.interpreter.clone();
             let interpreter = InterpreterConfig {
-                server: program(server, "code-interpreter", "HEARTH_CODE_INTERPRETER")?,
+                server: GuestProgram::CodeInterpreter.locate(settings)?,
                 edition,
             };
             hearth_builder::interpreter_artefacts(&config, &interpreter, progress)
@@ -148,7 +146,7 @@ pub async fn ensure(
 }
 
 fn artefact_config(settings: &Settings, shape: Shape) -> anyhow::Result<(ArtefactConfig, String)> {
-    let agent = program(settings.agent.clone(), "envd", "HEARTH_ENVD")?;
+    let agent = GuestProgram::Agent.locate(settings)?;
     let agent_version = agent_version(&agent)?;
     let config = ArtefactConfig {
         directory: settings.state_dir.join("artefacts"),
@@ -297,18 +295,6 @@ fn shape(settings: &Settings, recipe: Recipe) -> Shape {
             }
         }
     }
-}
-
-/// A program for guests: as set, else beside this program.
-fn program(set: Option<PathBuf>, name: &str, variable: &str) -> anyhow::Result<PathBuf> {
-    if let Some(path) = set {
-        return Ok(path);
-    }
-    let beside = std::env::current_exe()?.with_file_name(name);
-    if beside.is_file() {
-        return Ok(beside);
-    }
-    bail!("{name} is not beside this program; name it with {variable} or in hearth.toml")
 }
 
 fn agent_version(agent: &std::path::Path) -> anyhow::Result<String> {

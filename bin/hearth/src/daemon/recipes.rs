@@ -26,7 +26,10 @@ use hearth_machine::Engine;
 use hearth_network::SlotPool;
 use hearth_snapshot::LocalStore;
 use serde::{Deserialize, Serialize};
-use std::{convert::Infallible, io, os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, io, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc,
+    time::Duration,
+};
 use tokio::{
     net::{UnixListener, UnixStream, unix::SocketAddr},
     sync::mpsc,
@@ -75,6 +78,42 @@ pub struct Wanted {
     pub recipe: Recipe,
     /// Made again even if nothing has changed.
     pub anew: bool,
+}
+
+/// How the daemon is asked. Files that the asker's settings name in place of embedded
+/// programs are the daemon's for this preparation: both make the same template.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    #[serde(flatten)]
+    pub wanted: Wanted,
+    #[serde(default)]
+    pub agent: Option<PathBuf>,
+    #[serde(default)]
+    pub interpreter: Option<PathBuf>,
+}
+
+impl Request {
+    /// The paths become absolute: the daemon's working directory is another.
+    pub fn new(wanted: Wanted, settings: &Settings) -> io::Result<Self> {
+        let absolute =
+            |path: &Option<PathBuf>| path.as_deref().map(std::path::absolute).transpose();
+        Ok(Self {
+            wanted,
+            agent: absolute(&settings.agent)?,
+            interpreter: absolute(&settings.interpreter)?,
+        })
+    }
+
+    fn settings(&self, own: &Settings) -> Settings {
+        let mut settings = own.clone();
+        if let Some(agent) = &self.agent {
+            settings.agent = Some(agent.clone());
+        }
+        if let Some(interpreter) = &self.interpreter {
+            settings.interpreter = Some(interpreter.clone());
+        }
+        settings
+    }
 }
 
 /// What the daemon says meanwhile, one per line.
@@ -269,20 +308,24 @@ impl Listener for Owners {
     }
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, Json(wanted): Json<Wanted>) -> Response {
+async fn answer(State(shared): State<Arc<Shared>>, Json(request): Json<Request>) -> Response {
     let (tell, told) = mpsc::channel(WORDS);
     let this = Arc::clone(&shared);
     // In a task of its own: it goes on when the client leaves.
     shared.tasks.spawn(async move {
         let made = tokio::select! {
-            made = carry_out(&this, wanted, Told(tell.clone())) => made,
+            made = carry_out(&this, &request, Told(tell.clone())) => made,
             () = this.stop.cancelled() => Err(anyhow::anyhow!("the daemon stops")),
         };
         let last = match made {
             Ok(build_id) => Word::Ready { build_id },
             Err(error) => {
                 let message = format!("{error:#}");
-                tracing::error!(template = wanted.recipe.template(), message, "not prepared");
+                tracing::error!(
+                    template = request.wanted.recipe.template(),
+                    message,
+                    "not prepared"
+                );
                 Word::Failed { message }
             }
         };
@@ -296,7 +339,8 @@ async fn answer(State(shared): State<Arc<Shared>>, Json(wanted): Json<Wanted>) -
     (StatusCode::OK, Body::from_stream(lines)).into_response()
 }
 
-async fn carry_out(shared: &Shared, wanted: Wanted, told: Told) -> anyhow::Result<String> {
+async fn carry_out(shared: &Shared, request: &Request, told: Told) -> anyhow::Result<String> {
+    let wanted = request.wanted;
     let _turn = shared.turn.lock().await;
     let kitchen = &shared.kitchen;
     let place = Place {
@@ -304,7 +348,7 @@ async fn carry_out(shared: &Shared, wanted: Wanted, told: Told) -> anyhow::Resul
         store: &kitchen.store,
         slots: Some(&kitchen.slots),
     };
-    prepare::ensure(&kitchen.settings, wanted, place, &told).await?;
+    prepare::ensure(&request.settings(&kitchen.settings), wanted, place, &told).await?;
     let control = &kitchen.control;
     let team = control
         .store()
@@ -341,8 +385,31 @@ mod tests {
             let line = serde_json::to_string(&word).expect("serializes");
             assert_eq!(serde_json::from_str::<Word>(&line).expect(&line), word);
         }
-        let wanted = r#"{"recipe":"code-interpreter-small","anew":false}"#;
-        let wanted: Wanted = serde_json::from_str(wanted).expect("valid");
-        assert_eq!(wanted.recipe.template(), "code-interpreter-v1");
+    }
+
+    #[test]
+    fn the_askers_files_are_the_daemons() {
+        // As earlier versions ask.
+        let plain = r#"{"recipe":"code-interpreter-small","anew":false}"#;
+        let plain: Request = serde_json::from_str(plain).expect("valid");
+        assert_eq!(plain.wanted.recipe.template(), "code-interpreter-v1");
+        let daemons = Settings {
+            agent: Some("/daemons/envd".into()),
+            ..Settings::default()
+        };
+        assert_eq!(plain.settings(&daemons).agent, daemons.agent);
+
+        let askers = Settings {
+            agent: Some("/askers/envd".into()),
+            interpreter: Some("server".into()),
+            ..Settings::default()
+        };
+        let request = Request::new(plain.wanted, &askers).expect("paths");
+        let sent = serde_json::to_string(&request).expect("serializes");
+        let got: Request = serde_json::from_str(&sent).expect(&sent);
+        let settings = got.settings(&daemons);
+        assert_eq!(settings.agent, askers.agent);
+        let here = std::env::current_dir().expect("there is one");
+        assert_eq!(settings.interpreter, Some(here.join("server")));
     }
 }

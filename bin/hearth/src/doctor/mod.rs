@@ -66,6 +66,7 @@ pub async fn examine(settings: &Settings) -> Vec<Check> {
     checks.extend(host::kernel_features());
     checks.extend(host::tools());
     checks.push(host::cgroups());
+    checks.push(resources::guest_programs(settings));
     checks.extend(resources::network(settings));
     checks.extend(resources::ports(settings));
     checks.push(resources::memory(settings));

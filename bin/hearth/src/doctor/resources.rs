@@ -3,6 +3,7 @@
 use super::Check;
 use crate::{
     daemon::{self, lock},
+    guest_programs::GuestProgram,
     settings::Settings,
 };
 use std::{io::ErrorKind, net::TcpListener, path::Path};
@@ -35,6 +36,17 @@ pub(super) fn network(settings: &Settings) -> Vec<Check> {
             }
         })
         .collect()
+}
+
+/// Without an agent nothing boots; without the other program one template is missing.
+pub(super) fn guest_programs(settings: &Settings) -> Check {
+    const NAME: &str = "guest programs";
+    const FIX: &str = "make build";
+    match GuestProgram::ALL.map(|program| program.origin(settings)) {
+        [Ok(agent), Ok(interpreter)] => Check::ok(NAME, format!("{agent}, {interpreter}")),
+        [Ok(_), Err(error)] => Check::warning(NAME, error.to_string(), FIX),
+        [Err(error), _] => Check::failed(NAME, error.to_string(), FIX),
+    }
 }
 
 pub(super) fn ports(settings: &Settings) -> Vec<Check> {

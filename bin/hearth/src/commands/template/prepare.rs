@@ -107,10 +107,11 @@ async fn ask(settings: &Settings, wanted: Wanted, bars: &Bars) -> anyhow::Result
     };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let body = serde_json::to_vec(&recipes::Request::new(wanted, settings)?)?;
     let request = Request::post(recipes::PATH)
         .header(header::HOST, "hearth")
         .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(serde_json::to_vec(&wanted)?)))?;
+        .body(Full::new(Bytes::from(body)))?;
     let answer = async {
         let response = sender.send_request(request).await?;
         if !response.status().is_success() {
