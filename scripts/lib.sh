@@ -49,10 +49,27 @@ guest_kernel() {
 # A short key for the content of the named files.
 content_key() { cat "$@" | sha256sum | cut -c1-16; }
 
-# Rust is usually installed per user and not on the PATH of a bare shell.
-if ! have cargo && [ -x "$HOME/.cargo/bin/cargo" ]; then
-    PATH="$HOME/.cargo/bin:$PATH"
-fi
+# Packages of Debian and Ubuntu, with no question asked. Another program may be using
+# apt: that is waited for, with a bound.
+apt_update() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 update ||
+        warn "apt-get update failed; trying with the lists that are there"
+}
+apt_install() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 "$@"
+}
+
+# Rust is usually installed per user and not on the PATH of a bare shell, or behind an
+# older one of the distribution.
+use_own_cargo() {
+    local own="${CARGO_HOME:-$HOME/.cargo}/bin"
+    case ":$PATH:" in
+    *":$own:"*) ;;
+    *) [ ! -x "$own/cargo" ] || PATH="$own:$PATH" ;;
+    esac
+}
+use_own_cargo
 # nft, mke2fs and friends live in sbin, which a user's PATH often lacks.
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 export PATH
