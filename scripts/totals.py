@@ -3,18 +3,26 @@
 
     totals.py RESULTS_DIR [FAILED_STAGE...]
 
-Reads `*.pytest.xml` (JUnit), `*.nextest.log`, `*.cargo-test.log` and
-`*.node.tap`. The last line is `N passed, N failed, N skipped`. A stage that
-failed without any failed test (a build, a lint, a runner that died) counts as
-one failure, so the line never looks better than the run was. Exits non-zero
-when anything failed or no test ran.
+Reads `*.pytest.xml` and `*.nextest.xml` (JUnit), `*.nextest.log`,
+`*.cargo-test.log` and `*.node.tap`, and the wall time of each in `*.seconds`. The
+last line is `N passed, N failed, N skipped`. A stage that failed without any failed
+test (a build, a lint, a runner that died) counts as one failure, so the line never
+looks better than the run was. Exits non-zero when anything failed or no test ran.
+
+A Rust test that finds this host without what it needs prints `skipped: <reason>` at
+the start of a line and returns, which its runner takes for success. Here it counts as
+skipped, and its reason is shown.
 """
 
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
+
+# libtest writes a test's name first where it runs one at a time.
+SKIPPED = re.compile(r"^(?:test .* \.\.\. )?skipped: (.+)$", re.MULTILINE)
 
 
 class Totals(NamedTuple):
@@ -29,31 +37,53 @@ class Totals(NamedTuple):
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
 
 
-def pytest_totals(path: Path) -> Totals:
+class Part(NamedTuple):
+    """What one file says: totals, and how often which reason to skip was given."""
+
+    totals: Totals
+    reasons: Counter = Counter()
+
+
+def pytest_part(path: Path) -> Part:
     """An error in a fixture is a failure, whatever the runner calls it."""
     total = Totals()
-    for suite in ElementTree.parse(path).getroot().iter("testsuite"):
+    root = ElementTree.parse(path).getroot()
+    for suite in root.iter("testsuite"):
         tests, failures, errors, skipped = (
             int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")
         )
         failed = failures + errors
         total += Totals(max(tests - failed - skipped, 0), failed, skipped)
-    return total
+    reasons = Counter(skip.get("message") or "no reason" for skip in root.iter("skipped"))
+    return Part(total, reasons)
 
 
-def nextest_totals(path: Path) -> Totals:
+def nextest_part(path: Path) -> Part:
     summary = None
     for line in path.read_text(errors="replace").splitlines():
         if re.match(r"\s*Summary \[", line):
             summary = line
     if summary is None:
-        return Totals(failed=1)
+        return Part(Totals(failed=1))
     passed = count(summary, r"(\d+) passed")
     run = count(summary, r"(\d+)(?:/\d+)? tests? run")
-    return Totals(passed, run - passed, count(summary, r"(\d+) skipped"))
+    return Part(Totals(passed, run - passed, count(summary, r"(\d+) skipped")))
 
 
-def cargo_test_totals(path: Path) -> Totals:
+def nextest_skips(path: Path) -> Part:
+    """Moves tests that passed because they skipped themselves; the log has the rest."""
+    reasons: Counter = Counter()
+    for case in ElementTree.parse(path).getroot().iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            continue
+        said = "\n".join(case.findtext(name) or "" for name in ("system-out", "system-err"))
+        found = SKIPPED.search(said)
+        if found:
+            reasons[found.group(1).strip()] += 1
+    return Part(Totals(passed=-reasons.total(), skipped=reasons.total()), reasons)
+
+
+def cargo_test_part(path: Path) -> Part:
     total = Totals()
     for line in path.read_text(errors="replace").splitlines():
         if line.startswith("test result:"):
@@ -62,19 +92,21 @@ def cargo_test_totals(path: Path) -> Totals:
                 count(line, r"(\d+) failed"),
                 count(line, r"(\d+) ignored"),
             )
-    return total
+    return Part(total)
 
 
-def node_totals(path: Path) -> Totals:
+def node_part(path: Path) -> Part:
     text = path.read_text(errors="replace")
     if not re.search(r"^# tests \d+$", text, re.MULTILINE):
-        return Totals(failed=1)
+        return Part(Totals(failed=1))
 
     def last(name: str) -> int:
         found = re.findall(rf"^# {name} (\d+)$", text, re.MULTILINE)
         return int(found[-1]) if found else 0
 
-    return Totals(last("pass"), last("fail") + last("cancelled"), last("skipped") + last("todo"))
+    reasons = Counter(re.findall(r"^\s*ok .* # SKIP ?(.*)$", text, re.MULTILINE))
+    totals = Totals(last("pass"), last("fail") + last("cancelled"), last("skipped") + last("todo"))
+    return Part(totals, reasons)
 
 
 def count(line: str, pattern: str) -> int:
@@ -83,21 +115,35 @@ def count(line: str, pattern: str) -> int:
 
 
 READERS = {
-    ".pytest.xml": pytest_totals,
-    ".nextest.log": nextest_totals,
-    ".cargo-test.log": cargo_test_totals,
-    ".node.tap": node_totals,
+    ".pytest.xml": pytest_part,
+    ".nextest.log": nextest_part,
+    ".nextest.xml": nextest_skips,
+    ".cargo-test.log": cargo_test_part,
+    ".node.tap": node_part,
 }
 
 
+def wall_time(results: Path, name: str) -> Optional[int]:
+    path = results / f"{name}.seconds"
+    return int(path.read_text()) if path.exists() else None
+
+
 def main(results: Path, failed_stages: list[str]) -> int:
-    total = Totals()
+    parts: dict[str, Totals] = {}
+    reasons: Counter = Counter()
     for path in sorted(results.iterdir()):
         for suffix, read in READERS.items():
             if path.name.endswith(suffix):
                 part = read(path)
-                print(f"{path.name.removesuffix(suffix):>10}  {part}")
-                total += part
+                name = path.name.removesuffix(suffix)
+                parts[name] = parts.get(name, Totals()) + part.totals
+                reasons += part.reasons
+    total = sum(parts.values(), Totals())
+    for reason, times in sorted(reasons.items()):
+        print(f"   skipped  {times} x {reason}")
+    for name, totals in parts.items():
+        seconds = wall_time(results, name)
+        print(f"{name:>12}  {'' if seconds is None else f'{seconds} s':>7}  {totals}")
     for stage in failed_stages:
         print(f"stage failed: {stage}")
     if failed_stages and total.failed == 0:

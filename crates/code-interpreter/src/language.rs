@@ -330,7 +330,7 @@ mod tests {
                 language.name()
             );
         } else {
-            eprintln!("skipped: no {program}");
+            eprintln!("skipped: {program} is not installed");
         }
     }
 

@@ -17,6 +17,7 @@ const GID: u32 = 64_323;
 /// `false` when tests that need root are switched off; fails when neither is the case.
 fn enabled() -> bool {
     if std::env::var_os("HEARTH_SKIP_VM_TESTS").is_some_and(|value| value == "1") {
+        println!("skipped: HEARTH_SKIP_VM_TESTS is set");
         return false;
     }
     assert!(

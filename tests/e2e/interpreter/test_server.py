@@ -4,8 +4,8 @@ import json
 import os
 import signal
 import threading
-import time
 from pathlib import Path
+from typing import Callable
 
 import httpx
 import pytest
@@ -276,12 +276,28 @@ def memory_mib(pid: int) -> int:
     return int(line.split()[1]) // 1024
 
 
-def test_floods_are_streamed_and_bounded(server, context, of_type):
+def stands_still(path: Path) -> Callable[[], bool]:
+    """Whether a file is there and says the same as when it was last looked at."""
+    seen = [""]
+
+    def same() -> bool:
+        before, seen[0] = seen[0], path.read_text() if path.exists() else ""
+        return bool(before) and before == seen[0]
+
+    return same
+
+
+def test_floods_are_streamed_and_bounded(server, context, of_type, tmp_path):
     # 60 MB that nobody reads for a while, then all of it.
-    code = "for i in range(600): print('x' * 100_000)\n'done'"
+    progress = tmp_path / "progress"
+    code = f"""
+for i in range(600):
+    print('x' * 100_000)
+    open({str(progress)!r}, 'w').write(str(i))
+'done'"""
     with server.stream(code, context_id=context) as response:
         lines = response.iter_lines()
-        time.sleep(2)
+        until(stands_still(progress), "the flood to be held up", every=0.5)
         received = ended = 0
         for line in lines:
             received += len(line)

@@ -1,12 +1,13 @@
 """Templates, built by the published SDK: steps, cache, failures, names."""
 
-import time
 import uuid
 from pathlib import Path
 
 import pytest
 from e2b import Sandbox, Template
 from e2b.exceptions import BuildException
+
+from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("hearth")
 
@@ -174,14 +175,12 @@ def test_a_build_in_the_background_can_be_given_up(hearth):
     name = fresh("endless")
     template = Template().from_base_image().run_cmd("echo begun; sleep 100000")
     info = Template.build_in_background(template, alias=name, **SMALL)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        status = Template.get_build_status(info)
-        if any(entry.message == "begun" for entry in status.log_entries):
-            break
-        time.sleep(0.5)
-    else:
-        pytest.fail(f"the step never began: {status}")
+
+    def has_begun() -> bool:
+        entries = Template.get_build_status(info).log_entries
+        return any(entry.message == "begun" for entry in entries)
+
+    until(has_begun, "the step to begin", seconds=120, every=0.5)
     with hearth.client() as client:
         path = f"/templates/{info.template_id}"
         assert client.delete(f"{path}/builds/{info.build_id}").status_code == 204

@@ -44,6 +44,8 @@ pub struct FakeNode {
     pub creates: AtomicUsize,
     pub resumes: AtomicUsize,
     pub pauses: AtomicUsize,
+    /// How often somebody looked at the sandboxes.
+    pub lists: AtomicUsize,
     /// What the next creates fail with.
     pub failure: Mutex<Option<NodeError>>,
     /// A create that fails makes its sandbox in spite of that.
@@ -64,6 +66,7 @@ impl Default for FakeNode {
             creates: AtomicUsize::new(0),
             resumes: AtomicUsize::new(0),
             pauses: AtomicUsize::new(0),
+            lists: AtomicUsize::new(0),
             failure: Mutex::default(),
             creates_anyway: Mutex::new(false),
             faults: Mutex::default(),
@@ -266,6 +269,7 @@ impl Node for FakeNode {
     }
 
     async fn list(&self) -> Result<Vec<NodeSandbox>, NodeError> {
+        self.lists.fetch_add(1, Ordering::SeqCst);
         let sandboxes = self.sandboxes.lock().expect("unpoisoned");
         Ok(sandboxes.values().cloned().collect())
     }

@@ -62,7 +62,9 @@ async fn reads_pass_writes_that_the_disk_holds_up() {
     // One write in line is slow enough to be noticed.
     storage.hold_writes(true);
     send(&mut stream, WRITE, 1, &[1; 4096]);
-    std::thread::sleep(super::connection::SLOW_WRITE * 4);
+    storage.await_held_write();
+    // Counted from before this instant by who serves it.
+    std::thread::sleep(super::connection::SLOW_WRITE * 2);
     storage.hold_writes(false);
     assert_eq!(receive(&mut stream), 1);
     storage.hold_writes(true);

@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::{Blob, BootId, Lock, Storage};
 
@@ -50,6 +52,7 @@ struct World {
     fail_sync: bool,
     /// While true, writes wait.
     held: Arc<(Mutex<bool>, Condvar)>,
+    waiting_writes: Arc<AtomicUsize>,
     after_sync: Arc<Mutex<Option<Hook>>>,
 }
 
@@ -103,6 +106,7 @@ impl SimStorage {
             space: usize::MAX,
             fail_sync: false,
             held: Arc::default(),
+            waiting_writes: Arc::default(),
             after_sync: Arc::default(),
         })))
     }
@@ -148,6 +152,16 @@ impl SimStorage {
         let held = self.lock().held.clone();
         *held.0.lock().unwrap_or_else(PoisonError::into_inner) = hold;
         held.1.notify_all();
+    }
+
+    /// Waits until a write is held.
+    pub(crate) fn await_held_write(&self) {
+        let waiting = self.lock().waiting_writes.clone();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while waiting.load(Ordering::SeqCst) == 0 {
+            assert!(Instant::now() < deadline, "no write came to be held");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Runs something in the instant after the next sync of a file.
@@ -435,9 +449,14 @@ impl Blob for SimBlob {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let held = self.lock().held.clone();
+        let (held, waiting) = {
+            let world = self.lock();
+            (world.held.clone(), world.waiting_writes.clone())
+        };
         let guard = held.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.fetch_add(1, Ordering::SeqCst);
         drop(held.1.wait_while(guard, |held| *held));
+        waiting.fetch_sub(1, Ordering::SeqCst);
         let mut world = self.lock();
         let whole = world.step()?;
         let mut count = bytes.len();

@@ -25,6 +25,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 /// said, so that a machine without a kernel does not pass for one where the tests pass.
 pub(crate) fn kernel() -> Option<PathBuf> {
     if std::env::var_os("HEARTH_SKIP_VM_TESTS").is_some_and(|value| value == "1") {
+        println!("skipped: HEARTH_SKIP_VM_TESTS is set");
         return None;
     }
     let path = PathBuf::from(std::env::var_os("HEARTH_TEST_KERNEL").expect(

@@ -37,6 +37,7 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 /// switched off.
 pub(crate) fn isolated<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
     if std::env::var_os("HEARTH_SKIP_VM_TESTS").is_some_and(|value| value == "1") {
+        println!("skipped: HEARTH_SKIP_VM_TESTS is set");
         return;
     }
     if std::env::var_os(INSIDE).is_some() {
