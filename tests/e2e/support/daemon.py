@@ -1,6 +1,5 @@
 """A private Hearth: its own state, run directory and ports, and a clean end."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -25,9 +24,6 @@ UP_LINE = "Hearth is up at"
 # The base template is in the cache by then: scripts/e2e prepares it.
 START_SECONDS = 180
 STOP_SECONDS = 60
-
-# Network slots belong to the host, so one daemon runs at a time.
-LOCK_PATH = Path("/run/lock/hearth-e2e.lock")
 
 
 def binary() -> Path:
@@ -90,14 +86,12 @@ class Hearth:
         self.log_path = self.home / "hearth.log"
         self.process: Optional[subprocess.Popen] = None
         self.exports: dict[str, str] = {}
-        self._lock = None
         self.traces_before = machine.Traces()
 
     # Life.
 
     def prepare_host(self) -> None:
         """Makes sure to be alone on this host, and remembers how it is."""
-        self._take_lock()
         self._refuse_company()
         self.traces_before = machine.Traces.now(self.state_dir, self.run_dir)
 
@@ -113,27 +107,15 @@ class Hearth:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _take_lock(self) -> None:
-        LOCK_PATH.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = open(LOCK_PATH, "w")
-
-        def free() -> bool:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except BlockingIOError:
-                return False
-
-        until(free, "another suite to give this host free", seconds=1800, every=1)
-
     def _refuse_company(self) -> None:
-        """Slots and rules have host-wide names: a second daemon would take them over."""
+        """Slots and rules have host-wide names: a second daemon would take them over.
+        Under scripts/isolated there is no other to be seen."""
         others = [
             (pid, line)
             for pid, line in machine.command_lines().items()
             if re.match(r"\S*/hearth (.* )?(up|serve)\b", line)
         ]
-        assert not others, f"another Hearth runs on this host; stop it first: {others}"
+        assert not others, f"another Hearth runs here; run these with scripts/e2e: {others}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -224,9 +206,6 @@ class Hearth:
                 Path(keep).mkdir(parents=True, exist_ok=True)
                 (Path(keep) / f"{self.home.name}.log").write_text(self.log_tail(lines=100_000))
             shutil.rmtree(self.home, ignore_errors=True)
-            if self._lock is not None:
-                self._lock.close()
-                self._lock = None
 
     # Use.
 
