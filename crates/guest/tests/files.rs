@@ -475,6 +475,7 @@ fn names_and_directories_change_as_asked() {
 fn files_are_touched_with_the_rights_of_the_user() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     if !rustix::process::geteuid().is_root() {
+        println!("skipped: this needs root");
         return;
     }
     let (agent, scratch) = (Agent::start(), Scratch::new());
