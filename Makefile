@@ -36,7 +36,7 @@ unit: ## Rust tests
 	@scripts/unit
 
 e2e: build ## end-to-end suites with the official SDKs (as root)
-	@$(SUDO) scripts/e2e
+	@scripts/e2e
 
 audit: ## known vulnerabilities in dependencies (needs the network)
 	@$$(scripts/tools cargo-deny) check advisories

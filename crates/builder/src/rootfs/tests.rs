@@ -74,6 +74,7 @@ async fn an_image_is_clean_and_sparse() {
         // A machine without e2fsprogs says so.
         Err(Error::ToolMissing { package, .. }) => {
             assert_eq!(package, "e2fsprogs");
+            println!("skipped: {package} is not installed");
             return;
         }
         result => result.unwrap(),
