@@ -3,6 +3,7 @@
 HEARTH_ENVD names the binary; by default it is the workspace's debug build.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -11,6 +12,7 @@ import tempfile
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import httpx
 import pytest
 
 # Before the SDK is imported: it then talks to the agent alone, to no API.
@@ -67,6 +69,23 @@ def started(root):
     finally:
         process.terminate()
         process.wait(timeout=10)
+
+
+def connect_stream(url, method, request, **headers):
+    """All messages of a server stream over Connect with JSON; the last is its end."""
+    body = json.dumps(request).encode()
+    answer = httpx.post(
+        f"{url}/{method}",
+        content=b"\0" + len(body).to_bytes(4, "big") + body,
+        headers={"Content-Type": "application/connect+json", **headers},
+        timeout=60,
+    )
+    content, messages = answer.content, []
+    while content:
+        length = int.from_bytes(content[1:5], "big")
+        messages.append(json.loads(content[5 : 5 + length]))
+        content = content[5 + length :]
+    return messages
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ import time
 import httpx
 import pytest
 
+from conftest import connect_stream
+
 
 @pytest.fixture
 def web(agent):
@@ -30,20 +32,9 @@ def call(web, method, body, user=None, **more):
 
 def start(web, config, **more):
     """A Start stream's error, or None."""
-    body = json.dumps({"process": config, "stdin": False}).encode()
-    headers = {"Content-Type": "application/connect+json", **more}
-    answer = web.post(
-        "/process.Process/Start",
-        content=b"\0" + len(body).to_bytes(4, "big") + body,
-        headers=headers,
-    )
-    content, errors = answer.content, []
-    while content:
-        flags, length = content[0], int.from_bytes(content[1:5], "big")
-        if flags & 2:
-            errors.append(json.loads(content[5 : 5 + length]).get("error"))
-        content = content[5 + length :]
-    return errors[0]
+    request = {"process": config, "stdin": False}
+    url = str(web.base_url).rstrip("/")
+    return connect_stream(url, "process.Process/Start", request, **more)[-1].get("error")
 
 
 @pytest.mark.parametrize(
@@ -105,27 +96,36 @@ def test_nonsense_timeouts_are_none_or_refused(web, timeout):
     assert error is None or error["code"] == "invalid_argument"
 
 
-def test_paths_outside_permissions(web):
+def test_files_are_reached_whoever_the_user_is(web, tmp_path):
     if os.geteuid() != 0:
-        pytest.skip("only root acts as others")
-    read = web.get("/files", params={"path": "/etc/shadow", "username": "daemon"})
-    assert read.status_code in (401, 403), read.text
-    write = web.post(
-        "/files",
-        params={"path": "/etc/not-mine", "username": "daemon"},
-        content=b"x",
-        headers={"Content-Type": "application/octet-stream"},
-    )
-    assert write.status_code in (401, 403), write.text
-    assert not os.path.exists("/etc/not-mine")
+        pytest.skip("only root may do everything")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "file").write_bytes(b"root's")
+    where = {"path": str(closed / "file"), "username": "daemon"}
+    assert web.get("/files", params=where).content == b"root's"
+    raw = {"Content-Type": "application/octet-stream"}
+    for name in ("file", "new/file"):
+        where["path"] = str(closed / name)
+        answer = web.post("/files", params=where, content=b"x", headers=raw)
+        assert answer.status_code == 200, answer.text
+    for path in ("file", "new", "new/file"):
+        assert (closed / path).owner() == "daemon"
+    assert closed.owner() == "root"
     for method, body in {
-        "Remove": {"path": "/etc/passwd"},
-        "MakeDir": {"path": "/etc/not-mine"},
-        "Move": {"source": "/etc/passwd", "destination": "/tmp/passwd"},
-        "ListDir": {"path": "/root"},
+        "MakeDir": {"path": str(closed / "made/too")},
+        "ListDir": {"path": str(closed)},
+        "Stat": {"path": "/root"},
+        "Move": {"source": str(closed / "file"), "destination": str(closed / "b/file")},
+        "Remove": {"path": str(closed / "b")},
     }.items():
-        _, error = call(web, f"filesystem.Filesystem/{method}", body, user="daemon")
-        assert error["code"] == "permission_denied", (method, error)
+        status, answer = call(web, f"filesystem.Filesystem/{method}", body, user="daemon")
+        assert status == 200, (method, answer)
+    assert sorted(path.name for path in closed.iterdir()) == ["made", "new"]
+    assert (closed / "made").owner() == (closed / "made/too").owner() == "daemon"
+    # What not even root can do is still refused.
+    refused = web.post("/files", params={"path": "/proc/new"}, content=b"x", headers=raw)
+    assert refused.status_code in (400, 403, 404), refused.text
 
 
 def test_directories_are_no_files_and_files_no_directories(web, tmp_path):

@@ -68,6 +68,18 @@ def test_descriptions(sandbox, scratch):
     assert link.symlink_target == os.path.realpath(f"{scratch}/f")
 
 
+def test_names_that_are_not_utf8(sandbox, scratch):
+    os.mkdir(os.fsencode(scratch) + b"/caf\xe9")
+    sandbox.files.write(f"{scratch}/caf\\xe9/f", "inside")
+    assert os.listdir(os.fsencode(scratch) + b"/caf\xe9") == [b"f"]
+    [entry] = sandbox.files.list(scratch)
+    assert (entry.name, entry.path) == ("caf\\xe9", f"{scratch}/caf\\xe9")
+    assert sandbox.files.read(f"{entry.path}/f") == "inside"
+    assert sandbox.commands.run("ls", cwd=entry.path).stdout == "f\n"
+    sandbox.files.rename(entry.path, f"{scratch}/cafe")
+    assert os.listdir(scratch) == ["cafe"]
+
+
 def test_errors(sandbox, scratch):
     with pytest.raises(NotFoundException):
         sandbox.files.read(f"{scratch}/nothing")
@@ -85,8 +97,11 @@ def test_polled_watcher_tells_what_has_happened(sandbox, scratch):
     handle = sandbox.files.watch_dir(scratch, recursive=True)
     sandbox.files.write(f"{scratch}/f", "x")
     events = [(event.type, event.name) for event in handle.get_new_events()]
-    assert (FilesystemEventType.CREATE, "f") in events
-    assert (FilesystemEventType.WRITE, "f") in events
+    assert events == [
+        (FilesystemEventType.CREATE, "f"),
+        (FilesystemEventType.CHMOD, "f"),
+        (FilesystemEventType.WRITE, "f"),
+    ]
     sandbox.files.make_dir(f"{scratch}/nested")
     sandbox.files.write(f"{scratch}/nested/g", "x")
     sandbox.files.rename(f"{scratch}/f", f"{scratch}/h")

@@ -1,5 +1,6 @@
 """The agent is replaced while programs run."""
 
+import base64
 import json
 import os
 import time
@@ -8,6 +9,8 @@ import uuid
 import httpx
 import pytest
 from e2b import PtySize
+
+from conftest import connect_stream
 
 
 def upgrade(agent):
@@ -37,10 +40,23 @@ def replace(agent):
     until(lambda: generation(agent) == before + 1, "the new agent to answer")
 
 
+def replayed(agent, pid):
+    """The output of a process, what was there before included, and its exit code."""
+    request = {"process": {"pid": pid}}
+    header = {"Hearth-Output-Replay": "true"}
+    messages = connect_stream(agent.url, "process.Process/Connect", request, **header)
+    events = [message["event"] for message in messages if "event" in message]
+    output = b"".join(
+        base64.b64decode(event["data"]["stdout"]) for event in events if "data" in event
+    )
+    return output.decode(), events[-1]["end"].get("exitCode", 0)
+
+
 def test_processes_go_on(agent, sandbox):
     script = "echo early; while read line; do echo got $line; done; exit 7"
     handle = sandbox.commands.run(script, background=True, stdin=True, timeout=0)
     sandbox.commands.send_stdin(handle.pid, "one\n")
+    assert next(out for out, _, _ in handle if out and "got one" in out)
     deaf = sandbox.commands.run("sleep 1; echo late", background=True, timeout=0)
     done = sandbox.commands.run("exit 3", background=True)
     until(lambda: done.pid not in {p.pid for p in sandbox.commands.list()}, "the end")
@@ -55,9 +71,9 @@ def test_processes_go_on(agent, sandbox):
     with pytest.raises(Exception) as ended:
         again.wait()
     assert ended.value.exit_code == 7
-    assert ended.value.stdout == "early\ngot one\ngot two\n"
-    late = sandbox.commands.connect(deaf.pid).wait()
-    assert late.stdout == "late\n"
+    assert ended.value.stdout == "got two\n"
+    assert replayed(agent, handle.pid) == ("early\ngot one\ngot two\n", 7)
+    assert replayed(agent, deaf.pid) == ("late\n", 0)
     # An end that the agent before has seen.
     with pytest.raises(Exception) as ended:
         sandbox.commands.connect(done.pid).wait()
@@ -80,7 +96,7 @@ def test_a_terminal_goes_on(agent, sandbox):
 def test_output_while_nobody_reads_is_not_lost(agent, sandbox):
     handle = sandbox.commands.run("seq 1 5000; sleep 2; seq 5001 9000", background=True, timeout=0)
     replace(agent)
-    output = sandbox.commands.connect(handle.pid).wait().stdout
+    output, _ = replayed(agent, handle.pid)
     assert output == "".join(f"{n}\n" for n in range(1, 9001))
 
 

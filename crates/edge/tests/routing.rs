@@ -191,6 +191,46 @@ async fn internal_routes_of_the_agent_are_hidden_in_any_spelling() {
 }
 
 #[tokio::test]
+async fn pages_may_read_why_the_agent_is_not_reached() {
+    let edge = TestEdge::with(no_retries(), ServerConfig::default()).await;
+    // Nothing listens on the agent's port of the one; the other is not there.
+    let (closed, unknown) = (edge.sandbox([127, 0, 0, 9].into()), SandboxId::random());
+    for (id, path, status) in [
+        (&closed, "/files", 502),
+        (&closed, "/init", 404),
+        (&unknown, "/process.Process/Start", 502),
+    ] {
+        let answer = edge.get(id, AGENT_PORT, path).await;
+        assert_eq!(answer.status(), status, "{path}");
+        assert_eq!(
+            answer.headers()["access-control-allow-origin"],
+            "*",
+            "{path}"
+        );
+        assert_eq!(
+            answer.headers()["access-control-expose-headers"],
+            "*",
+            "{path}"
+        );
+        let preflight = routed(id, AGENT_PORT, path)
+            .method("OPTIONS")
+            .header("origin", "https://app.example.com")
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization")
+            .body(full(""))
+            .expect("valid");
+        let answer = edge.send(preflight).await;
+        assert_eq!(answer.status(), 204, "{path}");
+        let headers = answer.headers();
+        assert_eq!(headers["access-control-allow-origin"], "*", "{path}");
+        assert_eq!(
+            headers["access-control-allow-headers"], "authorization",
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn private_sandboxes_ask_for_the_traffic_token() {
     let edge = TestEdge::start().await;
     let guest = Guest::start(echo).await;

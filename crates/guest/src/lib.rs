@@ -8,13 +8,12 @@
 //!
 //! ```text
 //!  client ──HTTP/1.1, h2c──▶ http ──▶ process ──▶ sys::spawn ──▶ user's program
-//!                             │  └──▶ files   ──▶ sys::credentials (as the user)
+//!                             │  └──▶ files   (with root's power, for a user)
 //!                             └─/init─▶ settings, clock, entropy, host name
 //! ```
 //!
-//! One thread runs all network and process traffic; file operations run on
-//! blocking threads that take on the user's file identity for the operation.
-//! Everything that needs `unsafe` is in [`sys`].
+//! One thread runs all network and process traffic; file operations run on blocking
+//! threads. Everything that needs `unsafe` is in [`sys`].
 
 pub mod agent;
 pub mod boot;

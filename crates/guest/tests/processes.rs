@@ -75,6 +75,19 @@ macro_rules! started {
     }};
 }
 
+/// Takes one message of a stream.
+macro_rules! next {
+    ($stream:expr, $told:expr) => {{
+        let message = $stream
+            .message()
+            .await
+            .expect("no error")
+            .expect("a message");
+        let event = message.to_owned_message().event;
+        $told.take(event.into_option().expect("an event"));
+    }};
+}
+
 async fn signal(client: &Client, pid: u32, signal: Signal) -> Result<(), ErrorCode> {
     let signal = EnumValue::from(signal);
     let request = SendSignalRequest {
@@ -223,12 +236,13 @@ fn a_command_that_cannot_run_says_so_as_under_a_shell() {
 }
 
 #[test]
-fn the_deadline_kills_the_process_and_all_of_its_group() {
+fn the_deadline_kills_the_process_and_all_of_its_session() {
     let agent = Agent::start();
     block_on(async {
         let client = agent.processes();
         let options = CallOptions::default().with_header("connect-timeout-ms", "300");
-        let script = "sleep 1000 & echo $!; wait";
+        // With job control each job is a process group of its own.
+        let script = "set -m; sleep 1000 & echo $!; wait";
         let (told, error) = run_with(&client, shell(script), options)
             .await
             .expect_err("a deadline");
@@ -261,29 +275,101 @@ fn a_client_that_leaves_does_not_end_the_process() {
     let agent = Agent::start();
     block_on(async {
         let client = agent.processes();
-        let (pid, stream) = started!(client, shell("sleep 0.3; echo still here"));
+        let command = StartRequest {
+            stdin: Some(true),
+            ..shell("echo early; read line; echo $line")
+        };
+        let (pid, mut stream) = started!(client, command);
+        next!(stream, Told::default());
         drop(stream);
-        let request = ConnectRequest {
+        let request = || ConnectRequest {
             process: by_pid(pid),
             ..Default::default()
         };
-        let told = told!(client.connect(request.clone()).await.expect("a stream"));
-        let told = told.expect("no error");
-        assert_eq!(
-            (told.pid, told.stdout.as_slice()),
-            (pid, &b"still here\n"[..])
-        );
-        // The end can be asked for once more, with the last output.
-        let told = told!(client.connect(request).await.expect("a stream")).expect("no error");
-        assert_eq!(
-            (told.exit_code(), told.stdout.as_slice()),
-            (0, &b"still here\n"[..])
-        );
+        let replay = || CallOptions::default().with_header("hearth-output-replay", "true");
+        let new = client.connect(request()).await.expect("a stream");
+        let all = client.connect_with_options(request(), replay());
+        let all = all.await.expect("a stream");
+        let input = SendInputRequest {
+            process: by_pid(pid),
+            input: stdin(b"late\n"),
+            ..Default::default()
+        };
+        client.send_input(input).await.expect("written");
+        let told = told!(new).expect("no error");
+        assert_eq!((told.pid, told.stdout.as_slice()), (pid, &b"late\n"[..]));
+        let told = told!(all).expect("no error");
+        assert_eq!(told.stdout, b"early\nlate\n");
+        // The end can be asked for once more, and with it the last output.
+        let told = told!(client.connect(request()).await.expect("a stream")).expect("no error");
+        assert_eq!((told.exit_code(), told.stdout.as_slice()), (0, &b""[..]));
+        let again = client.connect_with_options(request(), replay()).await;
+        let told = told!(again.expect("a stream")).expect("no error");
+        assert_eq!(told.stdout, b"early\nlate\n");
         // For everything else it is gone.
         assert_eq!(
             signal(&client, pid, Signal::SIGNAL_SIGKILL).await,
             Err(ErrorCode::NotFound)
         );
+    });
+}
+
+#[test]
+fn a_terminal_ends_with_all_of_its_session() {
+    let agent = Agent::start();
+    block_on(async {
+        let client = agent.processes();
+        let terminal = |script: &str| StartRequest {
+            pty: MessageField::some(PTY::default()),
+            ..shell(script)
+        };
+        // Its own process group; stopped; and one that made a session of its own.
+        let jobs = "set -m; sleep 1000 & echo $!; sleep 1000 & kill -STOP $!; echo $!; \
+                    set +m; setsid sleep 1000 >/dev/null 2>&1 </dev/null & \
+                    until [ \"$(cut -d' ' -f6 /proc/$!/stat)\" = $! ]; do :; done; echo $!; ";
+        for (then, killed) in [("echo go; read line", true), ("echo go", false)] {
+            let (pid, mut stream) = started!(client, terminal(&format!("{jobs}{then}")));
+            let mut told = Told::default();
+            while !told.pty.ends_with(b"go\r\n") {
+                next!(stream, told);
+            }
+            if killed {
+                assert_eq!(signal(&client, pid, Signal::SIGNAL_SIGKILL).await, Ok(()));
+            }
+            let text = String::from_utf8(told.pty).expect("text");
+            let pids: Vec<&str> = text
+                .lines()
+                .filter(|line| line.parse::<u32>().is_ok())
+                .collect();
+            let [job, stopped, own] = pids[..] else {
+                panic!("{text:?}");
+            };
+            let end = told!(stream).expect("no error").end.expect("an end");
+            assert_eq!(end.exited, !killed, "{end:?}");
+            wait_until_gone(job).await;
+            wait_until_gone(stopped).await;
+            let own = own.parse().ok().and_then(rustix::process::Pid::from_raw);
+            let own = own.expect("a pid");
+            let left = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+            assert_eq!(left, Ok(()), "a session of its own goes on");
+        }
+    });
+}
+
+#[test]
+fn what_ignores_the_hang_up_does_not_hold_the_terminal() {
+    let agent = Agent::start();
+    block_on(async {
+        let client = agent.processes();
+        let request = StartRequest {
+            pty: MessageField::some(PTY::default()),
+            ..shell("trap '' HUP; sleep 1000 & echo $!; exit 3")
+        };
+        let told = run(&client, request).await.expect("no error");
+        assert_eq!(told.exit_code(), 3);
+        let pid = String::from_utf8(told.pty).expect("text").trim().parse();
+        let pid = rustix::process::Pid::from_raw(pid.expect("a pid")).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("still there");
     });
 }
 

@@ -103,6 +103,60 @@ fn processes_and_their_lines_are_logged_in_order() {
 }
 
 #[test]
+fn secrets_do_not_reach_the_log() {
+    let agent = Agent::start();
+    block_on(async {
+        let processes = agent.processes();
+        let run = async |request| {
+            let told = told!(processes.start(request).await.expect("a stream"));
+            assert_eq!(told.expect("no error").exit_code(), 0);
+        };
+        run(shell(
+            "true mcp-gateway --config '{\"k\": \"S3CRET\"}'; true --token S3CRET",
+        ))
+        .await;
+        let kept_out = |value: &str| {
+            let mut request = shell("echo S3CRET");
+            let process = request.process.as_option_mut().expect("a process");
+            process
+                .envs
+                .insert("HEARTH_COMMAND_LOG".into(), value.into());
+            request
+        };
+        run(kept_out("off")).await;
+        let everything = serde_json::json!({"envVars": {"HEARTH_COMMAND_LOG": "off"}});
+        assert_eq!(agent.init(everything).await.status(), 204);
+        run(shell("echo S3CRET")).await;
+        run(kept_out("on")).await;
+
+        let mut collector = Collector::connect(&agent, "after=0").await;
+        let mut entries = Vec::new();
+        let of = |entries: &[Value], message: &str| {
+            let all = entries.iter();
+            all.filter(|entry| entry["message"] == message).count()
+        };
+        while of(&entries, "process ended") < 4 {
+            entries.extend(collector.entries_until("process ended").await);
+        }
+        let commands: Vec<&Value> = entries
+            .iter()
+            .filter(|entry| entry["message"] == "process started")
+            .map(|entry| &entry["fields"]["command"])
+            .collect();
+        assert_eq!(
+            commands[0],
+            "/bin/sh -c true mcp-gateway --config [hidden]; true --token [hidden]"
+        );
+        assert!(
+            commands[1].is_null() && commands[2].is_null(),
+            "{commands:?}"
+        );
+        assert_eq!(commands[3], "/bin/sh -c echo S3CRET");
+        assert_eq!(of(&entries, "S3CRET"), 1, "{entries:?}");
+    });
+}
+
+#[test]
 fn samples_come_by_themselves_until_the_next_life() {
     let agent = Agent::start();
     block_on(async {

@@ -118,10 +118,16 @@ async def test_connect_and_timeout(box):
 
 async def test_the_rest_of_the_calls(box):
     handle = await box.commands.run("echo early; cat", background=True, stdin=True)
+
+    async def is_early() -> bool:
+        return handle.stdout == "early\n"
+
+    await until_async(is_early, "the first output")
+    # Whoever connects gets what is new.
     again = await box.commands.connect(handle.pid)
     await box.commands.send_stdin(handle.pid, "typed\n")
     await box.commands.close_stdin(handle.pid)
-    assert (await again.wait()).stdout == "early\ntyped\n"
+    assert (await again.wait()).stdout == "typed\n"
     assert await box.files.make_dir("/home/user/async/sub") is True
     await box.files.write("/home/user/async/old", "12345")
     moved = await box.files.rename("/home/user/async/old", "/home/user/async/new")

@@ -61,6 +61,36 @@ def test_writing_makes_parents_owned_by_the_user(sandbox, scratch):
     assert owners.stdout.split() == ["user"] * 3
 
 
+def test_everywhere_whoever_the_user_is(sandbox):
+    for path in ("/app/src/main.py", "/workspace/x", "/opt/x", "/etc/x.conf", "/root/x"):
+        sandbox.files.write(path, "mine")
+        assert sandbox.files.read(path) == "mine"
+        assert sandbox.files.get_info(path).owner == "user", path
+    assert sandbox.files.get_info("/app/src").owner == sandbox.files.get_info("/app").owner == "user"
+    assert sandbox.files.get_info("/root").owner == "root"
+    # Over a file of root's, which is given away; reading gives nothing away.
+    sandbox.commands.run("echo roots > /opt/roots && chmod 600 /opt/roots", user="root")
+    assert sandbox.files.read("/opt/roots") == "roots\n"
+    assert sandbox.files.get_info("/opt/roots").owner == "root"
+    sandbox.files.write("/opt/roots", "mine")
+    assert sandbox.commands.run("cat /opt/roots && stat -c %U:%a /opt/roots").stdout == "mineuser:600\n"
+    assert "x" in [entry.name for entry in sandbox.files.list("/root")]
+    assert sandbox.files.exists("/root/x") and not sandbox.files.exists("/root/y")
+    watcher = sandbox.files.watch_dir("/root")
+    sandbox.files.rename("/root/x", "/root/y")
+    sandbox.files.remove("/root/y")
+    events = []
+
+    def seen():
+        events.extend((event.name, event.type) for event in watcher.get_new_events())
+        return ("y", FilesystemEventType.REMOVE) in events
+
+    until(seen, "the removal's event")
+    watcher.stop()
+    assert sandbox.files.make_dir("/srv/new/dir") is True
+    assert sandbox.files.get_info("/srv/new").owner == "user"
+
+
 def test_writing_several_files(sandbox, scratch):
     written = sandbox.files.write_files(
         [
@@ -184,8 +214,11 @@ def test_watching_a_directory(sandbox, scratch):
         return (name, kind) in events
 
     sandbox.files.write(f"{scratch}/watched", "1")
-    until(lambda: seen("watched", FilesystemEventType.CREATE), "the new file's event")
     until(lambda: seen("watched", FilesystemEventType.WRITE), "the write's event")
+    # A new file: made, given to the user, written.
+    kinds = [FilesystemEventType.CREATE, FilesystemEventType.CHMOD, FilesystemEventType.WRITE]
+    assert events == [("watched", kind) for kind in kinds]
+    events.clear()
     sandbox.commands.run("chmod 600 watched", cwd=scratch)
     until(lambda: seen("watched", FilesystemEventType.CHMOD), "the mode's event")
     sandbox.files.rename(f"{scratch}/watched", f"{scratch}/moved")

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;
 
+use super::names::native;
+use super::owner::Owner;
 use super::upload::{WriteInfo, create};
 use super::{Actor, FileError};
 use crate::files::error::Kind;
@@ -42,16 +44,23 @@ pub async fn compose(actor: &Actor, request: ComposeRequest) -> Result<WriteInfo
         .iter()
         .map(|path| actor.resolve(path))
         .collect::<Result<Vec<_>, _>>()?;
-    actor.run(move || concatenate(&sources, &destination)).await
+    let owner = actor.owner();
+    actor
+        .run(move || concatenate(&sources, &destination, owner))
+        .await
 }
 
-fn concatenate(sources: &[String], destination: &str) -> Result<WriteInfo, FileError> {
+fn concatenate(
+    sources: &[String],
+    destination: &str,
+    owner: Owner,
+) -> Result<WriteInfo, FileError> {
     // All are opened before anything is written: a missing one spoils nothing.
     let opened = sources
         .iter()
         .map(|path| open_source(path))
         .collect::<Result<Vec<_>, _>>()?;
-    let target = std::fs::metadata(destination).ok();
+    let target = std::fs::metadata(native(destination)).ok();
     let same = target.is_some_and(|target| {
         opened.iter().any(|file| {
             file.metadata()
@@ -63,13 +72,13 @@ fn concatenate(sources: &[String], destination: &str) -> Result<WriteInfo, FileE
             "destination is also a source: {destination}"
         )));
     }
-    let target = create(destination, &BTreeMap::new())?;
+    let target = create(destination, &BTreeMap::new(), owner)?;
     for (path, source) in sources.iter().zip(&opened) {
         copy(source, &target)
             .map_err(|error| FileError::from_io(&format!("error copying '{path}'"), &error))?;
     }
     for path in sources {
-        match std::fs::remove_file(path) {
+        match std::fs::remove_file(native(path)) {
             // Named twice.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             result => result
@@ -90,7 +99,7 @@ fn open_source(path: &str) -> Result<File, FileError> {
     let file = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
-        .open(path)
+        .open(native(path))
         .map_err(failed)?;
     if file.metadata().map_err(failed)?.is_file() {
         Ok(file)
@@ -132,13 +141,15 @@ mod tests {
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         std::fs::write(path("a"), "one ").unwrap();
         std::fs::write(path("b"), "two").unwrap();
-        let missing = concatenate(&[path("a"), path("x")], &path("out"));
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let me = Owner::new(uid.as_raw(), gid.as_raw());
+        let missing = concatenate(&[path("a"), path("x")], &path("out"), me);
         assert_eq!(missing.unwrap_err().kind, Kind::NotFound);
         assert!(!std::fs::exists(path("out")).unwrap());
-        let own = concatenate(&[path("a")], &path("a"));
+        let own = concatenate(&[path("a")], &path("a"), me);
         assert_eq!(own.unwrap_err().kind, Kind::Invalid);
 
-        let info = concatenate(&[path("b"), path("a")], &path("deep/out")).unwrap();
+        let info = concatenate(&[path("b"), path("a")], &path("deep/out"), me).unwrap();
         assert_eq!((info.name.as_str(), info.kind), ("out", "file"));
         assert_eq!(
             std::fs::read_to_string(path("deep/out")).unwrap(),

@@ -23,6 +23,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 
 use super::access::FileQuery;
 use super::content::{self, Encoding, Selection};
+use super::names::native;
 use super::reading::{PieceStream, pieces};
 use super::{Actor, FileError};
 use crate::http::{Body, HttpError, Response, empty, full};
@@ -103,7 +104,7 @@ fn open(path: &str) -> Result<Opened, FileError> {
     let mut file = options
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
-        .open(path)
+        .open(native(path))
         .map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {

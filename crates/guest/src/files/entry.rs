@@ -9,6 +9,7 @@ use buffa::{EnumValue, MessageField};
 use buffa_types::google::protobuf::Timestamp;
 use hearth_guest_proto::filesystem::{EntryInfo, FileType};
 
+use super::names::{native, shown};
 use super::{FileError, metadata};
 use crate::paths;
 use crate::users::Names;
@@ -16,8 +17,9 @@ use crate::users::Names;
 /// Describes the file at an absolute path. For a symbolic link, type and mode
 /// are those of its target, if it has one.
 pub fn describe(path: &str, names: &Names) -> Result<EntryInfo, FileError> {
-    let own = std::fs::symlink_metadata(path).map_err(|error| not_found(path, &error))?;
-    Ok(describe_known(path, &own, names))
+    let native = native(path);
+    let own = std::fs::symlink_metadata(&native).map_err(|error| not_found(path, &error))?;
+    Ok(describe_known(path, &native, &own, names))
 }
 
 /// The error for a path that cannot be looked at.
@@ -32,11 +34,12 @@ pub fn not_found(path: &str, error: &io::Error) -> FileError {
     }
 }
 
-/// Like [`describe`], when the file's own metadata is at hand.
-pub fn describe_known(path: &str, own: &Metadata, names: &Names) -> EntryInfo {
+/// Like [`describe`], when the file's own metadata is at hand. `path` is what clients
+/// are shown for `native`.
+pub fn describe_known(path: &str, native: &Path, own: &Metadata, names: &Names) -> EntryInfo {
     let is_symlink = own.file_type().is_symlink();
     let (target, symlink_target) = if is_symlink {
-        (std::fs::metadata(path).ok(), Some(link_target(path)))
+        (std::fs::metadata(native).ok(), Some(link_target(native)))
     } else {
         (Some(own.clone()), None)
     };
@@ -58,20 +61,17 @@ pub fn describe_known(path: &str, own: &Metadata, names: &Names) -> EntryInfo {
             ..Default::default()
         }),
         symlink_target,
-        metadata: metadata::read(Path::new(path)).into_iter().collect(),
+        metadata: metadata::read(native).into_iter().collect(),
         is_symlink,
         ..Default::default()
     }
 }
 
 /// Where a link leads in the end; where it points when it leads nowhere.
-fn link_target(path: &str) -> String {
-    std::fs::canonicalize(path)
-        .or_else(|_| std::fs::read_link(path))
-        .map_or_else(
-            |_| path.to_owned(),
-            |target| target.to_string_lossy().into_owned(),
-        )
+fn link_target(link: &Path) -> String {
+    let target = std::fs::canonicalize(link).or_else(|_| std::fs::read_link(link));
+    let target = target.as_deref().unwrap_or(link);
+    shown(target.as_os_str()).into_owned()
 }
 
 fn kind(metadata: &Metadata) -> FileType {

@@ -53,7 +53,7 @@ impl FilesystemService {
     }
 }
 
-/// Describes a path as the actor sees it, on its thread.
+/// Describes a path with the names of its owners.
 fn describe(actor: &Actor, path: &str) -> Result<EntryInfo, FileError> {
     entry::describe(path, &actor.users().names())
 }
@@ -87,7 +87,7 @@ impl proto::Filesystem for FilesystemService {
         let path = actor.resolve(request.path)?;
         let of = actor.clone();
         let made = actor.run(move || {
-            tree::make_directory(&path)?;
+            tree::make_directory(&path, of.owner())?;
             describe(&of, &path)
         });
         let entry = MessageField::some(made.await?);
@@ -107,7 +107,7 @@ impl proto::Filesystem for FilesystemService {
         let destination = actor.resolve(request.destination)?;
         let of = actor.clone();
         let moved = actor.run(move || {
-            tree::move_path(&source, &destination)?;
+            tree::move_path(&source, &destination, of.owner())?;
             describe(&of, &destination)
         });
         let entry = MessageField::some(moved.await?);

@@ -1,7 +1,9 @@
-//! Operations on names and directories. All blocking, all with absolute paths,
-//! all as whoever the thread acts as.
+//! Operations on names and directories. All blocking, all with absolute paths as
+//! clients write them.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use hearth_guest_proto::filesystem::EntryInfo;
@@ -9,6 +11,8 @@ use hearth_guest_proto::filesystem::EntryInfo;
 use super::FileError;
 use super::entry::{describe_known, not_found};
 use super::error::Kind;
+use super::names::{native, shown};
+use super::owner::Owner;
 use crate::users::Names;
 
 /// Entries of one listing. A directory tree with more is not listed in one
@@ -16,8 +20,9 @@ use crate::users::Names;
 pub const MAX_ENTRIES: usize = 200_000;
 
 /// Makes a directory and what is missing above it.
-pub fn make_directory(path: &str) -> Result<(), FileError> {
-    match std::fs::metadata(path) {
+pub fn make_directory(path: &str, owner: Owner) -> Result<(), FileError> {
+    let directory = native(path);
+    match std::fs::metadata(&directory) {
         Ok(metadata) if metadata.is_dir() => {
             return Err(FileError::new(
                 Kind::Exists,
@@ -31,38 +36,56 @@ pub fn make_directory(path: &str) -> Result<(), FileError> {
         }
         Err(_) => {}
     }
-    make_parents(path, path)
+    make_missing(&directory, path, owner)
 }
 
 /// Makes all missing directories above a file.
-pub fn make_parent_of(path: &str) -> Result<(), FileError> {
-    match path.rsplit_once('/') {
-        Some((parent, _)) if !parent.is_empty() => make_parents(parent, path),
-        _ => Ok(()),
+pub fn make_parent_of(path: &str, owner: Owner) -> Result<(), FileError> {
+    match native(path).parent() {
+        Some(parent) => make_missing(parent, path, owner),
+        None => Ok(()),
     }
 }
 
-fn make_parents(directory: &str, for_path: &str) -> Result<(), FileError> {
-    std::fs::create_dir_all(directory).map_err(|error| {
+/// Makes a directory and those above it, as far as they are missing; those belong to
+/// the owner.
+fn make_missing(directory: &Path, for_path: &str, owner: Owner) -> Result<(), FileError> {
+    let failed = |error: &io::Error| match error.raw_os_error() {
         // What is in the way is a file, whichever way the kernel says it.
-        if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENOTDIR)) {
-            return FileError::invalid(format!(
-                "a part of the path '{for_path}' is not a directory"
-            ));
-        }
-        FileError::from_io(
+        Some(libc::EEXIST | libc::ENOTDIR) => FileError::invalid(format!(
+            "a part of the path '{for_path}' is not a directory"
+        )),
+        _ => FileError::from_io(
             &format!("error creating directories for '{for_path}'"),
-            &error,
-        )
-    })
+            error,
+        ),
+    };
+    let mut missing = Vec::new();
+    for ancestor in directory.ancestors() {
+        match std::fs::metadata(ancestor) {
+            Ok(metadata) if metadata.is_dir() => break,
+            Ok(_) => return Err(failed(&io::Error::from_raw_os_error(libc::ENOTDIR))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(ancestor),
+            Err(error) => return Err(failed(&error)),
+        }
+    }
+    for directory in missing.into_iter().rev() {
+        match owner.make_directory(directory) {
+            // Somebody else was faster, and it is theirs.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+            result => result.map_err(|error| failed(&error))?,
+        }
+    }
+    Ok(())
 }
 
 /// Renames, replacing what is there; makes missing directories above the
 /// destination.
-pub fn move_path(source: &str, destination: &str) -> Result<(), FileError> {
-    std::fs::symlink_metadata(source).map_err(|error| not_found(source, &error))?;
-    make_parent_of(destination)?;
-    match std::fs::rename(source, destination) {
+pub fn move_path(source: &str, destination: &str, owner: Owner) -> Result<(), FileError> {
+    let from = native(source);
+    std::fs::symlink_metadata(&from).map_err(|error| not_found(source, &error))?;
+    make_parent_of(destination, owner)?;
+    match std::fs::rename(from, native(destination)) {
         Err(error) if error.raw_os_error() == Some(libc::EXDEV) => move_across(source, destination),
         result => result.map_err(|error| {
             FileError::from_io(
@@ -81,15 +104,29 @@ fn move_across(source: &str, destination: &str) -> Result<(), FileError> {
             &error,
         )
     };
-    let metadata = std::fs::symlink_metadata(source).map_err(failed)?;
+    let (from, to) = (native(source), native(destination));
+    let metadata = std::fs::symlink_metadata(&from).map_err(failed)?;
     if !metadata.is_file() {
         return Err(FileError::new(
             Kind::Precondition,
             format!("cannot move '{source}' to another file system: not a regular file"),
         ));
     }
-    std::fs::copy(source, destination).map_err(failed)?;
-    std::fs::remove_file(source).map_err(failed)
+    match std::fs::remove_file(&to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let mut source = File::open(&from).map_err(failed)?;
+    // A new file: were a link there by now, it would not be followed.
+    let mut target = File::create_new(&to).map_err(failed)?;
+    io::copy(&mut source, &mut target).map_err(failed)?;
+    // Moving changes neither whose it is nor what may be done with it.
+    let (uid, gid) = (Some(metadata.uid()), Some(metadata.gid()));
+    std::os::unix::fs::fchown(&target, uid, gid).map_err(failed)?;
+    target
+        .set_permissions(metadata.permissions())
+        .map_err(failed)?;
+    std::fs::remove_file(&from).map_err(failed)
 }
 
 /// Removes a file, or a directory with all that is in it. What is not there
@@ -98,9 +135,10 @@ pub fn remove(path: &str) -> Result<(), FileError> {
     if path == "/" {
         return Err(FileError::invalid("the root directory cannot be removed"));
     }
-    let removed = match std::fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
+    let native = native(path);
+    let removed = match std::fs::symlink_metadata(&native) {
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(native),
+        Ok(_) => std::fs::remove_file(native),
         Err(error) => Err(error),
     };
     match removed {
@@ -116,26 +154,28 @@ pub fn remove(path: &str) -> Result<(), FileError> {
 /// directory's sorted by name and followed by what is in it. Links are shown,
 /// not followed, except the directory itself.
 pub fn list(path: &str, depth: u32, names: &Names) -> Result<Vec<EntryInfo>, FileError> {
-    let metadata = std::fs::metadata(path).map_err(|error| not_found(path, &error))?;
+    let native = native(path);
+    let metadata = std::fs::metadata(&native).map_err(|error| not_found(path, &error))?;
     if !metadata.is_dir() {
         return Err(FileError::invalid(format!(
             "path is not a directory: {path}"
         )));
     }
     let mut entries = Vec::new();
-    list_into(path, depth.max(1), names, &mut entries)?;
+    list_into(path, &native, depth.max(1), names, &mut entries)?;
     Ok(entries)
 }
 
 fn list_into(
     path: &str,
+    native: &Path,
     depth: u32,
     names: &Names,
     entries: &mut Vec<EntryInfo>,
 ) -> Result<(), FileError> {
     let failed = |error: &io::Error| FileError::from_io(&format!("error reading '{path}'"), error);
     let mut children = Vec::new();
-    for child in std::fs::read_dir(path).map_err(|error| failed(&error))? {
+    for child in std::fs::read_dir(native).map_err(|error| failed(&error))? {
         let child = child.map_err(|error| failed(&error))?;
         children.push(child.file_name());
         if entries.len() + children.len() > MAX_ENTRIES {
@@ -147,20 +187,16 @@ fn list_into(
     }
     children.sort_unstable();
     for name in children {
-        // A name that is not UTF-8 cannot be told to a client, nor used by one.
-        let Some(name) = name.to_str() else { continue };
-        let child = if path == "/" {
-            format!("/{name}")
-        } else {
-            format!("{path}/{name}")
-        };
+        let separator = if path == "/" { "" } else { "/" };
+        let child = format!("{path}{separator}{}", shown(&name));
+        let native = native.join(&name);
         // Gone since the directory was read.
-        let Ok(metadata) = std::fs::symlink_metadata(Path::new(&child)) else {
+        let Ok(metadata) = std::fs::symlink_metadata(&native) else {
             continue;
         };
-        entries.push(describe_known(&child, &metadata, names));
+        entries.push(describe_known(&child, &native, &metadata, names));
         if depth > 1 && metadata.is_dir() {
-            match list_into(&child, depth - 1, names, entries) {
+            match list_into(&child, &native, depth - 1, names, entries) {
                 // What may not be read is shown without what is in it.
                 Err(error) if matches!(error.kind, Kind::Denied | Kind::NotFound) => {}
                 result => result?,
@@ -178,6 +214,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_str().unwrap().to_owned();
         (directory, path)
+    }
+
+    fn me() -> Owner {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        Owner::new(uid.as_raw(), gid.as_raw())
     }
 
     fn kind<T>(result: Result<T, FileError>) -> Option<Kind> {
@@ -217,15 +258,15 @@ mod tests {
     fn directories_are_made_once() {
         let (_guard, root) = scratch();
         let path = format!("{root}/a/b");
-        make_directory(&path).unwrap();
-        assert_eq!(kind(make_directory(&path)), Some(Kind::Exists));
+        make_directory(&path, me()).unwrap();
+        assert_eq!(kind(make_directory(&path, me())), Some(Kind::Exists));
         std::fs::write(format!("{root}/f"), "").unwrap();
         assert_eq!(
-            kind(make_directory(&format!("{root}/f"))),
+            kind(make_directory(&format!("{root}/f"), me())),
             Some(Kind::Invalid)
         );
         assert_eq!(
-            kind(make_directory(&format!("{root}/f/x"))),
+            kind(make_directory(&format!("{root}/f/x"), me())),
             Some(Kind::Invalid)
         );
     }
@@ -236,10 +277,10 @@ mod tests {
         std::fs::write(format!("{root}/a"), "1").unwrap();
         std::fs::create_dir(format!("{root}/x")).unwrap();
         std::fs::write(format!("{root}/x/b"), "2").unwrap();
-        move_path(&format!("{root}/a"), &format!("{root}/x/b")).unwrap();
+        move_path(&format!("{root}/a"), &format!("{root}/x/b"), me()).unwrap();
         assert_eq!(std::fs::read_to_string(format!("{root}/x/b")).unwrap(), "1");
-        move_path(&format!("{root}/x/b"), &format!("{root}/y/z/b")).unwrap();
-        let gone = move_path(&format!("{root}/a"), &format!("{root}/b"));
+        move_path(&format!("{root}/x/b"), &format!("{root}/y/z/b"), me()).unwrap();
+        let gone = move_path(&format!("{root}/a"), &format!("{root}/b"), me());
         assert_eq!(kind(gone), Some(Kind::NotFound));
         assert!(!Path::new(&format!("{root}/x/b")).exists());
     }

@@ -1,8 +1,7 @@
 //! `POST /files`: bytes become files.
 //!
 //! The body is taken in batches. Each batch goes to a blocking thread together
-//! with the whole state of the upload, is written there as the user, and comes
-//! back before the next is taken: memory is constant, and a slow client holds
+//! with the whole state of the upload, is written there, and comes back before the next is taken: memory is constant, and a slow client holds
 //! no thread.
 //!
 //! ```text
@@ -24,6 +23,8 @@ use http_body_util::BodyExt as _;
 use super::access::FileQuery;
 use super::error::Kind;
 use super::multipart::{Event, Parser};
+use super::names::native;
+use super::owner::Owner;
 use super::{Actor, FileError, metadata, tree};
 use crate::http::HttpError;
 use crate::paths;
@@ -350,7 +351,7 @@ impl Files {
         match self.current.take() {
             Some(Target::Open(path, file)) => Ok((path, file)),
             Some(Target::Pending(path)) => {
-                let file = create(&path, &self.metadata)?;
+                let file = create(&path, &self.metadata, self.actor.owner())?;
                 Ok((path, file))
             }
             None => Err(FileError::internal("data without a file")),
@@ -358,21 +359,40 @@ impl Files {
     }
 }
 
-/// Opens a file for writing from its start, with all directories above it.
-pub fn create(path: &str, metadata: &BTreeMap<String, String>) -> Result<File, FileError> {
-    if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+/// Opens a file for writing from its start, with all directories above it. Whatever of
+/// them is made belongs to the owner, and so does the file from now on, new or not.
+///
+/// A watcher is told in this order: created, given (`chmod`), written.
+pub fn create(
+    path: &str,
+    metadata: &BTreeMap<String, String>,
+    owner: Owner,
+) -> Result<File, FileError> {
+    let failed =
+        |error: &io::Error| FileError::from_io(&format!("error opening file '{path}'"), error);
+    tree::make_parent_of(path, owner)?;
+    let native = native(path);
+    if std::fs::metadata(&native).is_ok_and(|metadata| metadata.is_dir()) {
         return Err(FileError::invalid(format!("path is a directory: {path}")));
     }
-    tree::make_parent_of(path)?;
-    // Without blocking: opening a pipe that nobody reads must not hold the
-    // thread.
+    // Without blocking: opening a pipe that nobody reads must not hold the thread. What
+    // is there is cut only once it is given away, through the same descriptor, so that
+    // no other file can take its place in between.
     let file = File::options()
         .write(true)
         .create(true)
-        .truncate(true)
+        .truncate(false)
         .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|error| FileError::from_io(&format!("error opening file '{path}'"), &error))?;
+        .open(native)
+        .map_err(|error| failed(&error))?;
+    let found = file.metadata().map_err(|error| failed(&error))?;
+    // Devices and pipes stay whose they are.
+    if found.is_file() {
+        owner.take(&file).map_err(|error| failed(&error))?;
+        if found.len() > 0 {
+            file.set_len(0).map_err(|error| failed(&error))?;
+        }
+    }
     match metadata::replace(&file, metadata) {
         // Devices and the like keep none.
         Err(error) if metadata.is_empty() && error.kind == Kind::Denied => {}

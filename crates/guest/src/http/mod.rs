@@ -2,6 +2,7 @@
 //! RPC services and a few plain routes live.
 
 pub mod caller;
+pub mod cors;
 pub mod error;
 pub mod init;
 pub mod internal;

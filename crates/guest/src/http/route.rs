@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tower::Service as _;
 
 use super::internal;
-use super::{HttpError, Response, caller, init, leftover, timeout, tunnel, upgrade};
+use super::{HttpError, Response, caller, cors, init, leftover, timeout, tunnel, upgrade};
 use crate::Agent;
 use crate::files::access::{self, FileQuery, Operation};
 use crate::files::compose::{self, ComposeRequest};
@@ -54,9 +54,14 @@ impl Routes {
         B::Error: std::error::Error + Send + Sync + 'static,
     {
         let (request, leftover) = leftover::lend(request);
-        let answer = self.dispatch(request).await;
+        let answer = match request.method() {
+            &Method::OPTIONS => Ok(cors::options(request.headers())),
+            _ => self.dispatch(request).await,
+        };
         leftover.read().await;
-        answer.unwrap_or_else(HttpError::into_response)
+        let mut answer = answer.unwrap_or_else(HttpError::into_response);
+        cors::open_to_any_origin(&mut answer);
+        answer
     }
 
     /// Answers a request of a connection, which may also become a tunnel.

@@ -26,6 +26,9 @@ pub struct ProcessState {
     pid: u32,
     config: ProcessConfig,
     tag: Option<String>,
+    /// An older agent logged every process.
+    #[serde(default = "yes")]
+    logged: bool,
     /// Once it was waited for.
     exit: Option<Exit>,
     ended: bool,
@@ -38,6 +41,10 @@ pub struct ProcessState {
     input: InputState,
     streams: Vec<StreamState>,
     output: OutputState,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -88,6 +95,7 @@ impl Process {
             pid: self.pid,
             config: self.config.clone(),
             tag: self.tag.clone(),
+            logged: self.logged,
             exit: *self.exit.borrow(),
             ended: state == State::Ended,
             told_to_end: state == State::Running { told_to_end: true },
@@ -146,6 +154,7 @@ impl Launcher {
             pid: state.pid,
             config: state.config,
             tag: state.tag,
+            logged: state.logged,
             output,
             input,
             state: Mutex::new(phase),

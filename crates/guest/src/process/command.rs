@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, NulError};
+use std::os::unix::ffi::OsStrExt as _;
 
 use hearth_guest_proto::process::ProcessConfig;
 
+use crate::files::names::native;
 use crate::paths::{self, PathError};
 use crate::settings::Settings;
 use crate::users::User;
@@ -65,7 +67,8 @@ impl Command {
             .map(|(name, value)| CString::new(format!("{name}={value}")))
             .collect::<Result<_, NulError>>()
             .map_err(|_| CommandError::Null("envs"))?;
-        let cwd = CString::new(cwd).map_err(|_| CommandError::Null("cwd"))?;
+        let cwd = CString::new(native(&cwd).as_os_str().as_bytes())
+            .map_err(|_| CommandError::Null("cwd"))?;
         Ok(Self {
             candidates,
             argv,
@@ -109,7 +112,7 @@ fn environment(
 
 fn directory(cwd: &str, user: &User, settings: &Settings) -> Result<String, CommandError> {
     let path = paths::resolve(cwd, user, settings.default_workdir.as_deref())?;
-    match std::fs::metadata(&path) {
+    match std::fs::metadata(native(&path)) {
         Ok(metadata) if metadata.is_dir() => Ok(path),
         Ok(_) => Err(CommandError::NotDirectory(path)),
         Err(_) => Err(CommandError::NoDirectory(path)),

@@ -9,7 +9,8 @@
 //! streams open; then their output still counts, as with `ssh`. Once the
 //! process was killed or timed out, only what is in the pipes already is waited
 //! for; the streams are then read on and thrown away, so that what survives
-//! does not die of a broken pipe.
+//! does not die of a broken pipe. When the shell of a terminal exits, what is left of its
+//! session is hung up; what ignores that is not waited for.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -28,20 +29,23 @@ use tokio_util::task::TaskTracker;
 
 use super::command::{Command, CommandError};
 use super::input::Input;
-use super::output::{Output, Reader, Source};
+use super::output::{Begin, Output, Reader, Source};
 use super::reaper::Reaper;
 use super::table::Table;
-use super::{Exit, OutputStream, Process, Signal, State};
+use super::{Exit, OutputStream, Process, Signal, State, logged};
 use crate::cgroups::{Cgroups, Class};
 use crate::settings::Settings;
 use crate::sys::spawn::{Identity, Program, SpawnError, Stdio};
 use crate::sys::{pipes, readiness, terminal};
+use crate::telemetry::Log;
 use crate::telemetry::lines::{Budget, Lines};
-use crate::telemetry::{Level, Log, Origin};
 use crate::users::{User, UserDatabase};
 
 /// How long the end of a process can be asked for after it ended.
 pub const END_RETENTION: Duration = Duration::from_secs(30);
+/// How long the terminal of an exited shell may be held open by what ignores the hang-up.
+/// Nothing more can come over it.
+const HANG_UP_LIMIT: Duration = Duration::from_secs(2);
 /// Output is read in pieces of at most this size.
 const PIPE_CHUNK: usize = 32 * 1024;
 const TERMINAL_CHUNK: usize = 16 * 1024;
@@ -150,6 +154,7 @@ impl Launcher {
         let process = Arc::new(Process {
             pid,
             exit,
+            logged: logged::is_wanted(&config, settings),
             deadline,
             streams: std::sync::Mutex::new(streams.outputs),
             forgotten: std::sync::Mutex::default(),
@@ -160,8 +165,8 @@ impl Launcher {
             state: std::sync::Mutex::new(State::Running { told_to_end: false }),
             hurry: CancellationToken::new(),
         });
-        log_start(&self.log, &process, user);
-        let reader = Reader::attach(Arc::clone(&process));
+        logged::start(&self.log, &process, user);
+        let reader = Reader::attach(Arc::clone(&process), Begin::Kept);
         self.attend(process);
         Ok(reader)
     }
@@ -174,7 +179,7 @@ impl Launcher {
             .into_iter()
             .map(|stream| {
                 let (sender, receiver) = oneshot::channel();
-                let lines = self.lines(process.pid, stream.source);
+                let lines = self.lines(&process, stream.source);
                 let stop = self.stop.clone();
                 let process = Arc::clone(&process);
                 self.tasks
@@ -189,7 +194,7 @@ impl Launcher {
             tokio::select! {
                 exit = see_through(&process, drained) => {
                     if let Some(exit) = exit {
-                        log_end(&log, &process, exit);
+                        logged::end(&log, &process, exit);
                     }
                 }
                 () = stop.cancelled() => return,
@@ -204,14 +209,17 @@ impl Launcher {
     }
 
     /// Terminals are not logged: what goes over them are pictures, not lines.
-    fn lines(&self, pid: u32, source: Source) -> Option<Lines> {
+    fn lines(&self, process: &Process, source: Source) -> Option<Lines> {
+        if !process.logged {
+            return None;
+        }
         let stream = match source {
             Source::Stdout => "stdout",
             Source::Stderr => "stderr",
             Source::Terminal => return None,
         };
         let (log, budget) = (Arc::clone(&self.log), Arc::clone(&self.budget));
-        Some(Lines::new(log, budget, pid, stream))
+        Some(Lines::new(log, budget, process.pid, stream))
     }
 
     fn terminal_streams(
@@ -309,10 +317,20 @@ async fn see_through(process: &Process, drained: Vec<oneshot::Receiver<()>>) -> 
             .ok()
             .and_then(|exit| *exit);
         process.set_exited();
-        for stream in drained {
-            // An error means that the reading task is gone: nothing will come.
-            let _ = stream.await;
+        // An error means that a reading task is gone: nothing will come.
+        let drained = futures::future::join_all(drained);
+        tokio::pin!(drained);
+        if process.is_terminal() {
+            process.hang_up();
+            if tokio::time::timeout(HANG_UP_LIMIT, &mut drained)
+                .await
+                .is_ok()
+            {
+                return exit;
+            }
+            process.hurry.cancel();
         }
+        drained.await;
         exit
     };
     tokio::pin!(wait);
@@ -336,38 +354,6 @@ async fn see_through(process: &Process, drained: Vec<oneshot::Receiver<()>>) -> 
     process.set_ended();
     process.output.end(exit.event());
     Some(exit)
-}
-
-/// Arguments may be long, and may be many.
-const MAX_LOGGED_COMMAND: usize = 1024;
-
-fn log_start(log: &Log, process: &Process, user: &User) {
-    let config = &process.config;
-    let mut command = config.cmd.clone();
-    for argument in &config.args {
-        if command.len() > MAX_LOGGED_COMMAND {
-            break;
-        }
-        command.push(' ');
-        command.push_str(argument);
-    }
-    if command.len() > MAX_LOGGED_COMMAND {
-        command.truncate(command.floor_char_boundary(MAX_LOGGED_COMMAND));
-        command.push('…');
-    }
-    let fields = [
-        ("pid", process.pid.to_string()),
-        ("user", user.name.clone()),
-        ("command", command),
-    ];
-    let tag = process.tag.clone().map(|tag| ("tag", tag));
-    let fields = fields.into_iter().chain(tag);
-    log.write(Level::Info, Origin::Process, "process started", fields);
-}
-
-fn log_end(log: &Log, process: &Process, exit: Exit) {
-    let fields = [("pid", process.pid.to_string()), ("status", exit.status())];
-    log.write(Level::Info, Origin::Process, "process ended", fields);
 }
 
 /// Reads one stream to its end. `drained` is told when no more output counts.

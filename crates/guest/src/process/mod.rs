@@ -9,24 +9,30 @@
 //! ```
 //!
 //! A process that has not ended is found by pid or tag for every operation, an
-//! ended one only for `Connect`, which then repeats its last output and its end
-//! event.
+//! ended one only for `Connect`, which then repeats its end event, and its last output
+//! when that is asked for.
+//!
+//! **What ends with what.** Signals, deadlines and leaving a terminal mean a whole
+//! [`session`]: the command or shell, and all that it started and that did not make a
+//! session of its own. A client that goes away ends nothing.
 
 pub mod adopt;
 pub mod command;
 pub mod exit;
 pub mod input;
 pub mod launch;
+pub mod logged;
 pub mod output;
 pub mod reaper;
+pub mod redact;
 pub mod service;
+pub mod session;
 pub mod table;
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hearth_guest_proto::process::ProcessConfig;
-use rustix::io::Errno;
 use rustix::process::Pid;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -45,6 +51,8 @@ pub struct Process {
     pub tag: Option<String>,
     pub output: Output,
     pub input: Input,
+    /// Whether the log may show its command line and output.
+    logged: bool,
     state: Mutex<State>,
     /// Set when output is no longer waited for beyond what is there already.
     pub(crate) hurry: tokio_util::sync::CancellationToken,
@@ -116,13 +124,13 @@ impl Process {
         *self.state() = State::Ended;
     }
 
-    /// Signals the whole process group. `false` when the process has ended.
+    /// Signals the whole session. `false` when the process has ended.
     ///
     /// The lock is held over the call, so that the signal cannot reach a new
     /// process that was given the same pid.
     pub fn signal(&self, signal: Signal) -> std::io::Result<bool> {
         let mut state = self.state();
-        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
+        let Some(pid) = self.leader() else {
             return Ok(false);
         };
         match *state {
@@ -130,9 +138,7 @@ impl Process {
             State::Running { .. } => *state = State::Running { told_to_end: true },
             State::Exited => {
                 self.hurry.cancel();
-                // A group keeps its id from being used again as a pid. If there
-                // is a process of that pid, the group is not ours any more.
-                if rustix::process::test_kill_process(pid) != Err(Errno::SRCH) {
+                if !session::is_left_by(pid) {
                     return Ok(true);
                 }
             }
@@ -141,9 +147,26 @@ impl Process {
             Signal::Terminate => rustix::process::Signal::TERM,
             Signal::Kill => rustix::process::Signal::KILL,
         };
-        match rustix::process::kill_process_group(pid, number) {
-            Ok(()) | Err(Errno::SRCH) => Ok(true),
-            Err(error) => Err(error.into()),
+        session::signal(pid, number).map(|()| true)
+    }
+
+    fn leader(&self) -> Option<Pid> {
+        i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+    }
+
+    fn is_terminal(&self) -> bool {
+        matches!(self.input, Input::Terminal(..))
+    }
+
+    /// Tells what an exited shell left on its terminal that the terminal is gone, as the
+    /// kernel tells the foreground alone.
+    fn hang_up(&self) {
+        // The lock, as for any signal.
+        let _state = self.state();
+        if let Some(pid) = self.leader().filter(|pid| session::is_left_by(*pid))
+            && let Err(error) = session::signal(pid, rustix::process::Signal::HUP)
+        {
+            tracing::warn!(pid = self.pid, %error, "cannot hang up a terminal");
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One log of chunks with byte positions; each reader has a position of its own.
 //!
-//! * **A late reader** first gets the last [`REPLAY_BYTES`] again.
+//! * **A late reader** gets what is written from then on; asked to, first the last
+//!   [`REPLAY_BYTES`] again.
 //! * **No reader**: the process runs freely, older output is dropped.
 //! * **The fastest reader sets the pace.** While even it has [`WINDOW_BYTES`]
 //!   unread, the process is not read from, so it blocks as on any full pipe and
@@ -29,7 +30,7 @@ use tokio::sync::Notify;
 
 use super::Process;
 
-/// Output that a late reader gets again.
+/// Output that a late reader can get again.
 pub const REPLAY_BYTES: u64 = 64 * 1024;
 /// Unread output at which the process has to wait.
 pub const WINDOW_BYTES: u64 = 256 * 1024;
@@ -198,6 +199,13 @@ impl Log {
         self.readers.values().copied().flatten().max()
     }
 
+    /// Where the last [`REPLAY_BYTES`] begin, in whole chunks.
+    fn oldest_kept(&self) -> u64 {
+        let floor = self.total.saturating_sub(REPLAY_BYTES);
+        let mut starts = self.chunks.iter().map(|chunk| chunk.start);
+        starts.find(|start| *start >= floor).unwrap_or(self.total)
+    }
+
     fn push(&mut self, source: Source, data: Bytes) {
         let length = data.len() as u64;
         self.chunks.push_back(Chunk {
@@ -271,20 +279,26 @@ pub struct Reader {
     id: u64,
 }
 
+/// Where a reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// At the oldest output that is kept for replay.
+    Kept,
+    /// With what is written from now on.
+    Now,
+}
+
 impl Reader {
-    /// Attaches at the oldest output that is still kept for replay.
-    pub fn attach(process: Arc<Process>) -> Self {
+    /// Attaches to a process.
+    pub fn attach(process: Arc<Process>, begin: Begin) -> Self {
         let id = {
             let mut log = process.output.log();
             let id = log.next_reader;
             log.next_reader += 1;
-            let floor = log.total.saturating_sub(REPLAY_BYTES);
-            let start = log
-                .chunks
-                .iter()
-                .map(|chunk| chunk.start)
-                .find(|start| *start >= floor);
-            let position = start.unwrap_or(log.total);
+            let position = match begin {
+                Begin::Kept => log.oldest_kept(),
+                Begin::Now => log.total,
+            };
             log.readers.insert(id, Some(position));
             id
         };

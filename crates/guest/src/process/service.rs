@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::command::CommandError;
 use super::input::InputError;
 use super::launch::{LaunchError, terminal_size};
-use super::output::{Item, Reader, Source};
+use super::output::{Begin, Item, Reader, Source};
 use super::table::SelectError;
 use super::{Process, Signal};
 use crate::Agent;
@@ -33,6 +33,8 @@ use crate::handover::interrupted;
 use crate::http::caller;
 use crate::http::timeout::CallTimeout;
 
+/// The header by which `Connect` is asked for output from before it, too.
+const REPLAY: &str = "hearth-output-replay";
 /// Seconds between keepalives when the client does not say.
 const DEFAULT_KEEPALIVE: Duration = Duration::from_secs(90);
 /// Asked-for intervals beyond this mean no keepalives in practice.
@@ -99,12 +101,13 @@ impl proto::Process for ProcessService {
         let selector = request.process.as_option().ok_or(SelectError::Missing)?;
         let process = self.0.launcher.table.find(selector)?;
         let begun = self.0.handover.begun().clone();
-        let events = events(
-            Reader::attach(process),
-            keepalive_interval(&ctx),
-            None,
-            begun,
-        );
+        let begin = if wants_replay(&ctx) {
+            Begin::Kept
+        } else {
+            Begin::Now
+        };
+        let reader = Reader::attach(process, begin);
+        let events = events(reader, keepalive_interval(&ctx), None, begun);
         Response::ok(Box::pin(events.map(|event| {
             event.map(|event| ConnectResponse {
                 event: buffa::MessageField::some(event),
@@ -228,6 +231,12 @@ impl proto::Process for ProcessService {
     }
 }
 
+/// Whether `Connect` is to repeat the last output of the process first.
+fn wants_replay(ctx: &RequestContext) -> bool {
+    ctx.header(REPLAY)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+}
+
 /// How often the client wants a sign of life on a quiet stream. Zero and
 /// nonsense mean the default.
 pub fn keepalive_interval(ctx: &RequestContext) -> Duration {
@@ -321,7 +330,8 @@ fn timed_out() -> ConnectError {
 
 fn lagged() -> ConnectError {
     ConnectError::resource_exhausted(
-        "output was not read in time; connect again to get the latest of it",
+        "output was not read in time; connect again, with the header Hearth-Output-Replay: true \
+         to get the latest of it",
     )
 }
 

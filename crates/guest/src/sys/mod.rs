@@ -2,7 +2,6 @@
 //! code of the agent is in this module's files.
 
 pub mod clock;
-pub mod credentials;
 pub mod disk;
 pub mod entropy;
 pub mod exec;

@@ -38,9 +38,8 @@ pub struct Change {
     pub kind: EventType,
 }
 
-/// Waits for the kernel to have something and takes it, as the actor, because
-/// new directories are watched with its rights. Empty when all of it is nothing
-/// that clients are told.
+/// Waits for the kernel to have something and takes it. Empty when all of it is
+/// nothing that clients are told.
 pub async fn next_changes(
     actor: &Actor,
     mut tree: tree::Tree,

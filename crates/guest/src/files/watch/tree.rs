@@ -7,8 +7,10 @@
 //! moved keeps its watch and gets its new path.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 
 use hearth_guest_proto::filesystem::EventType;
@@ -21,6 +23,7 @@ use tokio::io::unix::AsyncFd;
 use super::{Change, FileError, Options, join};
 use crate::files::entry::not_found;
 use crate::files::error::Kind;
+use crate::files::names::{native, shown};
 use crate::handover::state::Inherited;
 use crate::sys::{inherit, readiness};
 
@@ -86,9 +89,9 @@ struct Raw {
 
 impl Tree {
     /// Watches `root`, which must be a directory. Blocking; must run inside the
-    /// runtime, as the user.
+    /// runtime.
     pub fn open(root: &str, options: Options) -> Result<Self, FileError> {
-        let metadata = std::fs::metadata(root).map_err(|error| not_found(root, &error))?;
+        let metadata = std::fs::metadata(native(root)).map_err(|error| not_found(root, &error))?;
         if !metadata.is_dir() {
             return Err(FileError::invalid(format!(
                 "path is not a directory: {root}"
@@ -196,7 +199,7 @@ impl Tree {
                         cookie: event.cookie(),
                         name: event
                             .file_name()
-                            .map(|name| name.to_string_lossy().into_owned()),
+                            .map(|name| shown(OsStr::from_bytes(name.to_bytes())).into_owned()),
                     });
                     if reader.is_buffer_empty() {
                         return Ok(batch);
@@ -299,7 +302,7 @@ impl Tree {
             | WatchFlags::MOVE_SELF
             | WatchFlags::ATTRIB
             | WatchFlags::ONLYDIR;
-        let watch = inotify::add_watch(self.fd.get_ref(), absolute.as_str(), flags)
+        let watch = inotify::add_watch(self.fd.get_ref(), &*native(&absolute), flags)
             .map_err(|error| watch_error(&absolute, error))?;
         self.directories.insert(
             watch,
@@ -316,14 +319,12 @@ impl Tree {
     fn watch_below(&mut self, path: &str, changes: &mut Vec<Change>) -> Result<(), FileError> {
         let mut pending = vec![path.to_owned()];
         while let Some(parent) = pending.pop() {
-            let Ok(children) = std::fs::read_dir(join(&self.root, &parent)) else {
+            let Ok(children) = std::fs::read_dir(native(&join(&self.root, &parent))) else {
                 continue;
             };
             let mut names = HashSet::new();
             for child in children.flatten() {
-                let Ok(name) = child.file_name().into_string() else {
-                    continue;
-                };
+                let name = shown(&child.file_name()).into_owned();
                 let below = join(&parent, &name);
                 changes.push(change(&below, EventType::EVENT_TYPE_CREATE));
                 let is_directory = child.file_type().is_ok_and(|kind| kind.is_dir());
@@ -420,7 +421,7 @@ fn kind_of_self(flags: ReadFlags) -> Option<EventType> {
 
 fn is_network_mount(path: &str) -> bool {
     // The type is a small number in a wide field.
-    rustix::fs::statfs(path)
+    rustix::fs::statfs(&*native(path))
         .is_ok_and(|statfs| NETWORK_FILE_SYSTEMS.contains(&(statfs.f_type as u32)))
 }
 

@@ -18,6 +18,7 @@ fn process(stall_limit: Duration) -> Arc<Process> {
         tag: None,
         output: Output::new(stall_limit),
         input: Input::pipe(None).unwrap(),
+        logged: true,
         state: Mutex::new(State::Ended),
         hurry: CancellationToken::new(),
         exit,
@@ -69,7 +70,7 @@ fn without_readers_the_last_output_is_kept_for_a_late_one() {
             process.output.append(Source::Stderr, data.into()).await;
         }
         process.output.end(Exit::Code(0).event());
-        let mut reader = Reader::attach(Arc::clone(&process));
+        let mut reader = Reader::attach(Arc::clone(&process), Begin::Kept);
         let replay = read_all(&mut reader).await.unwrap();
         assert_eq!(replay.len() as u64, REPLAY_BYTES);
         assert!(replay.ends_with(b"0199") && replay.starts_with(b"0136"));
@@ -78,10 +79,26 @@ fn without_readers_the_last_output_is_kept_for_a_late_one() {
 }
 
 #[test]
+fn a_late_reader_gets_new_output_unless_it_asks_for_more() {
+    block_on(async {
+        let process = process(LIMIT);
+        process.output.append(Source::Stdout, "early ".into()).await;
+        let mut new = Reader::attach(Arc::clone(&process), Begin::Now);
+        let mut all = Reader::attach(Arc::clone(&process), Begin::Kept);
+        process.output.append(Source::Stdout, "late".into()).await;
+        process.output.end(Exit::Code(0).event());
+        assert_eq!(read_all(&mut new).await.as_deref(), Ok(&b"late"[..]));
+        assert_eq!(read_all(&mut all).await.as_deref(), Ok(&b"early late"[..]));
+        let mut ended = Reader::attach(Arc::clone(&process), Begin::Now);
+        assert_eq!(read_all(&mut ended).await.as_deref(), Ok(&b""[..]));
+    });
+}
+
+#[test]
 fn a_single_slow_reader_loses_nothing() {
     block_on(async {
         let process = process(LIMIT);
-        let mut reader = Reader::attach(Arc::clone(&process));
+        let mut reader = Reader::attach(Arc::clone(&process), Begin::Kept);
         let total = 4 * LAG_BYTES as usize;
         let writer = async {
             for _ in 0..total / 4096 {
@@ -110,8 +127,8 @@ fn a_single_slow_reader_loses_nothing() {
 fn a_reader_that_stops_stalls_neither_others_nor_the_process() {
     block_on(async {
         let process = process(LIMIT);
-        let mut stopped = Reader::attach(Arc::clone(&process));
-        let mut lively = Reader::attach(Arc::clone(&process));
+        let mut stopped = Reader::attach(Arc::clone(&process), Begin::Kept);
+        let mut lively = Reader::attach(Arc::clone(&process), Begin::Kept);
         let total = 3 * LAG_BYTES as usize;
         let writer = async {
             for _ in 0..total / 32_768 {
@@ -139,7 +156,7 @@ fn a_reader_that_stops_stalls_neither_others_nor_the_process() {
 fn a_process_waits_for_its_only_reader_but_not_for_ever() {
     block_on(async {
         let process = process(Duration::from_millis(200));
-        let mut reader = Reader::attach(Arc::clone(&process));
+        let mut reader = Reader::attach(Arc::clone(&process), Begin::Kept);
         write(&process, WINDOW_BYTES as usize).await;
         assert!(is_stuck(write(&process, 1)).await);
         // One more chunk taken, and there is room.
@@ -155,7 +172,7 @@ fn a_process_waits_for_its_only_reader_but_not_for_ever() {
 fn a_reader_that_leaves_frees_the_process() {
     block_on(async {
         let process = process(LIMIT);
-        let reader = Reader::attach(Arc::clone(&process));
+        let reader = Reader::attach(Arc::clone(&process), Begin::Kept);
         write(&process, WINDOW_BYTES as usize).await;
         let leave = async {
             tokio::task::yield_now().await;
@@ -174,7 +191,7 @@ proptest! {
     ) {
         block_on(async {
             let process = process(LIMIT);
-            let mut readers = vec![(0, Reader::attach(Arc::clone(&process)))];
+            let mut readers = vec![(0, Reader::attach(Arc::clone(&process), Begin::Kept))];
             let mut written = Vec::new();
             for (index, chunk) in chunks.iter().enumerate() {
                 for _ in joins.iter().filter(|join| **join == index) {
@@ -183,7 +200,7 @@ proptest! {
                         .filter(|kept| kept.start >= log.total.saturating_sub(REPLAY_BYTES))
                         .map(|kept| kept.data.len()).sum();
                     drop(log);
-                    readers.push((written.len() - replayed, Reader::attach(Arc::clone(&process))));
+                    readers.push((written.len() - replayed, Reader::attach(Arc::clone(&process), Begin::Kept)));
                 }
                 process.output.append(Source::Stdout, chunk.clone().into()).await;
                 written.extend_from_slice(chunk);
