@@ -1,5 +1,7 @@
 """Pseudo-terminals."""
 
+import re
+
 import pytest
 from e2b import CommandExitException
 from e2b.sandbox.commands.command_handle import PtySize
@@ -76,6 +78,27 @@ def test_kill(sandbox, terminal):
     with pytest.raises(CommandExitException):
         ending.result()
     until(lambda: sandbox.pty.kill(handle.pid) is False, "the terminal to be gone")
+
+
+@pytest.mark.parametrize("leave", ["exit", "kill"])
+def test_jobs_end_with_the_terminal(sandbox, terminal, leave):
+    handle, screen, ending = terminal
+    # A job of an interactive shell is a process group of its own.
+    type_line(sandbox, handle, "sleep 4321 & echo job=$!=")
+    until(lambda: re.search(r"job=\d+=", screen.text), "the job")
+    job = re.search(r"job=(\d+)=", screen.text)[1]
+    if leave == "exit":
+        type_line(sandbox, handle, "exit 0")
+        assert ending.result().exit_code == 0
+    else:
+        assert sandbox.pty.kill(handle.pid) is True
+        with pytest.raises(CommandExitException):
+            ending.result()
+
+    def is_gone():
+        return sandbox.commands.run(f"test ! -e /proc/{job} && echo gone || true").stdout
+
+    until(is_gone, "the job to end")
 
 
 def test_user_directory_and_environment(sandbox, scratch):

@@ -70,6 +70,10 @@ pub fn command_line(config: &ProcessConfig) -> String {
     let mut flags = flags_of(&config.cmd);
     let (mut hide_next, mut script_next) = (false, false);
     for argument in &config.args {
+        // More than this no log shows.
+        if line.len() > MAX_ARGUMENT {
+            break;
+        }
         line.push(' ');
         if std::mem::take(&mut hide_next) {
             line.push_str(HIDDEN);

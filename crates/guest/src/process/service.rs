@@ -330,7 +330,7 @@ fn timed_out() -> ConnectError {
 
 fn lagged() -> ConnectError {
     ConnectError::resource_exhausted(
-        "output was not read in time; connect again, with the header Hearth-Output-Replay: true \
+        "output was not read in time; connect again with the header 'Hearth-Output-Replay: true' \
          to get the latest of it",
     )
 }
