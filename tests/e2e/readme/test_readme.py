@@ -135,7 +135,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     bind(built, ROOT / "target")
     bind(Path(os.environ["HEARTH_CACHE_DIR"]), CACHE)
     yield ROOT
-    for mount in (CACHE, ROOT / "target", ROOT):
+    for mount in (CACHE, ROOT / "target", ROOT, built):
         subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
