@@ -45,7 +45,11 @@ pub(crate) fn new_sandbox(request: wire::NewSandbox, generation: Generation) -> 
             auto_pause_memory: request.auto_pause_memory.unwrap_or(true),
             initial_timeout_seconds: None,
         },
-        secure: generation == Generation::Second || request.secure.unwrap_or(false),
+        // The second generation has no such choice: its sandboxes are always secured.
+        secure: match generation {
+            Generation::First => request.secure,
+            Generation::Second => Some(true),
+        },
         allow_internet_access: request.allow_internet_access,
         network: request.network.map(network_in),
         metadata: request.metadata.unwrap_or_default(),
@@ -159,7 +163,9 @@ pub(crate) fn sandbox(access: SandboxAccess) -> wire::Sandbox {
         client_id: wire::CLIENT_ID.to_owned(),
         envd_version: access.envd_version,
         alias: access.alias,
-        envd_access_token: access.envd_access_token.expose_secret().to_owned(),
+        envd_access_token: access
+            .envd_access_token
+            .map(|token| token.expose_secret().to_owned()),
         traffic_access_token: access
             .traffic_access_token
             .map(|token| token.expose_secret().to_owned()),

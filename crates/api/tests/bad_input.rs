@@ -432,7 +432,6 @@ async fn what_no_route_takes_is_answered_in_json() {
 async fn what_is_not_enabled_is_refused_rather_than_ignored() {
     let api = Api::with(|config| config.features = hearth_control::Features::default()).await;
     for extra in [
-        json!({"volumeMounts": [{"name": "v", "path": "/v"}]}),
         json!({"iam": {"tokens": {"a": {"audience": "b", "tokenType": "JWT-SVID"}}}}),
         json!({"network": {"egressProxy": {"address": "a:1"}}}),
         json!({"network": {"rules": {"a.com": []}}}),

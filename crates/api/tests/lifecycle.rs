@@ -850,7 +850,8 @@ async fn traffic_wakes_what_may_be_woken_after_its_tokens() {
     private["timeout"] = json!(20);
     let private = make(private).await;
     let tokens = api.node.sandbox(&private).config;
-    assert_eq!(wake(&private, visit(8000)).await, Err(WakeRefusal::Denied));
+    let refused = wake(&private, visit(8000)).await;
+    assert_eq!(refused, Err(WakeRefusal::TrafficToken));
     let shows = Visitor {
         port: 8000,
         traffic_access_token: tokens.traffic_access_token,
@@ -864,7 +865,7 @@ async fn traffic_wakes_what_may_be_woken_after_its_tokens() {
     pause(&api, &private).await;
     let agent = Visitor {
         port: 49983,
-        envd_access_token: Some(tokens.envd_access_token),
+        envd_access_token: tokens.envd_access_token,
         ..Visitor::default()
     };
     assert_eq!(wake(&private, agent).await, Ok(()));

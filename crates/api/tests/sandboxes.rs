@@ -72,6 +72,88 @@ async fn a_private_sandbox_gets_a_traffic_token() {
 }
 
 #[tokio::test]
+async fn only_what_is_said_outright_opens_the_agent() {
+    let api = Api::start().await;
+    let base = json!({"templateID": "base", "timeout": 60});
+    let with = |secure: Value| {
+        let mut request = base.clone();
+        request["secure"] = secure;
+        request
+    };
+    let open = api.post("/sandboxes", &with(json!(false))).await;
+    assert_eq!(open.status, StatusCode::CREATED);
+    let open = open.json();
+    assert_eq!(open.get("envdAccessToken"), None, "{open}");
+    let id = open["sandboxID"].as_str().expect("an id");
+    assert!(api.node.sandbox(id).config.envd_access_token.is_none());
+    // Whoever asks again is told the same.
+    let detail = api.get(&format!("/sandboxes/{id}")).await.json();
+    assert_eq!(detail.get("envdAccessToken"), None, "{detail}");
+    let path = format!("/v2/sandboxes/{id}/connect");
+    let connected = api.post(&path, &json!({})).await.json();
+    assert_eq!(connected.get("envdAccessToken"), None, "{connected}");
+
+    for (path, request) in [
+        ("/sandboxes", base.clone()),
+        ("/sandboxes", with(Value::Null)),
+        ("/sandboxes", with(json!(true))),
+        ("/v2/sandboxes", base.clone()),
+        ("/v2/sandboxes", with(json!(false))),
+    ] {
+        let closed = api.post(path, &request).await.json();
+        let token = closed["envdAccessToken"].as_str().expect("a token");
+        assert_eq!(token.len(), 64, "{path} {request}");
+    }
+    let mut private = with(json!(false));
+    private["network"] = json!({"allowPublicTraffic": false});
+    let refused = api.post("/sandboxes", &private).await;
+    assert!(refused.error(400).contains("'secure' flag"));
+}
+
+#[tokio::test]
+async fn a_resume_does_not_pretend_to_change_what_happens_at_the_end() {
+    let api = Api::with(|config| config.features.pause = true).await;
+    let request = json!({"templateID": "base", "autoPause": true});
+    let id = api.sandbox(&request).await;
+    let (pause, resume) = (
+        format!("/sandboxes/{id}/pause"),
+        format!("/sandboxes/{id}/resume"),
+    );
+    let paused = api.post(&pause, &json!({})).await;
+    assert_eq!(paused.status, StatusCode::NO_CONTENT);
+    let refused = api.post(&resume, &json!({"autoPause": false})).await;
+    assert!(refused.error(400).contains("autoPause"));
+    let resumed = api.post(&resume, &json!({"autoPause": true})).await;
+    assert_eq!(resumed.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn hosts_of_sandboxes_are_taken_in_network_rules() {
+    let api = Api::start().await;
+    let id = api.sandbox(&json!({"templateID": "base"})).await;
+    // As `get_host()` of the SDKs says it here.
+    let host = format!("3000-{id}.localhost:3443");
+    let network = json!({
+        "allowOut": [host, "example.com:8443"],
+        "denyOut": ["0.0.0.0/0", host],
+        "rules": {host.as_str(): [{"transform": {"headers": {"X-Key": "v"}}}]},
+    });
+    let request = json!({"templateID": "base", "network": network});
+    let made = api.post("/v2/sandboxes", &request).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    let path = format!("/sandboxes/{id}/network");
+    assert_eq!(
+        api.put(&path, &network).await.status,
+        StatusCode::NO_CONTENT
+    );
+    let detail = api.get(&format!("/sandboxes/{id}")).await.json();
+    assert_eq!(detail["network"]["allowOut"][0], host.as_str());
+    let wrong = json!({"denyOut": ["example.com:443"]});
+    let refused = api.put(&path, &wrong).await.error(400);
+    assert!(refused.contains("network.denyOut[0]"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_sandbox_is_read_and_ended() {
     let api = Api::start().await;
     let id = api

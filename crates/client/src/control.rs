@@ -226,7 +226,7 @@ impl ControlClient {
             self.pool.clone(),
             &self.sandbox_base,
             id,
-            &sandbox.envd_access_token,
+            sandbox.envd_access_token.as_deref(),
             self.timeout,
         )
     }

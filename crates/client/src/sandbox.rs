@@ -52,18 +52,20 @@ impl SandboxClient {
         pool: HttpPool,
         base: &Uri,
         id: SandboxId,
-        access_token: &str,
+        access_token: Option<&str>,
         timeout: Duration,
     ) -> Result<Self> {
-        let mut token = HeaderValue::from_str(access_token)
-            .map_err(|_| Error::HeaderValue("the access token"))?;
-        token.set_sensitive(true);
         let mut headers = HeaderMap::new();
+        if let Some(token) = access_token {
+            let mut token =
+                HeaderValue::from_str(token).map_err(|_| Error::HeaderValue("the access token"))?;
+            token.set_sensitive(true);
+            headers.insert(ACCESS_TOKEN, token);
+        }
         let id_value =
             HeaderValue::from_str(id.as_str()).map_err(|_| Error::HeaderValue("the sandbox ID"))?;
         headers.insert(SANDBOX_ID, id_value);
         headers.insert(SANDBOX_PORT, HeaderValue::from_static(AGENT_PORT));
-        headers.insert(ACCESS_TOKEN, token);
         let config = ClientConfig::new(base.clone())
             .with_protocol(Protocol::Connect)
             .json()
@@ -89,7 +91,7 @@ impl SandboxClient {
         timeout: Duration,
     ) -> Result<Self> {
         let base = crate::control::parse_base(base_url)?;
-        Self::new(transport::pool(), &base, id, access_token, timeout)
+        Self::new(transport::pool(), &base, id, Some(access_token), timeout)
     }
 
     #[must_use]

@@ -35,6 +35,6 @@ pub trait Agent: Send + Sync + 'static {
     async fn metrics(
         &self,
         address: IpAddr,
-        token: &SecretString,
+        token: Option<&SecretString>,
     ) -> Result<AgentMetrics, AgentError>;
 }

@@ -47,6 +47,14 @@ pub(crate) struct Outcome {
     pub(crate) alias: Option<String>,
     pub(crate) envd_version: String,
     pub(crate) public: bool,
+    /// Whether the agent asks for a token; outcomes from before this was a choice do
+    /// not say.
+    #[serde(default = "yes")]
+    pub(crate) secured: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// How a create with a key begins.

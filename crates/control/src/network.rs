@@ -3,6 +3,7 @@
 
 use crate::config::Features;
 use crate::error::{Error, Kind};
+use hearth_ids::SandboxId;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -115,10 +116,12 @@ impl NetworkSettings {
     /// Checks the settings and brings them to their normal form.
     /// `internet_denied` says that `allow_internet_access` is false, which counts
     /// as a denial of everything.
+    /// `domain` is that of the sandboxes' host names, perhaps with a port.
     pub(crate) fn check(
         mut self,
         features: Features,
         internet_denied: bool,
+        domain: &str,
     ) -> Result<Self, Error> {
         let restricts = self.allow_out.is_some() || self.deny_out.is_some();
         if restricts && !features.egress_rules {
@@ -129,7 +132,7 @@ impl NetworkSettings {
         }
         let denies_all = internet_denied || denies_all(self.deny_out.as_deref());
         check_allow_out(self.allow_out.as_deref().unwrap_or_default(), denies_all)?;
-        check_deny_out(self.deny_out.as_deref().unwrap_or_default())?;
+        check_deny_out(self.deny_out.as_deref().unwrap_or_default(), domain)?;
         check_dns_servers(self.dns_servers.as_deref().unwrap_or_default())?;
         check_https_ports(self.https_ports.as_deref().unwrap_or_default())?;
         if let Some(host) = &self.mask_request_host {
@@ -159,10 +162,13 @@ fn check_allow_out(entries: &[String], denies_all: bool) -> Result<(), Error> {
             continue;
         }
         let field = format!("network.allowOut[{index}]");
-        if !is_domain_pattern(entry) && entry != "*" {
+        if destination(entry).is_none_or(|(host, _)| host != "*" && !is_domain_pattern(host)) {
             return Err(Error::invalid(
                 &field,
-                format_args!("{entry:?} is no IP address, CIDR block or domain name"),
+                format_args!(
+                    "{entry:?} is no IP address, CIDR block or domain name (which alone may \
+                     have a port)"
+                ),
             ));
         }
         if !denies_all {
@@ -177,12 +183,18 @@ fn check_allow_out(entries: &[String], denies_all: bool) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_deny_out(entries: &[String]) -> Result<(), Error> {
+/// Addresses, and host names of sandboxes: those always lead through the node, which
+/// knows whom they are for. Any other name is but a hint at addresses.
+fn check_deny_out(entries: &[String], domain: &str) -> Result<(), Error> {
     bounded("network.denyOut", entries.len(), MAX_DESTINATIONS)?;
-    match entries.iter().position(|entry| parse_net(entry).is_none()) {
+    let fits = |entry: &String| parse_net(entry).is_some() || is_sandbox_host(entry, domain);
+    match entries.iter().position(|entry| !fits(entry)) {
         Some(index) => Err(Error::invalid(
             &format!("network.denyOut[{index}]"),
-            format_args!("{:?} is no IP address or CIDR block", entries[index]),
+            format_args!(
+                "{:?} is no IP address, CIDR block or host name of a sandbox",
+                entries[index]
+            ),
         )),
         None => Ok(()),
     }
@@ -268,7 +280,7 @@ fn check_rules(
     for (domain, list) in rules {
         let field = format!("network.rules[{domain:?}]");
         let domain = domain.to_ascii_lowercase();
-        if !is_domain_pattern(&domain) {
+        if destination(&domain).is_none_or(|(host, _)| !is_domain_pattern(host)) {
             return Err(Error::invalid(&field, "is no domain name"));
         }
         bounded(&field, list.len(), 1)?;
@@ -306,6 +318,31 @@ fn parse_net(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>()
         .ok()
         .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// A host name and its port, where it has one, as `get_host()` of the SDKs returns it.
+fn destination(text: &str) -> Option<(&str, Option<u16>)> {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Some((text, None));
+    };
+    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|port| digits && *port != 0)?;
+    Some((host, Some(port)))
+}
+
+/// Whether `text` is `{port}-{sandboxID}` in our domain, with or without a port.
+fn is_sandbox_host(text: &str, domain: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let ours = destination(domain).map_or(domain, |(host, _)| host);
+    let label = destination(&text).and_then(|(host, _)| {
+        let (label, rest) = host.split_once('.')?;
+        (rest == ours.to_ascii_lowercase()).then_some(label)
+    });
+    label
+        .and_then(|label| label.split_once('-'))
+        .is_some_and(|(port, id)| {
+            port.parse::<u16>().is_ok_and(|port| port != 0) && id.parse::<SandboxId>().is_ok()
+        })
 }
 
 /// A DNS name of at least one label, perhaps with a leading `*.`.

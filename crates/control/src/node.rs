@@ -21,7 +21,8 @@ pub struct SandboxConfig {
     pub alias: Option<String>,
     pub metadata: BTreeMap<String, String>,
     pub env_vars: BTreeMap<String, String>,
-    pub envd_access_token: SecretString,
+    /// What the agent asks for; without one it serves whoever reaches it.
+    pub envd_access_token: Option<SecretString>,
     /// Present where the sandbox's URLs are not public.
     pub traffic_access_token: Option<SecretString>,
     pub allow_internet_access: Option<bool>,

@@ -12,6 +12,7 @@
 //! Dropping a connection closes its socket at once.
 
 use crate::drain::Deaf;
+use crate::guest_tls::GuestStream;
 use crate::lane::OutgoingBody;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -22,7 +23,6 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -45,9 +45,14 @@ enum Driver {
 }
 
 impl GuestConnection {
-    pub(crate) async fn new(stream: TcpStream) -> hyper::Result<Self> {
+    pub(crate) async fn new(stream: GuestStream) -> hyper::Result<Self> {
         let io = TokioIo::new(Deaf::new(stream));
-        let (sender, connection) = http1::Builder::new().handshake(io).await?;
+        // `Host`, not `host`: programs older than HTTP/2 may look for names as their
+        // specifications write them.
+        let (sender, connection) = http1::Builder::new()
+            .title_case_headers(true)
+            .handshake(io)
+            .await?;
         Ok(Self {
             sender,
             driver: Driver::User(Box::pin(connection.with_upgrades())),

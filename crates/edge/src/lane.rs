@@ -16,6 +16,7 @@ use crate::cores::CoreId;
 use crate::drain::Upload;
 use crate::exchange::Counters;
 use crate::guest::GuestConnection;
+use crate::guest_tls::{self, GuestStream, Protocol};
 use crate::loopback;
 use crate::refusal::Refusal;
 use crate::routes::Route;
@@ -32,6 +33,7 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::either::Either as Stream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -150,7 +152,7 @@ impl Lane {
 
     /// Opens an HTTP/1.1 connection to a port of the guest.
     pub(crate) async fn open(&self, port: u16) -> Result<GuestConnection, Refusal> {
-        let stream = self.dial(port).await?;
+        let stream = self.connect(port, Protocol::Http1).await?;
         GuestConnection::new(stream)
             .await
             .map_err(|_| self.broken(port))
@@ -165,7 +167,7 @@ impl Lane {
         {
             return Ok(multiplex.clone());
         }
-        let stream = self.dial(port).await?;
+        let stream = self.connect(port, Protocol::Http2).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(1 << 20)
@@ -188,7 +190,28 @@ impl Lane {
         Ok(multiplex)
     }
 
-    /// Connects to the guest. A port that refuses may listen on the guest's loopback
+    /// Connects to the guest, inside TLS where the port's service asks for that.
+    async fn connect(&self, port: u16, protocol: Protocol) -> Result<GuestStream, Refusal> {
+        let stream = self.dial(port).await?;
+        if port == AGENT_PORT || !self.route.https_ports.contains(&port) {
+            return Ok(Stream::Left(stream));
+        }
+        let shaking = guest_tls::connect(stream, protocol);
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(self.config.dial_timeout(), shaking) => shaken,
+            () = self.ended.cancelled() => return Err(self.gone()),
+        };
+        match shaken {
+            Ok(Ok(stream)) => Ok(Stream::Right(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(sandbox = %self.id, port, %error, "no TLS in the guest");
+                Err(self.no_tls(port))
+            }
+            Err(_) => Err(self.no_tls(port)),
+        }
+    }
+
+    /// Opens a TCP connection to the guest. A port that refuses may listen on the guest's loopback
     /// alone, where the agent reaches it. Else it is tried again a few times, because
     /// the usual cause is a server that was started a moment ago.
     async fn dial(&self, port: u16) -> Result<TcpStream, Refusal> {
@@ -261,6 +284,13 @@ impl Lane {
             return self.gone();
         }
         Refusal::Broken {
+            id: self.id.clone(),
+            port,
+        }
+    }
+
+    fn no_tls(&self, port: u16) -> Refusal {
+        Refusal::NoTls {
             id: self.id.clone(),
             port,
         }

@@ -1,6 +1,7 @@
 //! Every answer that the edge gives instead of a guest, and its two looks: JSON for
-//! programs, a page for browsers. The texts that clients search for (`was not
-//! found`, `port is not open`) are part of the contract.
+//! programs, a page for people. Who gets which follows from the request alone
+//! ([`wants_page`]). The texts that clients search for (`was not found`, `port is not
+//! open`) are part of the contract.
 
 use crate::body::EdgeBody;
 use crate::page;
@@ -26,10 +27,18 @@ pub enum Refusal {
     RepeatedHeader(HeaderName),
     #[error("Method {0} is not supported")]
     UnsupportedMethod(Method),
-    #[error("Missing header e2b-traffic-access-token: the sandbox does not allow public traffic")]
+    #[error(
+        "Sandbox is secured with traffic access token. Token header 'e2b-traffic-access-token' \
+         is missing"
+    )]
     TrafficTokenMissing(SandboxId),
-    #[error("Invalid value in header e2b-traffic-access-token")]
+    #[error(
+        "Sandbox is secured with traffic access token. Provided token in header \
+         'e2b-traffic-access-token' is invalid"
+    )]
     TrafficTokenInvalid(SandboxId),
+    #[error("The network rules of the sandbox that asks deny this")]
+    RulesDeny(Option<SandboxId>),
     #[error("You may not resume this sandbox")]
     ResumeDenied(SandboxId),
     #[error("This route is reserved for the E2B control plane")]
@@ -50,6 +59,8 @@ pub enum Refusal {
     PortClosed { id: SandboxId, port: u16 },
     #[error("The sandbox closed the connection before it answered")]
     Broken { id: SandboxId, port: u16 },
+    #[error("The service does not speak HTTPS, although httpsPorts lists its port")]
+    NoTls { id: SandboxId, port: u16 },
     #[error("This address serves sandboxes only")]
     NoSandbox,
 }
@@ -77,16 +88,18 @@ impl Refusal {
             | Self::RepeatedHeader(_)
             | Self::NoSandbox => StatusCode::BAD_REQUEST,
             Self::UnsupportedMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TrafficTokenMissing(_) | Self::TrafficTokenInvalid(_) | Self::ResumeDenied(_) => {
-                StatusCode::FORBIDDEN
-            }
+            Self::TrafficTokenMissing(_)
+            | Self::TrafficTokenInvalid(_)
+            | Self::RulesDeny(_)
+            | Self::ResumeDenied(_) => StatusCode::FORBIDDEN,
             Self::InternalRoute(_) | Self::UnknownSignature => StatusCode::NOT_FOUND,
             Self::Transitioning(_) => StatusCode::CONFLICT,
             Self::TooManyConnections { .. } | Self::TeamLimit(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::ResumeFailed(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotFound(_) | Self::PortClosed { .. } | Self::Broken { .. } => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::NotFound(_)
+            | Self::PortClosed { .. }
+            | Self::Broken { .. }
+            | Self::NoTls { .. } => StatusCode::BAD_GATEWAY,
         }
     }
 
@@ -104,19 +117,23 @@ impl Refusal {
             | Self::NotFound(id)
             | Self::TooManyConnections { id, .. }
             | Self::PortClosed { id, .. }
-            | Self::Broken { id, .. } => Some(id),
+            | Self::Broken { id, .. }
+            | Self::NoTls { id, .. } => Some(id),
+            Self::RulesDeny(id) => id.as_ref(),
             _ => None,
         }
     }
 
     pub(crate) fn port(&self) -> Option<u16> {
         match self {
-            Self::PortClosed { port, .. } | Self::Broken { port, .. } => Some(*port),
+            Self::PortClosed { port, .. }
+            | Self::Broken { port, .. }
+            | Self::NoTls { port, .. } => Some(*port),
             _ => None,
         }
     }
 
-    /// The reply, as a page when the client is a browser that asks for one.
+    /// The reply, as a page when a person will read it.
     ///
     /// A CORS preflight gets a plain yes: only then does a browser send the request
     /// proper and let its page read why that is refused.
@@ -128,7 +145,7 @@ impl Refusal {
         } else if client.page {
             self.reply("text/html; charset=utf-8", page::render(&self).into())
         } else {
-            self.reply("application/json", self.json())
+            self.reply("application/json; charset=utf-8", self.json())
         };
         let headers = response.headers_mut();
         allow_any_origin(headers, client.asked_headers.clone());
@@ -161,7 +178,7 @@ impl Refusal {
 /// What of a request decides how a refusal looks.
 pub(crate) struct Client {
     preflight: bool,
-    /// A browser that asks for a document.
+    /// A browser that shows the answer to a person.
     page: bool,
     /// The headers that a preflight asks about.
     asked_headers: Option<HeaderValue>,
@@ -180,14 +197,72 @@ impl Client {
     }
 }
 
+/// Words by which browsers name themselves, in lower case.
+const BROWSERS: [&str; 7] = [
+    "mozilla", "chrome", "safari", "firefox", "edge", "opera", "msie",
+];
+/// What `Sec-Fetch-Mode` says of requests that scripts and elements of a page make;
+/// only `navigate` shows the answer to a person.
+const NAVIGATION: &str = "navigate";
+const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+
+/// Whether the answer is for a person: the client is a browser, and neither says
+/// that a script reads the answer nor that it would rather have JSON.
 fn wants_page(headers: &HeaderMap) -> bool {
-    let contains = |name: HeaderName, part: &str| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|value| value.contains(part))
-    };
-    contains(header::ACCEPT, "text/html") && contains(header::USER_AGENT, "Mozilla")
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let browser = text(header::USER_AGENT).is_some_and(|agent| {
+        let agent = agent.to_ascii_lowercase();
+        BROWSERS.iter().any(|word| agent.contains(word))
+    });
+    let script = text(FETCH_MODE).is_some_and(|mode| !mode.eq_ignore_ascii_case(NAVIGATION));
+    browser && !script && !text(header::ACCEPT).is_some_and(prefers_json)
+}
+
+/// Whether an `Accept` header ranks JSON above HTML. A range such as `*/*` ranks
+/// both the same, unless the more precise one stands beside it (RFC 9110, 12.5.1).
+fn prefers_json(accept: &str) -> bool {
+    let json = quality(accept, "application", "json");
+    json > 0 && json > quality(accept, "text", "html")
+}
+
+/// The weight of a media type in thousandths; zero where it is not acceptable.
+fn quality(accept: &str, kind: &str, subtype: &str) -> u16 {
+    let mut best = (0, 0);
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let Some((range_kind, range_subtype)) = parts.next().and_then(|name| name.split_once('/'))
+        else {
+            continue;
+        };
+        let precision = match (range_kind, range_subtype) {
+            ("*", "*") => 1,
+            (one, "*") if one.eq_ignore_ascii_case(kind) => 2,
+            (one, other)
+                if one.eq_ignore_ascii_case(kind) && other.eq_ignore_ascii_case(subtype) =>
+            {
+                3
+            }
+            _ => continue,
+        };
+        let weight = parts
+            .find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")))
+            .map_or(1000, thousandths);
+        best = best.max((precision, weight));
+    }
+    best.1
+}
+
+/// A weight such as `0.8`; what is no number weighs nothing.
+fn thousandths(weight: &str) -> u16 {
+    match weight.trim().parse::<f32>() {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the range is checked"
+        )]
+        Ok(weight) if (0.0..=1.0).contains(&weight) => (weight * 1000.0) as u16,
+        _ => 0,
+    }
 }
 
 fn allow_any_origin(headers: &mut HeaderMap, asked_headers: Option<HeaderValue>) {
@@ -221,5 +296,45 @@ mod tests {
         let text =
             format!(r#"{{"sandboxId":"{id}","message":"The sandbox was not found","code":502}}"#);
         assert_eq!(Refusal::NotFound(id).json(), text);
+    }
+    fn page_for(pairs: &[(&'static str, &str)]) -> bool {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.insert(*name, value.parse().expect("a value"));
+        }
+        wants_page(&headers)
+    }
+
+    const BROWSER: (&str, &str) = ("user-agent", "Mozilla/5.0 (X11; Linux x86_64)");
+
+    #[test]
+    fn browsers_get_a_page_unless_a_script_reads_it_or_json_is_preferred() {
+        for accept in [
+            "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+            "*/*",
+            "text/html;q=0.5, application/json;q=0.4",
+            "application/json;q=x",
+        ] {
+            assert!(page_for(&[BROWSER, ("accept", accept)]), "{accept}");
+        }
+        assert!(page_for(&[BROWSER]));
+        assert!(page_for(&[BROWSER, ("sec-fetch-mode", "navigate")]));
+        for accept in [
+            "application/json",
+            "application/json, text/plain, */*;q=0.1",
+            "text/html;q=0.4, Application/*;q=0.5",
+            "application/json, text/html;q=0",
+        ] {
+            assert!(!page_for(&[BROWSER, ("accept", accept)]), "{accept}");
+        }
+        for mode in ["cors", "no-cors", "same-origin", "websocket"] {
+            let asked = [BROWSER, ("accept", "*/*"), ("sec-fetch-mode", mode)];
+            assert!(!page_for(&asked), "{mode}");
+        }
+        assert!(!page_for(&[
+            ("user-agent", "curl/8.5.0"),
+            ("accept", "text/html")
+        ]));
+        assert!(!page_for(&[("accept", "text/html")]));
     }
 }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use hearth_ids::SandboxId;
 use secrecy::SecretString;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,8 @@ pub struct Route {
     /// The `Host` that guests see instead of the public one; `${PORT}` stands for
     /// the port.
     pub mask_request_host: Option<String>,
+    /// Ports whose service speaks HTTPS itself.
+    pub https_ports: Vec<u16>,
     /// Fires when the sandbox ends or pauses: everything open to it is broken off.
     pub closed: CancellationToken,
 }
@@ -34,6 +36,7 @@ impl Route {
             envd_access_token: None,
             traffic_access_token: None,
             mask_request_host: None,
+            https_ports: Vec::new(),
             closed,
         }
     }
@@ -51,6 +54,8 @@ pub struct Credentials {
 pub enum WakeError {
     #[error("the sandbox does not exist or may not be resumed by traffic")]
     NotFound,
+    #[error("the visitor shows no traffic access token, or a wrong one")]
+    TrafficToken,
     #[error("the visitor may not resume the sandbox")]
     Denied,
     #[error("the sandbox is changing its state")]
@@ -59,6 +64,15 @@ pub enum WakeError {
     Limit,
     #[error("the sandbox could not be resumed")]
     Failed,
+}
+
+/// Whom a request is for, as far as it decides who may send it.
+#[derive(Debug, Clone, Copy)]
+pub struct Visited<'a> {
+    /// The host of the request, without a port.
+    pub host: Option<&'a str>,
+    /// Absent where it is for the service behind the edge.
+    pub sandbox: Option<(&'a SandboxId, u16)>,
 }
 
 /// Knows the sandboxes that run. Lookups are on the path of every request and must
@@ -70,6 +84,13 @@ pub trait Routes: Send + Sync + 'static {
 
     /// Shows every running sandbox to `visit` until it breaks.
     fn visit(&self, visit: &mut dyn FnMut(&SandboxId, &Arc<Route>) -> ControlFlow<()>);
+
+    /// Whether a peer may send this request: one that is a sandbox of this node may be
+    /// kept from it by its own network rules. Asked for every request, for one
+    /// connection can carry requests to many hosts.
+    fn admits(&self, _peer: SocketAddr, _visited: Visited<'_>) -> bool {
+        true
+    }
 
     /// Called when `lookup` knows nothing: may resume a paused sandbox. Without an
     /// own version nothing is resumed by traffic.

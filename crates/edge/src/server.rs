@@ -130,6 +130,7 @@ where
         builder
             .http1()
             .timer(TokioTimer::new())
+            .title_case_headers(true)
             .header_read_timeout(None)
             .max_buf_size(config.max_head_bytes.max(8192));
         builder

@@ -12,7 +12,7 @@ use crate::internal;
 use crate::lane::Lane;
 use crate::metrics;
 use crate::refusal::{Client, Refusal};
-use crate::routes::{Credentials, Route, Routes, WakeError};
+use crate::routes::{Credentials, Route, Routes, Visited, WakeError};
 use crate::server::Peer;
 use crate::signature::SignedFile;
 use crate::target::{self, Destination, Target};
@@ -21,6 +21,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use hearth_ids::SandboxId;
 use http::header::{HeaderMap, HeaderName};
+use http::uri::Authority;
 use http::{Request, Response, request};
 use http_body::Body;
 use http_body_util::Either;
@@ -205,6 +206,7 @@ impl Shared {
             Target::Fallback => return Err(Refusal::NoSandbox),
         };
         let Destination { id, port } = destination;
+        self.check_sender(Some((&id, port)), head)?;
         if port == AGENT_PORT && internal::is_internal(head.uri.path()) {
             return Err(Refusal::InternalRoute(id));
         }
@@ -220,6 +222,26 @@ impl Shared {
             peer: Peer::of(&head.extensions),
             exchange: Arc::clone(exchange),
         })
+    }
+
+    /// Refuses what the sender, a sandbox itself, may not reach.
+    fn check_sender(
+        &self,
+        sandbox: Option<(&SandboxId, u16)>,
+        head: &request::Parts,
+    ) -> Result<(), Refusal> {
+        let host = target::authority(&head.uri, &head.headers)?;
+        let visited = Visited {
+            host: host.as_ref().map(Authority::host),
+            sandbox,
+        };
+        if self
+            .routes
+            .admits(Peer::of(&head.extensions).address, visited)
+        {
+            return Ok(());
+        }
+        Err(Refusal::RulesDeny(sandbox.map(|(id, _)| id.clone())))
     }
 
     /// The sandbox whose token signed a file URL.
@@ -262,6 +284,7 @@ impl Shared {
         });
         woken.await.map_err(|error| match error {
             WakeError::NotFound => Refusal::NotFound(id.clone()),
+            WakeError::TrafficToken => traffic_token_refused(id, headers),
             WakeError::Denied => Refusal::ResumeDenied(id.clone()),
             WakeError::Transitioning => Refusal::Transitioning(id.clone()),
             WakeError::Limit => Refusal::TeamLimit(id.clone()),
@@ -309,14 +332,20 @@ fn check_traffic_token(
     if port == AGENT_PORT {
         return Ok(());
     }
-    let Some(shown) = headers.get(&TRAFFIC_TOKEN) else {
-        return Err(Refusal::TrafficTokenMissing(id.clone()));
-    };
     let expected = expected.expose_secret().as_bytes();
-    if bool::from(expected.ct_eq(shown.as_bytes())) {
+    let shown = headers.get(&TRAFFIC_TOKEN);
+    if shown.is_some_and(|shown| expected.ct_eq(shown.as_bytes()).into()) {
         Ok(())
     } else {
-        Err(Refusal::TrafficTokenInvalid(id.clone()))
+        Err(traffic_token_refused(id, headers))
+    }
+}
+
+fn traffic_token_refused(id: &SandboxId, headers: &HeaderMap) -> Refusal {
+    if headers.contains_key(&TRAFFIC_TOKEN) {
+        Refusal::TrafficTokenInvalid(id.clone())
+    } else {
+        Refusal::TrafficTokenMissing(id.clone())
     }
 }
 
@@ -345,7 +374,12 @@ where
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let (head, body) = request.into_parts();
-        let target = target::classify(&head);
+        let mut target = target::classify(&head);
+        if matches!(target, Ok(Target::Fallback))
+            && let Err(refusal) = self.edge.shared.check_sender(None, &head)
+        {
+            target = Err(refusal);
+        }
         let request = Request::from_parts(head, body);
         if matches!(target, Ok(Target::Fallback)) {
             let answer = self.fallback.clone().oneshot(request);

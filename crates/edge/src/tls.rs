@@ -10,7 +10,7 @@ use tokio_rustls::server::TlsStream;
 const HANDSHAKE: u8 = 0x16;
 
 const PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
-Content-Type: application/json\r\nContent-Length: 58\r\nConnection: close\r\n\r\n\
+Content-Type: application/json; charset=utf-8\r\nContent-Length: 58\r\nConnection: close\r\n\r\n\
 {\"message\":\"This port speaks HTTPS, not HTTP\",\"code\":400}\n";
 
 /// Shakes hands; the caller bounds the time.

@@ -55,7 +55,10 @@ async fn dead_sandboxes_and_closed_ports_are_told_apart() {
     let unknown = SandboxId::random();
     let answer = edge.get(&unknown, AGENT_PORT, "/health").await;
     assert_eq!(answer.status(), 502);
-    assert_eq!(answer.headers()["content-type"], "application/json");
+    assert_eq!(
+        answer.headers()["content-type"],
+        "application/json; charset=utf-8"
+    );
     assert_eq!(answer.headers()["access-control-allow-origin"], "*");
     let body =
         format!(r#"{{"sandboxId":"{unknown}","message":"The sandbox was not found","code":502}}"#);
@@ -95,15 +98,17 @@ async fn a_port_that_opens_a_moment_later_is_reached() {
 async fn browsers_get_a_page_and_preflights_a_yes() {
     let edge = TestEdge::start().await;
     let id = SandboxId::random();
-    let request = routed(&id, 80, "/")
-        .header("accept", "text/html,*/*;q=0.8")
-        .header("user-agent", "Mozilla/5.0 (X11; Linux x86_64)")
-        .body(full(""))
-        .expect("valid");
-    let answer = edge.send(request).await;
+    let browser = || {
+        let request = routed(&id, 80, "/").header("accept", "*/*");
+        request.header("user-agent", "Mozilla/5.0 (X11; Linux x86_64)")
+    };
+    let answer = edge.send(browser().body(full("")).expect("valid")).await;
     assert_eq!(answer.status(), 502);
     assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8");
-    assert!(text(answer).await.contains("The sandbox was not found"));
+    assert!(text(answer).await.contains("Sandbox Not Found"));
+    let script = browser().header("sec-fetch-mode", "cors");
+    let answer = edge.send(script.body(full("")).expect("valid")).await;
+    assert!(text(answer).await.starts_with("{"), "a script reads it");
 
     let preflight = routed(&id, 80, "/")
         .method("OPTIONS")
@@ -182,6 +187,7 @@ async fn internal_routes_of_the_agent_are_hidden_in_any_spelling() {
             "GET /health HTTP/1.1\r\nhost: {AGENT_PORT}-{id}.x\r\nconnection: close, upgrade\r\nupgrade: websocket\r\n\r\n"
         ))
         .await;
+    let switched = switched.to_ascii_lowercase();
     assert!(!switched.contains("upgrade: websocket"), "{switched}");
 
     // On other ports the same paths are the guest's own.
@@ -240,11 +246,28 @@ async fn private_sandboxes_ask_for_the_traffic_token() {
     let id = edge.sandbox_with(route.clone());
     let missing = edge.get(&id, guest.port(), "/").await;
     assert_eq!(missing.status(), 403);
+    let body = text(missing).await;
+    assert!(
+        body.contains(
+            "\"Sandbox is secured with traffic access token. Token header \
+             'e2b-traffic-access-token' is missing\""
+        ),
+        "{body}"
+    );
     let with = |token: &str| {
         let request = routed(&id, guest.port(), "/").header("E2B-Traffic-Access-Token", token);
         request.body(full("")).expect("valid")
     };
-    assert_eq!(edge.send(with("wrong")).await.status(), 403);
+    let wrong = edge.send(with("wrong")).await;
+    assert_eq!(wrong.status(), 403);
+    let body = text(wrong).await;
+    assert!(
+        body.contains(
+            "\"Sandbox is secured with traffic access token. Provided token in header \
+             'e2b-traffic-access-token' is invalid\""
+        ),
+        "{body}"
+    );
     let answer = edge.send(with("traffic-token")).await;
     assert_eq!(answer.status(), 200);
     assert!(

@@ -92,6 +92,7 @@ impl Events {
                 });
                 let serving = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
+                    .title_case_headers(true)
                     .header_read_timeout(HEAD_TIMEOUT)
                     .serve_connection(TokioIo::new(stream), service);
                 tokio::select! {
@@ -107,11 +108,7 @@ impl Events {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/me") => json(
                 StatusCode::OK,
-                &serde_json::json!({
-                    "sandboxID": guest.identity.sandbox_id,
-                    "templateID": guest.identity.template_id,
-                    "teamID": guest.identity.team_id,
-                }),
+                &serde_json::json!({"sandboxID": guest.identity.sandbox_id}),
             ),
             (&Method::GET, "/health") => empty(StatusCode::NO_CONTENT),
             (&Method::POST, "/logs") => self.log(guest, request.into_body()).await,

@@ -30,7 +30,6 @@ const ANSWER_LIFETIME: Duration = Duration::from_secs(3600);
 pub struct Identity {
     pub sandbox_id: SandboxId,
     pub team_id: String,
-    pub template_id: String,
 }
 
 impl Identity {
@@ -39,7 +38,6 @@ impl Identity {
         Self {
             sandbox_id,
             team_id: String::new(),
-            template_id: String::new(),
         }
     }
 }

@@ -20,6 +20,8 @@
 //!   keeps from private and local addresses. The exceptions are the host's name
 //!   servers and the edge, whose addresses are configuration.
 //! - A change of rules reaches every open connection through the proxy.
+//! - What a guest sends to the edge is judged there request by request, by the guest's
+//!   rules ([`Egress::permits_visit`]).
 //! - Every task belongs to [`Egress`] and ends with [`Egress::stop`].
 
 #![forbid(unsafe_code)]
@@ -34,6 +36,7 @@ mod proxy;
 mod rules;
 mod secrets;
 mod trust;
+mod visits;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -41,6 +44,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hearth_ids::SandboxId;
 use hearth_network::services::ServicePorts;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -57,6 +61,7 @@ use events::Events;
 use guests::Guests;
 use listeners::Listeners;
 use proxy::{Edge, Kind, Proxy};
+use visits::Visits;
 
 /// Settings of the services.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +75,9 @@ pub struct EgressConfig {
     /// Certificates in PEM of authorities that are trusted beside the host's, where
     /// requests are changed on their way.
     pub trusted_ca_file: Option<PathBuf>,
+    /// Certificates in PEM of the authority that signs the edge's certificate, where
+    /// that is one of our own. It need not be there yet.
+    pub edge_ca_file: Option<PathBuf>,
     /// Fills `${e2b.secrets.…}`; without it there are no secrets.
     pub secrets: Option<Arc<dyn SecretSource>>,
 }
@@ -78,6 +86,7 @@ pub struct EgressConfig {
 #[derive(Debug)]
 pub struct Egress {
     guests: Arc<Guests>,
+    visits: Arc<Visits>,
     ports: ServicePorts,
     parts: Mutex<Option<Parts>>,
     tasks: TaskTracker,
@@ -110,10 +119,10 @@ impl Egress {
         let domain = domain.to_ascii_lowercase();
         let guests = Arc::new(Guests::default());
         let servers = Arc::new(Servers::new(config.name_servers));
-        let edge = Edge {
-            domain: format!(".{domain}"),
-            listeners: config.edge,
-        };
+        let authorities = [&config.trusted_ca_file, &config.edge_ca_file];
+        let authorities = authorities.into_iter().flatten().cloned().collect();
+        let edge = Edge::new(&domain, config.edge, authorities);
+        let visits = Arc::new(Visits::new(&domain));
         let parts = Parts {
             listeners,
             forwarder: Arc::new(Forwarder::new(
@@ -126,12 +135,14 @@ impl Egress {
                 Arc::clone(&guests),
                 servers,
                 edge,
+                Arc::clone(&visits),
                 secrets,
                 Arc::new(trust::client(config.trusted_ca_file.as_ref())?),
             )),
         };
         Ok(Self {
             guests,
+            visits,
             ports,
             parts: Mutex::new(Some(parts)),
             tasks: TaskTracker::new(),
@@ -198,6 +209,18 @@ impl Egress {
     #[must_use]
     pub fn authority(&self, address: Ipv4Addr) -> Option<Arc<Authority>> {
         self.guests.find(address)?.authority()
+    }
+
+    /// Whether a request that reaches the edge from `peer` may go to this host, or to
+    /// this port of a sandbox. Only connections that come through here are judged.
+    #[must_use]
+    pub fn permits_visit(
+        &self,
+        peer: SocketAddr,
+        host: Option<&str>,
+        sandbox: Option<(&SandboxId, u16)>,
+    ) -> bool {
+        self.visits.permits(peer, host, sandbox)
     }
 
     /// A sandbox has left its address.

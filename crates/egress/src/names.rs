@@ -59,6 +59,45 @@ impl fmt::Display for Pattern {
     }
 }
 
+/// Whom a rule means: hosts, perhaps at one port alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Destination {
+    pub host: Pattern,
+    /// Absent where the rule does not say.
+    pub port: Option<u16>,
+}
+
+impl Destination {
+    /// Reads `host` or `host:port`, as `get_host()` of the SDKs returns it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port_number(port)?)),
+            None => (text, None),
+        };
+        let host = Pattern::parse(host)?;
+        Some(Self { host, port })
+    }
+
+    /// Whether a connection to `port` of `name`, in its normal form, is meant.
+    #[must_use]
+    pub fn matches(&self, name: &str, port: u16) -> bool {
+        self.port.is_none_or(|own| own == port) && self.host.matches(name)
+    }
+
+    /// Greater for what fewer connections match.
+    pub(crate) fn precision(&self) -> (u8, usize, bool) {
+        let (kind, length) = self.host.precision();
+        (kind, length, self.port.is_some())
+    }
+}
+
+/// A port in decimal digits and nothing else.
+fn port_number(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port| digits && *port != 0)
+}
+
 /// A host name in the form in which names are compared; `None` for what is none:
 /// an address, an empty label, characters that no host name has.
 #[must_use]
@@ -102,6 +141,25 @@ mod tests {
                 .matches("example.com")
         );
         assert!(Pattern::parse("*").unwrap().matches("anything.test"));
+    }
+
+    #[test]
+    fn a_port_restricts() {
+        let anywhere = Destination::parse("Example.com").unwrap();
+        assert!(anywhere.matches("example.com", 443) && anywhere.matches("example.com", 22));
+        let one = Destination::parse("*.example.com:8443").unwrap();
+        assert!(one.matches("a.example.com", 8443) && !one.matches("a.example.com", 443));
+        assert!(one.precision() > Destination::parse("*.example.com").unwrap().precision());
+        for text in [
+            "a.com:",
+            "a.com:0",
+            "a.com:65536",
+            "a.com:+80",
+            ":80",
+            "192.0.2.1:80",
+        ] {
+            assert_eq!(Destination::parse(text), None, "{text}");
+        }
     }
 
     #[test]

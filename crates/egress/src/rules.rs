@@ -4,16 +4,17 @@
 //! The kernel gets what addresses decide ([`Rules::policy`]); the proxy and the
 //! forwarder ask the rest. All three come from the same fields, so they agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use hearth_network::services::EDGE_ADDRESS;
 use hearth_network::{Divert, EVERYWHERE, Policy};
 use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 
-use crate::names::Pattern;
+use crate::names::Destination;
 
-/// Where HTTPS is expected by `rules`.
+/// Where HTTPS is expected by `rules` that name no port.
 const HTTPS_PORT: u16 = 443;
 
 /// The settings cannot be read. They were checked when they were accepted, so
@@ -27,7 +28,9 @@ pub struct RulesError(String);
 pub struct Rules {
     allow: Vec<Ipv4Net>,
     deny: Vec<Ipv4Net>,
-    names: Vec<Pattern>,
+    names: Vec<Destination>,
+    /// Names of sandboxes: all of them have the edge's address.
+    denied_names: Vec<Destination>,
     dns_servers: Option<Vec<Ipv4Addr>>,
     transforms: Vec<Transform>,
     upstream: Option<Upstream>,
@@ -36,7 +39,7 @@ pub struct Rules {
 /// Headers that are set in HTTPS requests to matching hosts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transform {
-    pub host: Pattern,
+    pub host: Destination,
     /// Values may hold placeholders such as `${e2b.secrets.name}`.
     pub headers: BTreeMap<String, String>,
 }
@@ -124,21 +127,25 @@ impl Rules {
                 Some(IpNet::V4(net)) => rules.allow.push(net.trunc()),
                 // Guests have no IPv6: there is nothing to let through.
                 Some(IpNet::V6(_)) => {}
-                None => rules.names.push(pattern(&entry)?),
+                None => rules.names.push(destination(&entry)?),
             }
         }
         for entry in wire.deny_out.unwrap_or_default() {
             match network(&entry) {
                 Some(IpNet::V4(net)) => rules.deny.push(net.trunc()),
                 Some(IpNet::V6(_)) => {}
-                None => return Err(RulesError(format!("{entry:?} is no network"))),
+                None => rules.denied_names.push(Destination {
+                    // Every listener of the edge leads to the same sandboxes.
+                    port: None,
+                    ..destination(&entry)?
+                }),
             }
         }
         if internet == Some(false) {
             rules.deny.push(EVERYWHERE);
         }
         for (host, list) in wire.rules.unwrap_or_default() {
-            let host = pattern(&host)?;
+            let host = destination(&host)?;
             for headers in list.into_iter().filter_map(|rule| rule.transform) {
                 rules.transforms.push(Transform {
                     host: host.clone(),
@@ -176,7 +183,7 @@ impl Rules {
         ) {
             (Some(_), _, _) | (None, false, false) => Divert::Everything,
             (None, false, true) => Divert::Undecided,
-            (None, true, false) => Divert::Ports(vec![HTTPS_PORT]),
+            (None, true, false) => Divert::Ports(self.https_ports().into_iter().collect()),
             (None, true, true) => Divert::Nothing,
         };
         Policy {
@@ -187,22 +194,35 @@ impl Rules {
         }
     }
 
+    /// The ports at which requests may be changed.
+    fn https_ports(&self) -> BTreeSet<u16> {
+        let ports = self.transforms.iter().map(|transform| transform.host.port);
+        ports.map(|port| port.unwrap_or(HTTPS_PORT)).collect()
+    }
+
+    /// Whether clients that connect to `port` are expected to speak first: there the
+    /// rules have requests changed.
+    #[must_use]
+    pub fn expects_https(&self, port: u16) -> bool {
+        self.https_ports().contains(&port)
+    }
+
     /// Whether a connection's name can change what becomes of it.
     #[must_use]
     pub fn asks_names(&self) -> bool {
         !self.names.is_empty() || !self.transforms.is_empty()
     }
 
-    /// What becomes of a connection to `address` whose name, in its normal form, is
-    /// `name` where one is known.
+    /// What becomes of a connection to `port` of `address` whose name, in its normal
+    /// form, is `name` where one is known.
     #[must_use]
-    pub fn decide(&self, address: Ipv4Addr, name: Option<&str>) -> Decision {
+    pub fn decide(&self, address: Ipv4Addr, port: u16, name: Option<&str>) -> Decision {
         let within = |nets: &[Ipv4Net]| nets.iter().any(|net| net.contains(&address));
         let server =
             || !self.names.is_empty() && self.dns_servers.iter().flatten().any(|s| *s == address);
         if within(&self.allow) || server() {
             Decision::ByAddress
-        } else if name.is_some_and(|name| self.names_allow(name)) {
+        } else if name.is_some_and(|name| self.names_allow(name, port)) {
             Decision::ByName
         } else if within(&self.deny) {
             Decision::Deny
@@ -213,19 +233,47 @@ impl Rules {
 
     /// Whether the name alone opens the way to it.
     #[must_use]
-    pub fn names_allow(&self, name: &str) -> bool {
-        self.names.iter().any(|pattern| pattern.matches(name))
+    pub fn names_allow(&self, name: &str, port: u16) -> bool {
+        self.names.iter().any(|one| one.matches(name, port))
     }
 
-    /// What the forwarder does with a question about `name`.
+    /// Whether something sent to `port` of the edge may pass, for whom any of `names`
+    /// stands. All sandboxes have the edge's address: one is denied by its name, or
+    /// all of them with everything.
     #[must_use]
-    pub fn lookup(&self, name: &str) -> Lookup {
-        let nothing_open = self.deny.contains(&EVERYWHERE);
+    pub fn edge_permits(&self, port: u16, names: &[Option<&str>]) -> bool {
+        let named = |list: &[Destination], matches: &dyn Fn(&Destination, &str) -> bool| {
+            let mut names = names.iter().flatten();
+            names.any(|name| list.iter().any(|one| matches(one, name)))
+        };
+        let by_address = self.allow.iter().any(|net| net.contains(&EDGE_ADDRESS));
+        let by_name = named(&self.names, &|one, name| one.matches(name, port));
+        let denied = named(&self.denied_names, &|one, name| one.host.matches(name));
+        by_address || by_name || !(denied || self.denies_everything())
+    }
+
+    /// Whether the name at the beginning of a connection to the edge matters: what is
+    /// denied by name is so request by request.
+    #[must_use]
+    pub fn asks_edge_names(&self) -> bool {
+        self.denies_everything() || self.has_transforms()
+    }
+
+    /// What the forwarder does with a question about `name`; some questions have none.
+    /// Where some address is allowed, names resolve: which of them lead there is known
+    /// only by looking them up.
+    #[must_use]
+    pub fn lookup(&self, name: Option<&str>) -> Lookup {
         let silenced = !self.names.is_empty() && self.dns_servers.as_deref() == Some(&[]);
-        if silenced || (nothing_open && !self.names_allow(name)) {
-            Lookup::Refuse
-        } else {
+        let named = || {
+            let mut names = self.names.iter();
+            name.is_some_and(|name| names.any(|one| one.host.matches(name)))
+        };
+        let open = !self.denies_everything() || !self.allow.is_empty() || named();
+        if open && !silenced {
             Lookup::Resolve
+        } else {
+            Lookup::Refuse
         }
     }
 
@@ -235,12 +283,14 @@ impl Rules {
         self.deny.contains(&EVERYWHERE)
     }
 
-    /// The headers to set for a host: those of the most precise rule.
+    /// The headers to set for a host: those of the most precise rule. A rule without
+    /// a port is about HTTPS at its usual port, and at any of the edge's (`edge`).
     #[must_use]
-    pub fn transform(&self, name: &str) -> Option<&Transform> {
-        self.transforms
-            .iter()
-            .find(|transform| transform.host.matches(name))
+    pub fn transform(&self, name: &str, port: u16, edge: bool) -> Option<&Transform> {
+        self.transforms.iter().find(|transform| {
+            let usual = edge || port == HTTPS_PORT;
+            transform.host.matches(name, port) && (transform.host.port.is_some() || usual)
+        })
     }
 
     #[must_use]
@@ -260,8 +310,8 @@ fn network(text: &str) -> Option<IpNet> {
         .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-fn pattern(text: &str) -> Result<Pattern, RulesError> {
-    Pattern::parse(text).ok_or_else(|| RulesError(format!("{text:?} is no host name")))
+fn destination(text: &str) -> Result<Destination, RulesError> {
+    Destination::parse(text).ok_or_else(|| RulesError(format!("{text:?} is no host name")))
 }
 
 #[cfg(test)]

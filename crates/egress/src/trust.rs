@@ -23,14 +23,14 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// The host's authorities, and those in `extra`.
-pub(crate) fn client(extra: Option<&PathBuf>) -> io::Result<ClientConfig> {
+/// The host's authorities, and those in the files of `extra`.
+pub(crate) fn client<'a>(extra: impl IntoIterator<Item = &'a PathBuf>) -> io::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     if let Some(bundle) = BUNDLES.iter().map(Path::new).find(|path| path.exists()) {
         add(&mut roots, bundle)?;
     }
-    if let Some(extra) = extra {
-        add(&mut roots, extra)?;
+    for file in extra {
+        add(&mut roots, file)?;
     }
     with_roots(roots)
 }

@@ -54,7 +54,7 @@ impl AgentClient {
         &self,
         address: IpAddr,
         path: &str,
-        token: &SecretString,
+        token: Option<&SecretString>,
     ) -> Result<Bytes, AgentError> {
         let unreachable =
             |error: &dyn std::error::Error| AgentError::Unreachable(error.to_string());
@@ -62,8 +62,11 @@ impl AgentClient {
         let uri: Uri = format!("http://{authority}{path}")
             .parse()
             .map_err(|error: http::uri::InvalidUri| unreachable(&error))?;
-        let request = Request::get(uri)
-            .header("X-Access-Token", token.expose_secret())
+        let mut request = Request::get(uri);
+        if let Some(token) = token {
+            request = request.header("X-Access-Token", token.expose_secret());
+        }
+        let request = request
             .body(Empty::new())
             .map_err(|error| unreachable(&error))?;
         let response = self
@@ -102,7 +105,7 @@ impl Agent for AgentClient {
     async fn metrics(
         &self,
         address: IpAddr,
-        token: &SecretString,
+        token: Option<&SecretString>,
     ) -> Result<AgentMetrics, AgentError> {
         let fetch = self.fetch(address, "/metrics", token);
         let body = tokio::time::timeout(TIMEOUT, fetch)

@@ -22,7 +22,9 @@ pub(crate) fn config_out(config: SandboxConfig) -> Result<proto::SandboxConfig, 
         alias: config.alias,
         metadata: config.metadata.into_iter().collect(),
         env_vars: config.env_vars.into_iter().collect(),
-        envd_access_token: config.envd_access_token.expose_secret().to_owned(),
+        envd_access_token: config
+            .envd_access_token
+            .map(|token| token.expose_secret().to_owned()),
         traffic_access_token: config
             .traffic_access_token
             .map(|token| token.expose_secret().to_owned()),
@@ -60,7 +62,7 @@ fn config_in(config: proto::SandboxConfig) -> Result<SandboxConfig, NodeError> {
         alias: config.alias,
         metadata: config.metadata.into_iter().collect(),
         env_vars: config.env_vars.into_iter().collect(),
-        envd_access_token: SecretString::from(config.envd_access_token),
+        envd_access_token: config.envd_access_token.map(SecretString::from),
         traffic_access_token: config.traffic_access_token.map(SecretString::from),
         allow_internet_access: config.allow_internet_access,
         network: json_in("network_json", &config.network_json)?,

@@ -34,7 +34,7 @@ async fn ask(token: &str) -> Result<hearth_control::AgentMetrics, AgentError> {
     let app = axum::Router::new().route("/metrics", get(metrics));
     let server = tokio::spawn(async move { axum::serve(listener, app).await });
     let answer = AgentClient::with_port(port)
-        .metrics(LOCAL, &SecretString::from(token))
+        .metrics(LOCAL, Some(&SecretString::from(token)))
         .await;
     server.abort();
     answer
@@ -67,7 +67,7 @@ async fn what_a_guest_says_is_not_trusted() {
         listener.local_addr().expect("bound").port()
     };
     let nobody = AgentClient::with_port(port)
-        .metrics(LOCAL, &SecretString::from("good"))
+        .metrics(LOCAL, Some(&SecretString::from("good")))
         .await;
     assert!(matches!(nobody, Err(AgentError::Unreachable(_))));
 }

@@ -246,7 +246,7 @@ fn config() -> SandboxConfig {
         alias: Some("base".to_owned()),
         metadata: BTreeMap::from([("ä".to_owned(), String::new())]),
         env_vars: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
-        envd_access_token: SecretString::from("t1"),
+        envd_access_token: Some(SecretString::from("t1")),
         traffic_access_token: Some(SecretString::from("t2")),
         allow_internet_access: Some(false),
         network: Some(NetworkSettings {
@@ -276,7 +276,8 @@ fn assert_same(sent: &SandboxConfig, got: &NodeSandbox) {
         (&got.env_vars, &got.network),
         (&sent.env_vars, &sent.network)
     );
-    assert_eq!(got.envd_access_token.expose_secret(), "t1");
+    let token = got.envd_access_token.expect("it has one");
+    assert_eq!(token.expose_secret(), "t1");
     let traffic = got.traffic_access_token.as_ref().expect("was sent");
     assert_eq!(traffic.expose_secret(), "t2");
     assert_eq!(got.allow_internet_access, sent.allow_internet_access);

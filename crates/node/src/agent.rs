@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Init<'a> {
     pub env_vars: &'a BTreeMap<String, String>,
-    /// Absent leaves the agent without one.
+    /// Absent leaves the agent as it is, the empty one leaves it without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_token: Option<&'a str>,
     /// RFC 3339, with nanoseconds: the guest's clock is set to it.
@@ -120,12 +120,11 @@ pub(crate) async fn init_booting(
 pub(crate) async fn trust(
     address: SocketAddr,
     pem: &str,
-    token: &str,
+    token: Option<&str>,
     limit: Duration,
 ) -> Result<(), InitError> {
-    let body = serde_json::json!({"caBundle": pem, "accessToken": token});
-    let body = Bytes::from(body.to_string());
-    tokio::time::timeout(limit, attempt(address, "/init", body, Some(token)))
+    let body = Bytes::from(serde_json::json!({"caBundle": pem}).to_string());
+    tokio::time::timeout(limit, attempt(address, "/init", body, token))
         .await
         .unwrap_or(Err(InitError::Timeout(limit)))
         .map(drop)
@@ -135,10 +134,10 @@ pub(crate) async fn trust(
 pub(crate) async fn operate(
     address: SocketAddr,
     path: &'static str,
-    token: &str,
+    token: Option<&str>,
     limit: Duration,
 ) -> Result<(), InitError> {
-    tokio::time::timeout(limit, attempt(address, path, Bytes::new(), Some(token)))
+    tokio::time::timeout(limit, attempt(address, path, Bytes::new(), token))
         .await
         .unwrap_or(Err(InitError::Timeout(limit)))
         .map(drop)

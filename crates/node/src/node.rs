@@ -19,7 +19,11 @@ use hearth_ids::{BuildId, SandboxId};
 use hearth_machine::Engine;
 use hearth_network::SlotPool;
 use hearth_snapshot::{ArtefactStore, Kind, LocalStore};
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -52,7 +56,7 @@ pub struct Node {
 pub struct Target {
     pub sandbox_id: SandboxId,
     pub address: Ipv4Addr,
-    pub envd_access_token: String,
+    pub envd_access_token: Option<String>,
     pub traffic_access_token: Option<String>,
     pub network_json: String,
     /// Cancelled when the sandbox ends.
@@ -441,6 +445,18 @@ impl Node {
             network_json: status.spec.network_json.clone(),
             closed,
         })
+    }
+
+    /// Whether `peer`, where it is a sandbox of this node on its way through the edge,
+    /// may send a request to this host or this port of another sandbox.
+    #[must_use]
+    pub fn egress_permits(
+        &self,
+        peer: SocketAddr,
+        host: Option<&str>,
+        sandbox: Option<(&SandboxId, u16)>,
+    ) -> bool {
+        self.shared.egress.permits_visit(peer, host, sandbox)
     }
 
     /// Ids of the sandboxes that have a [`Target`] at this moment.

@@ -365,7 +365,7 @@ fn nobody(build: BuildId) -> SandboxSpec {
         alias: None,
         metadata: BTreeMap::new(),
         env_vars: BTreeMap::new(),
-        envd_access_token: String::new(),
+        envd_access_token: None,
         traffic_access_token: None,
         allow_internet_access: None,
         network_json: String::new(),

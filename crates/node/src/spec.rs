@@ -16,7 +16,8 @@ pub struct SandboxSpec {
     pub alias: Option<String>,
     pub metadata: BTreeMap<String, String>,
     pub env_vars: BTreeMap<String, String>,
-    pub envd_access_token: String,
+    /// What the agent asks of callers; without one it serves whoever reaches it.
+    pub envd_access_token: Option<String>,
     pub traffic_access_token: Option<String>,
     /// Absent means allowed.
     pub allow_internet_access: Option<bool>,

@@ -106,7 +106,7 @@ fn a_snapshot_is_started_from_as_another_machine() {
             let mut forks = Vec::new();
             for number in 0..2 {
                 let mut spec = home.spec(build);
-                spec.envd_access_token = format!("token-of-fork-{number}-0123456789abcdef");
+                spec.envd_access_token = Some(format!("token-of-fork-{number}-0123456789abcdef"));
                 forks.push(node.create(spec, in_an_hour()).await.unwrap());
             }
             let ask = "cat /root/file /dev/shm/file; hostname; cat /etc/machine-id; \

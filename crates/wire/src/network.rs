@@ -11,10 +11,12 @@ pub struct NetworkConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_public_traffic: Option<bool>,
     /// CIDR blocks, IP addresses and domain names that stay reachable; they win
-    /// over `denyOut`.
+    /// over `denyOut`. A domain name may have a port, as in what `get_host()` of the
+    /// SDKs returns: then it is reachable at that port alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_out: Option<Vec<String>>,
-    /// CIDR blocks and IP addresses that are not reachable.
+    /// CIDR blocks and IP addresses that are not reachable, and host names of
+    /// sandboxes, as `get_host()` returns them; those at every port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deny_out: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -23,9 +25,12 @@ pub struct NetworkConfig {
     pub egress_proxy: Option<EgressProxy>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask_request_host: Option<String>,
+    /// Ports whose service speaks HTTPS itself: requests go on to it inside TLS. Its
+    /// certificate is not verified. The agent's port cannot be listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub https_ports: Option<Vec<u16>>,
-    /// By domain.
+    /// By domain, which may have a port: then the rule holds at that port, else at
+    /// 443 and, for sandboxes, at the ports of their addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<BTreeMap<String, Vec<NetworkRule>>>,
 }

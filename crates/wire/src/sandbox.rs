@@ -30,7 +30,8 @@ pub struct NewSandbox {
     pub auto_pause_memory: Option<bool>,
     #[serde(default)]
     pub auto_resume: Option<AutoResume>,
-    /// Only in `POST /sandboxes`; the agent is always secured.
+    /// Only in `POST /sandboxes`: false makes a sandbox whose agent asks callers for no
+    /// token. One that is left out is true; `/v2/sandboxes` knows no other.
     #[serde(default)]
     pub secure: Option<bool>,
     #[serde(default, rename = "allow_internet_access")]
@@ -41,6 +42,7 @@ pub struct NewSandbox {
     pub metadata: Option<BTreeMap<String, String>>,
     #[serde(default)]
     pub env_vars: Option<BTreeMap<String, String>>,
+    /// Taken and not needed: the SDKs start the gateway themselves, in the sandbox.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub mcp: Option<serde_json::Map<String, serde_json::Value>>,
@@ -87,7 +89,9 @@ pub struct Sandbox {
     pub envd_version: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
-    pub envd_access_token: String,
+    /// Absent where the agent asks for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envd_access_token: Option<String>,
     /// Null where the sandbox's URLs are public.
     pub traffic_access_token: Option<String>,
     pub domain: String,
@@ -130,7 +134,9 @@ pub struct SandboxDetail {
     #[serde(serialize_with = "crate::time::serialize")]
     pub end_at: DateTime<Utc>,
     pub envd_version: String,
-    pub envd_access_token: String,
+    /// Absent where the agent asks for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envd_access_token: Option<String>,
     pub allow_internet_access: Option<bool>,
     pub domain: String,
     pub cpu_count: u32,
@@ -203,6 +209,7 @@ pub struct ResumeSandbox {
     #[serde(default)]
     #[schema(minimum = 0)]
     pub timeout: Option<i64>,
+    /// Must be what the sandbox was made with: a resume does not change it.
     #[serde(default)]
     pub auto_pause: Option<bool>,
     #[serde(default)]

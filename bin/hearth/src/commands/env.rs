@@ -11,6 +11,11 @@ use std::{net::ToSocketAddrs, process::ExitCode};
 
 /// Base URLs; the SDKs prefer them to the domain.
 const URLS: [&str; 2] = ["E2B_API_URL", "E2B_SANDBOX_URL"];
+/// Where the CLI links to: the server says there what it has instead.
+const PAGES: [(&str, &str); 2] = [
+    ("E2B_DASHBOARD_BASE", "/dashboard"),
+    ("E2B_DOCS_BASE", "/docs"),
+];
 /// One file of authorities in place of the system's.
 const BUNDLES: [&str; 4] = [
     "SSL_CERT_FILE",
@@ -39,7 +44,8 @@ pub fn run(settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
     };
     if way == Way::Domain {
         anyhow::ensure!(settings.tls.port != 0, "there is no HTTPS: tls.port is 0");
-        println!("unset {}", URLS.join(" "));
+        let pages = PAGES.map(|(name, _)| name);
+        println!("unset {} {}", URLS.join(" "), pages.join(" "));
     } else if !args.http && settings.tls.port != 0 {
         println!(
             "# api.{} does not resolve here, so this is plain HTTP. Install libnss-myhostname, \
@@ -81,6 +87,7 @@ pub fn exports(settings: &Settings, way: Way) -> anyhow::Result<Vec<(&'static st
     let mut exports = vec![("E2B_API_KEY", api_key(settings)?)];
     if way == Way::Urls {
         exports.extend(URLS.map(|name| (name, settings.api_url())));
+        exports.extend(PAGES.map(|(name, path)| (name, settings.api_url() + path)));
     }
     exports.push(("E2B_DOMAIN", settings.domain()));
     // A given certificate is one that clients trust already.

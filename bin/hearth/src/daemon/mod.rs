@@ -250,6 +250,7 @@ fn egress_config(settings: &Settings) -> hearth_egress::EgressConfig {
             .to_vec(),
         name_servers: settings.network.name_servers.clone(),
         trusted_ca_file: settings.network.trusted_ca_file.clone(),
+        edge_ca_file: Some(settings.authority_file()),
         secrets: Some(Arc::new(secret_files::SecretFiles::new(settings))),
     }
 }

@@ -2,10 +2,15 @@
 
 use async_trait::async_trait;
 use hearth_control::{Control, Visitor, WakeRefusal};
-use hearth_edge::{Credentials, Route, Routes, WakeError};
+use hearth_edge::{Credentials, Route, Routes, Visited, WakeError};
 use hearth_ids::SandboxId;
 use hearth_node::{Node, Target};
-use std::{net::IpAddr, ops::ControlFlow, sync::Arc};
+use serde::{Deserialize, Deserializer};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::ControlFlow,
+    sync::Arc,
+};
 
 /// Asks the node at every look-up: there is no second table that could lag. What
 /// is not found running is the control plane's to wake.
@@ -37,6 +42,11 @@ impl Routes for NodeRoutes {
         }
     }
 
+    fn admits(&self, peer: SocketAddr, visited: Visited<'_>) -> bool {
+        self.node
+            .egress_permits(peer, visited.host, visited.sandbox)
+    }
+
     async fn wake(
         &self,
         id: &SandboxId,
@@ -53,6 +63,7 @@ impl Routes for NodeRoutes {
             .await
             .map_err(|refusal| match refusal {
                 WakeRefusal::NotFound => WakeError::NotFound,
+                WakeRefusal::TrafficToken => WakeError::TrafficToken,
                 WakeRefusal::Denied => WakeError::Denied,
                 WakeRefusal::Transitioning => WakeError::Transitioning,
                 WakeRefusal::Limit => WakeError::Limit,
@@ -65,15 +76,56 @@ impl Routes for NodeRoutes {
 
 fn route(target: Target) -> Route {
     let mut route = Route::new(IpAddr::V4(target.address), target.closed);
-    route.envd_access_token = Some(target.envd_access_token.into());
+    route.envd_access_token = target.envd_access_token.map(Into::into);
     route.traffic_access_token = target.traffic_access_token.map(Into::into);
-    route.mask_request_host = mask_request_host(&target.network_json);
+    let incoming = Incoming::of(&target.network_json);
+    route.mask_request_host = incoming.mask_request_host;
+    route.https_ports = incoming.https_ports;
     route
 }
 
-/// `maskRequestHost` of the sandbox's network settings, the JSON object of the
-/// REST contract. Settings that are absent or of another form mask nothing.
-fn mask_request_host(network_json: &str) -> Option<String> {
-    let settings: serde_json::Value = serde_json::from_str(network_json).ok()?;
-    Some(settings.get("maskRequestHost")?.as_str()?.to_owned())
+/// What concerns the edge in a sandbox's network settings, the JSON object of the
+/// REST contract.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Incoming {
+    mask_request_host: Option<String>,
+    #[serde(deserialize_with = "list")]
+    https_ports: Vec<u16>,
+}
+
+impl Incoming {
+    /// Settings that are absent, or cannot be read, change nothing: they were checked
+    /// when they were accepted.
+    fn of(network_json: &str) -> Self {
+        if network_json.is_empty() {
+            return Self::default();
+        }
+        serde_json::from_str(network_json).unwrap_or_default()
+    }
+}
+
+/// A list that may be null.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_the_incoming_side_are_read() {
+        let incoming = Incoming::of(
+            r#"{"maskRequestHost":"localhost:${PORT}","httpsPorts":[8443],"denyOut":[]}"#,
+        );
+        assert_eq!(
+            incoming.mask_request_host.as_deref(),
+            Some("localhost:${PORT}")
+        );
+        assert_eq!(incoming.https_ports, [8443]);
+        for absent in ["", "{}", r#"{"httpsPorts":null}"#, "damaged"] {
+            assert!(Incoming::of(absent).https_ports.is_empty(), "{absent}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ impl Source for NodeSource {
                     id: target.sandbox_id,
                     team_id: status.spec.team_id,
                     address: SocketAddr::from((target.address, AGENT_PORT)),
-                    token: target.envd_access_token.into(),
+                    token: target.envd_access_token.map(Into::into),
                     started_at: status.started_at,
                     closed: target.closed,
                 })

@@ -7,12 +7,14 @@ mod lifecycle;
 mod list;
 mod logs;
 mod metrics;
+mod pages;
 mod sandboxes;
 mod secrets;
 mod template_builds;
 mod template_changes;
 mod templates;
 pub(crate) mod uploads;
+mod volumes;
 
 use crate::state::AppState;
 use utoipa_axum::router::OpenApiRouter;
@@ -20,7 +22,7 @@ use utoipa_axum::routes as collect;
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     let routes = OpenApiRouter::with_openapi(crate::openapi::base());
-    docker_builds::add(routes)
+    volumes::add(pages::add(docker_builds::add(routes)))
         .routes(collect!(health::health))
         .routes(collect!(list::list_first, sandboxes::create_first))
         .routes(collect!(list::list_second, sandboxes::create_second))

@@ -370,7 +370,7 @@ impl Agent for FakeAgent {
     async fn metrics(
         &self,
         _address: IpAddr,
-        _token: &SecretString,
+        _token: Option<&SecretString>,
     ) -> Result<AgentMetrics, AgentError> {
         if *self.away.lock().expect("unpoisoned") {
             return Err(AgentError::Unreachable("away".to_owned()));

@@ -171,6 +171,16 @@ impl Api {
         self.call(Method::POST, path, body.to_string()).await
     }
 
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.call(Method::PUT, path, body.to_string()).await
+    }
+
+    /// Asks without a key.
+    pub async fn anonymous(&self, path: &str) -> Answer {
+        let request = Request::get(path).body(Body::empty()).expect("a request");
+        self.send(request).await
+    }
+
     /// A new sandbox's id.
     pub async fn sandbox(&self, body: &Value) -> String {
         let answer = self.post("/v2/sandboxes", body).await;

@@ -10,13 +10,15 @@ const ALL: Features = Features {
     identity_tokens: true,
 };
 
+const DOMAIN: &str = "box.test:3443";
+
 fn list(entries: &[&str]) -> Option<Vec<String>> {
     Some(entries.iter().map(|entry| (*entry).to_owned()).collect())
 }
 
 fn refusal(settings: NetworkSettings) -> String {
     settings
-        .check(ALL, false)
+        .check(ALL, false, DOMAIN)
         .expect_err("must be refused")
         .message
 }
@@ -28,12 +30,12 @@ fn domains_need_a_denial_of_everything() {
         ..Default::default()
     };
     assert!(refusal(settings.clone()).contains("network.allowOut[1]"));
-    assert!(settings.clone().check(ALL, true).is_ok());
+    assert!(settings.clone().check(ALL, true, DOMAIN).is_ok());
     let denying = NetworkSettings {
         deny_out: list(&["10.0.0.0/8", "0.0.0.0/0"]),
         ..settings
     };
-    assert!(denying.check(ALL, false).is_ok());
+    assert!(denying.check(ALL, false, DOMAIN).is_ok());
 }
 
 #[test]
@@ -61,6 +63,58 @@ fn malformed_destinations_are_named() {
 }
 
 #[test]
+fn hosts_of_sandboxes_are_taken_as_the_sdks_write_them() {
+    let id = SandboxId::random();
+    let host = format!("3000-{id}.box.test:3443");
+    let rule = BTreeMap::from([(host.to_uppercase(), vec![NetworkRule::default()])]);
+    let settings = NetworkSettings {
+        allow_out: list(&[&host, "*:443", "*.example.com:8443"]),
+        deny_out: list(&["0.0.0.0/0", &host, &format!("3000-{id}.Box.test")]),
+        rules: Some(rule),
+        ..Default::default()
+    };
+    let normal = settings.check(ALL, false, DOMAIN).expect("valid");
+    assert!(normal.rules.expect("kept").contains_key(&host));
+    for entry in [
+        "a.com:",
+        "a.com:0",
+        "a.com:70000",
+        "a.com:+80",
+        "1.2.3.4:80",
+        ":80",
+    ] {
+        let message = refusal(NetworkSettings {
+            allow_out: list(&[entry]),
+            deny_out: list(&["0.0.0.0/0"]),
+            ..Default::default()
+        });
+        assert!(
+            message.contains("network.allowOut[0]"),
+            "{entry}: {message}"
+        );
+        let rules = BTreeMap::from([(entry.to_owned(), Vec::new())]);
+        let message = refusal(NetworkSettings {
+            rules: Some(rules),
+            ..Default::default()
+        });
+        assert!(message.contains("network.rules"), "{entry}: {message}");
+    }
+    // Names of others are addresses in disguise.
+    for entry in [
+        format!("3000-{id}.other.test"),
+        format!("3000-{id}-6532622b.box.test"),
+        "api.box.test".to_owned(),
+        "box.test".to_owned(),
+    ] {
+        let message = refusal(NetworkSettings {
+            deny_out: list(&[&entry]),
+            ..Default::default()
+        });
+        assert!(message.contains("network.denyOut[0]"), "{entry}: {message}");
+    }
+}
+
+#[test]
 fn the_agent_port_serves_no_https() {
     let message = refusal(NetworkSettings {
         https_ports: Some(vec![8443, 49983]),
@@ -84,9 +138,11 @@ fn rules_are_bounded_and_lower_case() {
         "API.Example.com".to_owned(),
         vec![rule.clone()],
     )]));
-    let normal = one.clone().check(ALL, false).expect("valid");
+    let normal = one.clone().check(ALL, false, DOMAIN).expect("valid");
     assert!(normal.rules.expect("kept").contains_key("api.example.com"));
-    let off = one.check(Features::default(), false).expect_err("off");
+    let off = one
+        .check(Features::default(), false, DOMAIN)
+        .expect_err("off");
     assert_eq!(off.kind, Kind::Forbidden);
     let many = (0..11).map(|i| (format!("d{i}.com"), vec![rule.clone()]));
     assert!(refusal(with(many.collect())).contains("at most 10"));
@@ -124,6 +180,6 @@ proptest! {
             rules: Some(BTreeMap::from([(c.clone(), vec![])])),
             ..Default::default()
         };
-        let _ = settings.check(ALL, true);
+        let _ = settings.check(ALL, true, DOMAIN);
     }
 }

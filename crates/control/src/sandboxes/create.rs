@@ -39,8 +39,9 @@ pub struct NewSandbox {
     pub template: String,
     pub timeout_seconds: i64,
     pub lifecycle: Lifecycle,
-    /// Whether the caller knows that the agent asks for a token. It always does.
-    pub secure: bool,
+    /// Whether the agent asks callers for a token. It does where nothing is said; but
+    /// a sandbox without public traffic has to be asked for with it.
+    pub secure: Option<bool>,
     pub allow_internet_access: Option<bool>,
     pub network: Option<NetworkSettings>,
     pub metadata: BTreeMap<String, String>,
@@ -64,6 +65,17 @@ pub(crate) struct Placement<'a> {
     pub(crate) config: SandboxConfig,
 }
 
+/// What whoever asks for a volume is told where there are none.
+#[must_use]
+pub fn no_volumes() -> Error {
+    Error::new(
+        Kind::Unimplemented,
+        "Volumes are not available on this server. Files outlive a sandbox where it is paused \
+         instead of ended, in snapshots of it, and in templates",
+    )
+    .never_retry()
+}
+
 /// Whether a sandbox counts for a team's limit: one that ends or is paused does
 /// not.
 pub(crate) fn occupies(sandbox: &NodeSandbox, team: TeamId) -> bool {
@@ -84,7 +96,7 @@ impl From<Error> for Failure {
 }
 
 impl NewSandbox {
-    fn check(mut self, features: Features) -> Result<Self, Error> {
+    fn check(mut self, features: Features, domain: &str) -> Result<Self, Error> {
         let lifecycle = self.lifecycle;
         let pauses = lifecycle.on_timeout == OnTimeout::Pause;
         if !lifecycle.auto_pause_memory && !pauses {
@@ -109,21 +121,21 @@ impl NewSandbox {
             return Err(Error::new(Kind::Forbidden, "use of iam is not enabled"));
         }
         if !self.volume_mounts.is_empty() && !features.volumes {
-            return Err(Error::new(Kind::Forbidden, "use of volumes is not enabled"));
+            return Err(no_volumes());
         }
         check_map("metadata", &self.metadata, MAX_METADATA_BYTES)?;
         check_map("envVars", &self.env_vars, MAX_ENV_BYTES)?;
         check_env_vars(&self.env_vars)?;
         let internet_denied = self.allow_internet_access == Some(false);
         self.network = match self.network {
-            Some(network) => Some(network.check(features, internet_denied)?),
+            Some(network) => Some(network.check(features, internet_denied, domain)?),
             None if internet_denied => {
-                NetworkSettings::default().check(features, true)?;
+                NetworkSettings::default().check(features, true, domain)?;
                 None
             }
             None => None,
         };
-        if !self.public() && !self.secure {
+        if !self.public() && self.secure != Some(true) {
             return Err(Error::new(
                 Kind::Invalid,
                 "You cannot create a sandbox without public access unless you enable secure envd \
@@ -131,6 +143,11 @@ impl NewSandbox {
             ));
         }
         Ok(self)
+    }
+
+    /// Only what is said outright opens the agent.
+    fn secured(&self) -> bool {
+        self.secure != Some(false)
     }
 
     fn public(&self) -> bool {
@@ -196,7 +213,7 @@ impl Control {
         key: Option<IdempotencyKey>,
     ) -> Result<SandboxAccess, Error> {
         let time = time_to_live(request.timeout_seconds, 1, caller.team.limits)?;
-        let request = request.check(self.config.features)?;
+        let request = request.check(self.config.features, &self.config.domain)?;
         let id = self.sandbox_new_id(caller, &request).await;
         let Some(key) = key else {
             let placed = self.place(caller, &request, time, id.clone(), false).await;
@@ -228,6 +245,7 @@ impl Control {
         };
         let outcome = result.map(|sandbox| Outcome {
             public: sandbox.config.traffic_access_token.is_none(),
+            secured: sandbox.config.envd_access_token.is_some(),
             sandbox_id: sandbox.config.sandbox_id,
             template_id: sandbox.config.template_id.to_string(),
             alias: sandbox.config.alias,
@@ -249,7 +267,7 @@ impl Control {
             template_id: outcome.template_id.parse().map_err(Error::internal)?,
             alias: outcome.alias,
             envd_version: outcome.envd_version,
-            envd_access_token: self.tokens.envd(&id),
+            envd_access_token: outcome.secured.then(|| self.tokens.envd(&id)),
             traffic_access_token: (!outcome.public).then(|| self.tokens.traffic(&id)),
             domain: self.config.domain.clone(),
             sandbox_id: id,
@@ -352,7 +370,7 @@ impl Control {
             alias: resolved.alias,
             metadata: request.metadata.clone(),
             env_vars: request.env_vars.clone(),
-            envd_access_token: self.tokens.envd(&id),
+            envd_access_token: request.secured().then(|| self.tokens.envd(&id)),
             traffic_access_token: (!request.public()).then(|| self.tokens.traffic(&id)),
             allow_internet_access: request.allow_internet_access,
             network: request.network.clone(),

@@ -115,7 +115,10 @@ impl Control {
     ) -> Result<SandboxAccess, Error> {
         let id = SandboxId::random();
         let config = SandboxConfig {
-            envd_access_token: self.tokens.envd(&id),
+            envd_access_token: model
+                .envd_access_token
+                .as_ref()
+                .map(|_| self.tokens.envd(&id)),
             traffic_access_token: model
                 .traffic_access_token
                 .as_ref()

@@ -112,7 +112,7 @@ impl Control {
     }
 
     async fn check_guest(&self, sandbox: &NodeSandbox) -> Result<(), Error> {
-        let token = &sandbox.config.envd_access_token;
+        let token = sandbox.config.envd_access_token.as_ref();
         let answered = match sandbox.address {
             Some(address) => self.agent.metrics(address, token).await.is_ok(),
             None => false,

@@ -112,7 +112,7 @@ impl Control {
         let address = sandbox
             .address
             .filter(|_| sandbox.state == NodeSandboxState::Running)?;
-        let token = &sandbox.config.envd_access_token;
+        let token = sandbox.config.envd_access_token.as_ref();
         match self.agent.metrics(address, token).await {
             Ok(sample) => Some(sample),
             Err(error) => {

@@ -13,7 +13,7 @@ mod metrics;
 mod reserve;
 mod wake;
 
-pub use create::NewSandbox;
+pub use create::{NewSandbox, no_volumes};
 pub use fork::ForkRequest;
 pub use lifecycle::{ConnectRequest, Connected, PauseRequest};
 pub use list::{ListRequest, SandboxPage, StateFilter};
@@ -46,7 +46,8 @@ pub struct SandboxAccess {
     pub template_id: TemplateId,
     pub alias: Option<String>,
     pub envd_version: String,
-    pub envd_access_token: SecretString,
+    /// Absent where the agent asks for none.
+    pub envd_access_token: Option<SecretString>,
     /// Present where the sandbox's URLs are not public.
     pub traffic_access_token: Option<SecretString>,
     pub domain: String,
@@ -257,9 +258,11 @@ impl Control {
     ) -> Result<(), Error> {
         let sandbox = self.sandbox_find_settled(caller, id).await?;
         let denied = update.allow_internet_access == Some(false);
-        let network = update
-            .apply(sandbox.config.network.as_ref())
-            .check(self.config.features, denied)?;
+        let network = update.apply(sandbox.config.network.as_ref()).check(
+            self.config.features,
+            denied,
+            &self.config.domain,
+        )?;
         let update = SandboxUpdate {
             network: Some(network),
             ..SandboxUpdate::default()

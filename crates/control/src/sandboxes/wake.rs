@@ -37,6 +37,8 @@ pub struct Visitor {
 pub enum WakeRefusal {
     #[error("there is no such sandbox, or traffic may not resume it")]
     NotFound,
+    #[error("the visitor shows no traffic access token, or a wrong one")]
+    TrafficToken,
     #[error("the visitor may not resume the sandbox")]
     Denied,
     #[error("the sandbox is on its way to another state")]
@@ -68,7 +70,10 @@ impl Control {
             return Err(WakeRefusal::NotFound);
         }
         if !admits(&sandbox, visitor) {
-            return Err(WakeRefusal::Denied);
+            return Err(match visitor.port {
+                AGENT_PORT => WakeRefusal::Denied,
+                _ => WakeRefusal::TrafficToken,
+            });
         }
         self.wake(&sandbox).await.map_err(|error| {
             tracing::warn!(%error, %id, "traffic could not resume a sandbox");
@@ -132,17 +137,16 @@ fn on_its_way_up(state: NodeSandboxState) -> bool {
 /// Whether a visitor shows what the sandbox would ask for if it ran.
 fn admits(sandbox: &NodeSandbox, visitor: &Visitor) -> bool {
     let config = &sandbox.config;
-    let matches = |expected: &SecretString, shown: &Option<SecretString>| {
-        shown.as_ref().is_some_and(|shown| {
-            let (expected, shown) = (expected.expose_secret(), shown.expose_secret());
-            bool::from(expected.as_bytes().ct_eq(shown.as_bytes()))
-        })
+    let (expected, shown) = if visitor.port == AGENT_PORT {
+        (&config.envd_access_token, &visitor.envd_access_token)
+    } else {
+        (&config.traffic_access_token, &visitor.traffic_access_token)
     };
-    if visitor.port == AGENT_PORT {
-        return matches(&config.envd_access_token, &visitor.envd_access_token);
-    }
-    match &config.traffic_access_token {
-        Some(expected) => matches(expected, &visitor.traffic_access_token),
-        None => true,
-    }
+    let Some(expected) = expected else {
+        return true;
+    };
+    shown.as_ref().is_some_and(|shown| {
+        let (expected, shown) = (expected.expose_secret(), shown.expose_secret());
+        bool::from(expected.as_bytes().ct_eq(shown.as_bytes()))
+    })
 }

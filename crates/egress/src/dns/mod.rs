@@ -181,9 +181,7 @@ impl Forwarder {
         }
         let lookup = match (&rules, name) {
             (None, _) => Lookup::Resolve,
-            (Some(rules), Some(name)) => rules.lookup(name),
-            (Some(rules), None) if rules.denies_everything() => Lookup::Refuse,
-            (Some(_), None) => Lookup::Resolve,
+            (Some(rules), name) => rules.lookup(name),
         };
         if lookup == Lookup::Refuse {
             return Some(query.refusal(Code::Refused));

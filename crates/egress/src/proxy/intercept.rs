@@ -35,6 +35,8 @@ pub(super) struct Interception<'a> {
     pub(super) guest: &'a Guest,
     pub(super) host: &'a str,
     pub(super) port: u16,
+    /// The host is a sandbox of ours, or the API.
+    pub(super) edge: bool,
     pub(super) secrets: &'a dyn SecretSource,
     pub(super) trust: Arc<ClientConfig>,
 }
@@ -52,8 +54,10 @@ impl Interception<'_> {
             .connect(name, target)
             .await?;
         let stream = TlsAcceptor::from(server).accept(stream).await?;
+        // Names as the guest wrote them; what it did not write is `Written-So`.
         let (sender, connection) = hyper::client::conn::http1::Builder::new()
             .preserve_header_case(true)
+            .title_case_headers(true)
             .handshake(TokioIo::new(target))
             .await
             .map_err(io::Error::other)?;
@@ -68,6 +72,7 @@ impl Interception<'_> {
         });
         let serving = hyper::server::conn::http1::Builder::new()
             .preserve_header_case(true)
+            .title_case_headers(true)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::pin!(serving);
@@ -98,7 +103,7 @@ impl Interception<'_> {
         }
         // The rules of this moment: they may have changed since the last request.
         let rules = self.guest.rules();
-        let headers = match rules.transform(self.host) {
+        let headers = match rules.transform(self.host, self.port, self.edge) {
             Some(transform) => match self.fill(&transform.headers) {
                 Ok(headers) => headers,
                 Err(error) => {
@@ -152,7 +157,6 @@ impl Interception<'_> {
         let Identity {
             sandbox_id,
             team_id,
-            ..
         } = &self.guest.identity;
         let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
         tracing::info!(

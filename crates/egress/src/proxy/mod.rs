@@ -17,7 +17,8 @@ mod upstream;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hearth_network::services::{EDGE_ADDRESS, NODE_ADDRESS, SERVICE_ADDRESS};
@@ -37,6 +38,7 @@ use crate::names;
 use crate::rules::{Decision, Rules, Upstream};
 use crate::secrets::SecretSource;
 use crate::trust;
+use crate::visits::Visits;
 use dial::Stream;
 use intercept::Interception;
 use replay::Replay;
@@ -58,6 +60,7 @@ pub(crate) struct Proxy {
     guests: Arc<Guests>,
     servers: Arc<Servers>,
     edge: Edge,
+    visits: Arc<Visits>,
     secrets: Arc<dyn SecretSource>,
     trust: Arc<ClientConfig>,
 }
@@ -68,9 +71,32 @@ pub(crate) struct Edge {
     /// With a dot in front; without a port.
     pub(crate) domain: String,
     pub(crate) listeners: Vec<SocketAddr>,
+    /// Whom to trust beside the host's authorities for the edge's certificate.
+    pub(crate) authorities: Vec<PathBuf>,
+    trust: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Edge {
+    pub(crate) fn new(domain: &str, listeners: Vec<SocketAddr>, authorities: Vec<PathBuf>) -> Self {
+        Self {
+            domain: format!(".{domain}"),
+            listeners,
+            authorities,
+            trust: OnceLock::new(),
+        }
+    }
+
+    /// Whom to trust for the edge's certificate. Read when first needed: the daemon
+    /// makes its authority while it starts.
+    fn trust(&self) -> io::Result<Arc<ClientConfig>> {
+        if let Some(trust) = self.trust.get() {
+            return Ok(Arc::clone(trust));
+        }
+        let present = self.authorities.iter().filter(|path| path.exists());
+        let trust = Arc::new(trust::client(present)?);
+        Ok(Arc::clone(self.trust.get_or_init(|| trust)))
+    }
+
     /// The edge's listener behind `port`.
     fn listener(&self, port: u16) -> Option<SocketAddr> {
         self.listeners
@@ -103,6 +129,7 @@ impl Proxy {
         guests: Arc<Guests>,
         servers: Arc<Servers>,
         edge: Edge,
+        visits: Arc<Visits>,
         secrets: Arc<dyn SecretSource>,
         trust: Arc<ClientConfig>,
     ) -> Self {
@@ -110,6 +137,7 @@ impl Proxy {
             guests,
             servers,
             edge,
+            visits,
             secrets,
             trust,
         }
@@ -177,17 +205,13 @@ impl Proxy {
                 self.forward(opened, &rules).await
             }
             Kind::Edge => {
-                if rules.denies_everything() {
+                if rules.asks_edge_names() {
                     read_greeting(&mut opened, GREETING_TIMEOUT).await?;
-                    if !opened
-                        .name
-                        .as_deref()
-                        .is_some_and(|name| rules.names_allow(name))
-                    {
+                    if !rules.edge_permits(dialled.port(), &[opened.name.as_deref()]) {
                         return Err(denied());
                     }
                 }
-                self.to_edge(opened).await
+                self.to_edge(opened, &rules).await
             }
         }
     }
@@ -197,7 +221,8 @@ impl Proxy {
         if !rules.asks_names() {
             return Ok(());
         }
-        let patience = if CLIENT_SPEAKS_FIRST.contains(&opened.dialled.port()) {
+        let port = opened.dialled.port();
+        let patience = if CLIENT_SPEAKS_FIRST.contains(&port) || rules.expects_https(port) {
             GREETING_TIMEOUT
         } else {
             SHORT_GREETING_TIMEOUT
@@ -207,7 +232,7 @@ impl Proxy {
             let known = opened.guest.names_of(*opened.dialled.ip());
             opened.name = known
                 .iter()
-                .find(|name| rules.names_allow(name))
+                .find(|name| rules.names_allow(name, port))
                 .or(known.first())
                 .cloned();
         }
@@ -217,7 +242,7 @@ impl Proxy {
     async fn forward(&self, opened: Opened, rules: &Rules) -> io::Result<()> {
         let (address, port) = (*opened.dialled.ip(), opened.dialled.port());
         let name = opened.name.as_deref();
-        let decision = rules.decide(address, name);
+        let decision = rules.decide(address, port, name);
         if decision == Decision::Deny {
             tracing::info!(
                 sandbox = %opened.guest.identity.sandbox_id,
@@ -229,7 +254,7 @@ impl Proxy {
             && decision == Decision::ByName
             && self.edge.has_name(name)
         {
-            return self.to_edge(opened).await;
+            return self.to_edge(opened, rules).await;
         }
         let by_name = name.filter(|_| decision == Decision::ByName);
         let target = match rules.upstream() {
@@ -242,8 +267,8 @@ impl Proxy {
                 Box::new(dial::first_of(&addresses, port).await?)
             }
         };
-        if opened.tls && name.is_some_and(|name| rules.transform(name).is_some()) {
-            self.intercept(opened, target).await
+        if changes_requests(&opened, rules, false) {
+            self.intercept(opened, target, false).await
         } else {
             self.relay(opened, target).await
         }
@@ -322,7 +347,7 @@ impl Proxy {
         Ok(stream)
     }
 
-    async fn to_edge(&self, opened: Opened) -> io::Result<()> {
+    async fn to_edge(&self, opened: Opened, rules: &Rules) -> io::Result<()> {
         let listener = self.edge.listener(opened.dialled.port()).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::ConnectionRefused,
@@ -331,50 +356,71 @@ impl Proxy {
         })?;
         let target = TcpStream::connect(listener).await?;
         target.set_nodelay(true)?;
-        self.relay(opened, Box::new(target)).await
+        let (address, guest) = (target.local_addr()?, Arc::clone(&opened.guest));
+        let _known = self.visits.open(address, guest, opened.dialled.port());
+        if changes_requests(&opened, rules, true) {
+            self.intercept(opened, Box::new(target), true).await
+        } else {
+            self.relay(opened, Box::new(target)).await
+        }
     }
 
     /// Serves requests whose headers are set; `opened` has a name and speaks TLS.
-    async fn intercept(&self, opened: Opened, target: Stream) -> io::Result<()> {
+    async fn intercept(&self, opened: Opened, target: Stream, edge: bool) -> io::Result<()> {
         let host = opened.name.unwrap_or_default();
-        let address = *opened.dialled.ip();
+        let dialled = opened.dialled;
         let interception = Interception {
             guest: &opened.guest,
             host: &host,
-            port: opened.dialled.port(),
+            port: dialled.port(),
+            edge,
             secrets: self.secrets.as_ref(),
-            trust: Arc::clone(&self.trust),
+            trust: if edge {
+                self.edge.trust()?
+            } else {
+                Arc::clone(&self.trust)
+            },
         };
         let stream = Replay::new(opened.sent, opened.stream);
         relay::while_permitted(
             Box::pin(interception.serve(stream, target)),
             &opened.guest,
-            |rules| rules.decide(address, Some(&host)) != Decision::Deny,
+            |rules| self.permits(rules, dialled, Some(&host)),
         )
         .await
     }
 
     async fn relay(&self, opened: Opened, target: Stream) -> io::Result<()> {
-        let (address, name) = (*opened.dialled.ip(), opened.name);
-        let edge = |name: &str| self.edge.has_name(name);
+        let (dialled, name) = (opened.dialled, opened.name);
         relay::relay(
             opened.stream,
             target,
             &opened.sent,
             &opened.guest,
-            |rules| {
-                // A connection to the edge is judged as its name and the internet are.
-                let through_edge = address == EDGE_ADDRESS || name.as_deref().is_some_and(edge);
-                if through_edge {
-                    let named = name.as_deref().is_some_and(|name| rules.names_allow(name));
-                    named || !rules.denies_everything()
-                } else {
-                    rules.decide(address, name.as_deref()) != Decision::Deny
-                }
-            },
+            |rules| self.permits(rules, dialled, name.as_deref()),
         )
         .await
     }
+
+    /// Whether rules that have changed still permit an open connection.
+    fn permits(&self, rules: &Rules, dialled: SocketAddrV4, name: Option<&str>) -> bool {
+        let (address, port) = (*dialled.ip(), dialled.port());
+        if address == EDGE_ADDRESS || name.is_some_and(|name| self.edge.has_name(name)) {
+            rules.edge_permits(port, &[name])
+        } else {
+            rules.decide(address, port, name) != Decision::Deny
+        }
+    }
+}
+
+/// Whether the proxy has to look into the connection.
+fn changes_requests(opened: &Opened, rules: &Rules, edge: bool) -> bool {
+    let port = opened.dialled.port();
+    opened.tls
+        && opened
+            .name
+            .as_deref()
+            .is_some_and(|name| rules.transform(name, port, edge).is_some())
 }
 
 /// Why the kernel handed a connection to us.

@@ -43,7 +43,6 @@ pub(crate) fn announce(shared: &Shared, spec: &SandboxSpec, slot: &Slot, rules: 
     let identity = Identity {
         sandbox_id: spec.sandbox_id.clone(),
         team_id: spec.team_id.to_string(),
-        template_id: spec.template_id.to_string(),
     };
     shared.egress.enter(slot.host_address, identity, rules);
     if let Err(error) = authority(shared, spec, slot.host_address) {
@@ -108,7 +107,7 @@ pub(crate) async fn change(shared: &Shared, spec: &SandboxSpec, slot: &Slot) -> 
         agent::trust(
             (address, AGENT_PORT).into(),
             authority.pem(),
-            &spec.envd_access_token,
+            spec.envd_access_token.as_deref(),
             shared.config.agent_timeout,
         )
         .await

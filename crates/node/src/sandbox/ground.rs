@@ -81,8 +81,8 @@ impl Ground {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Secrets {
-    /// Token that the agent in the build's memory expects.
-    pub envd_access_token: String,
+    /// Token that the agent in the build's memory expects, if it expects one.
+    pub envd_access_token: Option<String>,
 }
 
 impl Secrets {

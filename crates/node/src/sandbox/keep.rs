@@ -216,7 +216,7 @@ async fn operate(record: &Record, resources: &Resources, path: &'static str, lim
         return;
     };
     let address = SocketAddr::from((host, AGENT_PORT));
-    let token = &record.spec.envd_access_token;
+    let token = record.spec.envd_access_token.as_deref();
     if let Err(error) = agent::operate(address, path, token, limit).await {
         tracing::warn!(sandbox = %record.spec.sandbox_id, operation = path, error = %chain(&error), "the guest does not take part in being kept");
     }

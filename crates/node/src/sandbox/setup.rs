@@ -372,7 +372,8 @@ async fn greet_agent(
         .map_err(Error::step("read the template's defaults"))?;
     let settings = Init {
         env_vars: &env_vars,
-        access_token: Some(&spec.envd_access_token),
+        // An empty one takes away what the agent in a build's memory expects.
+        access_token: Some(spec.envd_access_token.as_deref().unwrap_or_default()),
         timestamp: agent::now(),
         default_user: &defaults.user,
         default_workdir: &defaults.workdir,
@@ -391,7 +392,7 @@ async fn greet_agent(
     };
     let former = former
         .as_ref()
-        .map(|secrets| secrets.envd_access_token.as_str());
+        .and_then(|secrets| secrets.envd_access_token.as_deref());
     let answer = async {
         match record.origin() {
             Origin::Restored(_) => {

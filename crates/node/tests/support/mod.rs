@@ -240,7 +240,7 @@ impl Home {
             alias: None,
             metadata: BTreeMap::new(),
             env_vars: BTreeMap::new(),
-            envd_access_token: TOKEN.to_owned(),
+            envd_access_token: Some(TOKEN.to_owned()),
             traffic_access_token: None,
             allow_internet_access: None,
             network_json: String::new(),
@@ -297,7 +297,7 @@ pub(crate) fn agent(status: &Status) -> SandboxClient {
     SandboxClient::direct(
         &format!("http://{address}:49983"),
         status.spec.sandbox_id.clone(),
-        &status.spec.envd_access_token,
+        status.spec.envd_access_token.as_deref().unwrap_or_default(),
         LIMIT,
     )
     .unwrap()

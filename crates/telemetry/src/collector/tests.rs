@@ -47,7 +47,7 @@ async fn a_broken_stream_goes_on_where_it_was() {
         id: SandboxId::random(),
         team_id: TeamId::random(),
         address: listener.local_addr().expect("bound"),
-        token: SecretString::from("secret"),
+        token: Some(SecretString::from("secret")),
         started_at: DateTime::from_timestamp_micros(1_000).expect("a time"),
         closed: CancellationToken::new(),
     };

@@ -235,7 +235,7 @@ impl Bench {
             alias: None,
             metadata: std::collections::BTreeMap::new(),
             env_vars: std::collections::BTreeMap::new(),
-            envd_access_token: "bench".to_owned().into(),
+            envd_access_token: Some("bench".to_owned().into()),
             traffic_access_token: None,
             allow_internet_access: None,
             network: None,

@@ -53,7 +53,6 @@ pub async fn measure(requests: u32) -> anyhow::Result<Figures> {
     let identity = Identity {
         sandbox_id: SandboxId::random(),
         team_id: String::new(),
-        template_id: String::new(),
     };
     let everywhere = r#""denyOut":["0.0.0.0/0"]"#;
     let kinds = [

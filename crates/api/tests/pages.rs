@@ -1,0 +1,97 @@
+//! What is answered where there is nothing: pages for people, and errors that say what
+//! is missing.
+
+mod support;
+
+use axum::body::Body;
+use axum::http::Method;
+use hearth_ids::SandboxId;
+use serde_json::json;
+use support::Api;
+
+#[tokio::test]
+async fn links_of_the_command_line_lead_to_pages_that_explain_themselves() {
+    let api = Api::start().await;
+    let id = SandboxId::random();
+    let inspect = format!("/dashboard/inspect/sandbox/{id}");
+    for (path, says) in [
+        ("/", "hearth sandbox ls"),
+        ("/dashboard", "hearth sandbox ls"),
+        ("/dashboard/", "no dashboard"),
+        ("/dashboard/some/page", "no dashboard"),
+        ("/dashboard/inspect/sandbox/%3Cscript%3E", "no dashboard"),
+        (inspect.as_str(), id.as_str()),
+        (inspect.as_str(), "e2b sandbox logs"),
+        (
+            "/docs/api/cli?next=http://localhost:1&cliVersion=2",
+            "no sign-in",
+        ),
+    ] {
+        let answer = api.anonymous(path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(
+            answer.header("content-type"),
+            Some("text/html; charset=utf-8")
+        );
+        assert!(answer.text.contains(says), "{path}: {}", answer.text);
+        for outside in ["src=", "href=", "<script", "url("] {
+            assert!(!answer.text.contains(outside), "{path}: {outside}");
+        }
+    }
+    api.anonymous("/dashboards").await.error(404);
+}
+
+#[tokio::test]
+async fn a_sandbox_that_there_is_not_does_not_exist_whatever_is_wanted_of_it() {
+    let api = Api::with(|config| config.features.pause = true).await;
+    let id = SandboxId::random();
+    let expected = format!("Sandbox \"{id}\" doesn't exist or you don't have access to it");
+    for path in ["sandboxes", "v2/sandboxes"] {
+        let path = format!("/{path}/{id}/connect");
+        let answer = api.post(&path, &json!({"timeout": 60})).await;
+        assert_eq!(answer.error(404), expected);
+    }
+    for what in ["resume", "pause", "snapshots", "fork", "timeout"] {
+        let path = format!("/sandboxes/{id}/{what}");
+        let answer = api.post(&path, &json!({"timeout": 60})).await;
+        assert_eq!(answer.error(404), expected, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn volumes_are_refused_with_what_is_there_instead() {
+    let api = Api::start().await;
+    for (method, path) in [
+        (Method::GET, "/volumes"),
+        (Method::POST, "/volumes"),
+        (Method::GET, "/volumes/7c1b3a52-0000-4000-8000-000000000000"),
+        (
+            Method::DELETE,
+            "/volumes/7c1b3a52-0000-4000-8000-000000000000",
+        ),
+    ] {
+        let body = Body::from(json!({"name": "data"}).to_string());
+        let answer = api.call(method.clone(), path, body).await;
+        assert_eq!(answer.header("should-retry"), Some("false"));
+        let message = answer.error(501);
+        assert!(
+            message.starts_with("Volumes are not available"),
+            "{method}: {message}"
+        );
+    }
+    let mounts = json!({"templateID": "base", "volumeMounts": [{"name": "v", "path": "/v"}]});
+    for path in ["/sandboxes", "/v2/sandboxes"] {
+        let message = api.post(path, &mounts).await.error(501);
+        assert!(
+            message.starts_with("Volumes are not available"),
+            "{message}"
+        );
+    }
+    assert_eq!(api.node.count(), 0);
+    // The other API's errors have a code that is a text.
+    let content = api.anonymous("/volumecontent/x/file?path=a").await;
+    assert_eq!(content.status, 501);
+    assert_eq!(content.json()["code"], "NOT_SUPPORTED");
+    // Whoever shows no key learns nothing.
+    api.anonymous("/volumes").await.error(401);
+}
