@@ -67,6 +67,48 @@ def test_metrics_are_not_on_the_public_ports(logged):
     assert httpx.get(f"{hearth.url}/metrics", timeout=60).status_code == 404
 
 
+def test_https_ports_and_names_of_headers(module_hearth, tmp_path):
+    # curl would not take this certificate; the edge takes any.
+    openssl = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+    command = f"{openssl} -subj /CN=inside -keyout {tmp_path}/key -out {tmp_path}/pem"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    box = Sandbox.create(timeout=600, network={"https_ports": [8443, 8444]})
+    try:
+        for name in ("key", "pem"):
+            box.files.write(f"/tmp/{name}", (tmp_path / name).read_text())
+        box.files.write("/tmp/server.py", HTTPS_GUEST)
+        box.commands.run("python3 /tmp/server.py", background=True)
+
+        def visit(port: int) -> httpx.Response:
+            headers = {"E2b-Sandbox-Id": box.sandbox_id, "E2b-Sandbox-Port": str(port)}
+            return httpx.get(module_hearth.url, headers=headers, timeout=60)
+
+        answer = until(lambda: (a := visit(8443)).status_code == 200 and a, "the server")
+        assert {"Host", "User-Agent", "X-Forwarded-For"} <= set(answer.json())
+        plain = visit(8444)
+        assert plain.status_code == 502 and "httpsPorts" in plain.json()["message"]
+        # A port that is not listed is spoken to as ever.
+        assert visit(8080).status_code == 200
+    finally:
+        box.kill()
+
+
+HTTPS_GUEST = """
+import http.server, json, ssl, threading
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(list(self.headers.keys())).encode())
+servers = [http.server.ThreadingHTTPServer(('', port), Handler) for port in (8080, 8444, 8443)]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain('/tmp/pem', '/tmp/key')
+servers[2].socket = context.wrap_socket(servers[2].socket, server_side=True)
+for server in servers[:2]:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+servers[2].serve_forever()
+"""
+
 GUEST = """
 const http = require('http'), http2 = require('http2')
 // Holds every request open, as a stream of events does.

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Any, Iterator, Optional
 
 import httpx
@@ -148,7 +149,7 @@ def test_no_internet():
         assert not datagram(box, FIRST, REFUSAL_SECONDS)
         # What the node itself offers is there.
         who = json.loads(box.commands.run("curl -sS -m 20 http://192.0.2.1/me").stdout)
-        assert who["sandboxID"] == box.sandbox_id
+        assert who == {"sandboxID": box.sandbox_id}
         sent = box.commands.run(
             "curl -sS -m 20 -o /dev/null -w '%{http_code}' -H 'Content-Type: application/json' "
             "-d '{\"message\":\"hello\"}' http://events.e2b.local/logs"
@@ -185,6 +186,28 @@ def test_names(box: Sandbox):
     # Names carry nothing out either.
     lookup = box.commands.run("getent hosts data.second.test || echo none", timeout=60)
     assert lookup.stdout.strip() == "none"
+
+
+def resolves(box: Sandbox, name: str) -> bool:
+    looked_up = box.commands.run(f"getent ahostsv4 {name} || echo none", timeout=60)
+    return looked_up.stdout.strip() != "none"
+
+
+def test_names_of_allowed_addresses_resolve(box: Sandbox):
+    box.update_network({"allow_out": [EVERYWHERE], "deny_out": [EVERYWHERE]})
+    for url in ("http://first.test/", "http://second.test/"):
+        assert fetch(box, url) is not None, url
+    box.update_network({"allow_out": [f"{FIRST}/32"], "deny_out": [EVERYWHERE]})
+    assert fetch(box, "http://first.test/") is not None
+    assert resolves(box, "second.test") and blocked(box, "http://second.test/")
+    box.update_network({"deny_out": [EVERYWHERE]})
+    assert not resolves(box, "first.test")
+    both = {"allow_out": [EVERYWHERE], "deny_out": [EVERYWHERE]}
+    made = Sandbox.create(timeout=600, network=both)
+    try:
+        assert fetch(made, "http://first.test/") is not None
+    finally:
+        made.kill()
 
 
 def test_lies_about_names_gain_nothing(box: Sandbox):
@@ -240,10 +263,13 @@ def test_headers_are_set_without_the_sandbox_seeing_them(hearth: Hearth, box: Sa
     headers = {"Authorization": "Bearer ${e2b.secrets.api-key}", "X-Plain": "yes"}
     box.update_network({"rules": {"*.first.test": [{"transform": {"headers": headers}}]}})
     # The sandbox trusts its own authority: no -k. What it sets itself is replaced.
-    seen = fetch(box, "https://api.first.test/path?q=1", "-H", "'Authorization: mine'")
+    own = ("-H", "'Authorization: mine'", "-H", "'x-lower: 1'")
+    seen = fetch(box, "https://api.first.test/path?q=1", *own)
     assert seen is not None and seen["address"] == FIRST and seen["path"] == "/path?q=1"
     assert seen["headers"]["authorization"] == "Bearer s3cr3t-value"
     assert seen["headers"]["x-plain"] == "yes"
+    # Old servers look for names as they are usually written.
+    assert {"Host", "Authorization", "X-Plain", "x-lower"} <= set(seen["names"])
     # Other hosts, and the host without TLS, get nothing.
     for url in ("https://second.test/", "https://first.test/", "http://api.first.test/"):
         other = fetch(box, url, "-k")
@@ -386,6 +412,59 @@ def test_another_sandboxs_url(hearth: Hearth, box: Sandbox):
                 return ""
 
         assert until(visit, "the neighbour's page", every=0.5) == "from next door\n"
+    finally:
+        other.kill()
+
+
+VISITED = '''
+import http.server, json
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(dict(self.headers.items())).encode())
+http.server.ThreadingHTTPServer(("", 8080), Handler).serve_forever()
+'''
+
+
+def test_rules_about_another_sandboxs_host(hearth: Hearth, box: Sandbox):
+    other = Sandbox.create(timeout=600)
+    try:
+        other.files.write("/tmp/server.py", VISITED)
+        other.commands.run("python3 /tmp/server.py", background=True)
+        host = other.get_host(8080)
+        name, port = host.split(":")
+        # Names below localhost are not asked for; so curl is told the edge's address.
+        at = ("--resolve", f"{name}:{port}:192.0.2.2", "--cacert", "/tmp/edge-ca.pem")
+        authority = Path(hearth.exports["NODE_EXTRA_CA_CERTS"]).read_text()
+        box.files.write("/tmp/edge-ca.pem", authority)
+        url = f"https://{host}/"
+
+        def status(*options: str) -> str:
+            asked = f"curl -sS -m 20 -o /dev/null -w '%{{http_code}}' {' '.join(options)} || true"
+            return box.commands.run(asked, timeout=60).stdout
+
+        box.update_network({})
+        until(lambda: status(*at, url) == "200", "the neighbour's server", every=0.5)
+        box.update_network({"deny_out": [host]})
+        assert status(*at, url) == "403"
+        # However the sandbox is named.
+        plain = f"http://192.0.2.2:{hearth.port}/"
+        headers = ("-H", f"'E2b-Sandbox-Id: {other.sandbox_id}'", "-H", "'E2b-Sandbox-Port: 8080'")
+        assert status(*headers, plain) == "403"
+        assert status("-H", f"'Host: 8080-{other.sandbox_id}-6532622b.localhost'", plain) == "403"
+        assert status(f"{plain}health") == "200", "the API is another's"
+        box.update_network({"allow_out": [host], "deny_out": [EVERYWHERE]})
+        assert status(*at, url) == "200"
+        # Not at another port, nor another host once the connection stands.
+        by_name = f"http://{name}:{hearth.port}/"
+        assert status("--resolve", f"{name}:{hearth.port}:192.0.2.2", by_name) == "000"
+        assert status(*at, "-H", f"'Host: api.localhost:{port}'", f"{url}health") == "403"
+        # Requests to it are changed; the guest trusts its own authority, so no --cacert.
+        headers = {"X-Key": "s3cr3t-value"}
+        box.update_network({"rules": {host: [{"transform": {"headers": headers}}]}})
+        seen = fetch(box, url, *at[:2])
+        assert seen is not None and seen["X-Key"] == "s3cr3t-value" and seen["Host"] == host
     finally:
         other.kill()
 

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import ssl
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from support.daemon import running
@@ -111,6 +113,30 @@ def test_sandboxes_run_commands(e2b, sandbox):
     listed = json.loads(e2b("sandbox", "list", "-f", "json"))
     assert [found["sandboxId"] for found in listed] == [sandbox]
     assert sandbox in e2b("sandbox", "info", sandbox)
+
+
+def test_its_link_into_a_dashboard_leads_to_a_page(e2b, sandbox):
+    connecting = subprocess.Popen(
+        [*e2b.command, "sandbox", "connect", sandbox],
+        cwd=e2b.project,
+        env=e2b.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert connecting.stdout is not None
+        # It comes before the terminal.
+        links = (re.search(r"https?://[^\s\x07\x1b]+/inspect/sandbox/\w+", line) for line in connecting.stdout)
+        link = next(filter(None, links)).group()
+    finally:
+        connecting.kill()
+        connecting.wait()
+    context = ssl.create_default_context(cafile=e2b.environment.get("SSL_CERT_FILE"))
+    page = httpx.get(link, verify=context, timeout=60)
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+    assert f"e2b sandbox info {sandbox}" in page.text
 
 
 def test_what_sandboxes_tell_is_read(e2b, older, sandbox):

@@ -36,6 +36,8 @@ class Echo(BaseHTTPRequestHandler):
             "client": self.client_address[0],
             "host": self.headers.get("Host"),
             "path": self.path,
+            # As they were written.
+            "names": list(self.headers.keys()),
             "headers": {name.lower(): value for name, value in self.headers.items()},
             "body": body.decode(errors="replace"),
         }
