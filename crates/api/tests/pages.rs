@@ -4,7 +4,7 @@
 mod support;
 
 use axum::body::Body;
-use axum::http::Method;
+use axum::http::{Method, Request};
 use hearth_ids::SandboxId;
 use serde_json::json;
 use support::Api;
@@ -27,7 +27,8 @@ async fn links_of_the_command_line_lead_to_pages_that_explain_themselves() {
             "no sign-in",
         ),
     ] {
-        let answer = api.anonymous(path).await;
+        let browser = Request::get(path).header("accept", "text/html,*/*;q=0.8");
+        let answer = api.send(browser.body(Body::empty()).expect("valid")).await;
         assert_eq!(answer.status, 200, "{path}");
         assert_eq!(
             answer.header("content-type"),
@@ -39,6 +40,7 @@ async fn links_of_the_command_line_lead_to_pages_that_explain_themselves() {
         }
     }
     api.anonymous("/dashboards").await.error(404);
+    api.anonymous("/").await.error(404);
 }
 
 #[tokio::test]

@@ -3,10 +3,11 @@
 //! Hearth's domain they lead here, where there is neither. One document each, nothing
 //! loaded from elsewhere, and nothing in it that needs a key.
 
+use crate::error::{Failure, Result};
 use crate::extract::SegmentPath;
 use crate::state::AppState;
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Html;
 use axum::routing::get;
 use hearth_ids::SandboxId;
@@ -27,13 +28,18 @@ pub(crate) fn add(routes: OpenApiRouter<AppState>) -> OpenApiRouter<AppState> {
 
 type Page = ([(HeaderName, HeaderValue); 2], Html<String>);
 
-async fn home() -> Page {
-    page(
+/// For people alone: to a program nothing is here.
+async fn home(headers: HeaderMap) -> Result<Page> {
+    let accepts = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    if !accepts.is_some_and(|accepts| accepts.contains("text/html")) {
+        return Err(Failure::http(StatusCode::NOT_FOUND, "Not found"));
+    }
+    Ok(page(
         "This is a Hearth server",
         "It runs sandboxes for E2B's SDKs and command line. Programs use it through its API; \
          for people there are these commands:",
         &COMMANDS,
-    )
+    ))
 }
 
 async fn dashboard() -> Page {
