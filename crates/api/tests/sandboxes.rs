@@ -111,23 +111,6 @@ async fn only_what_is_said_outright_opens_the_agent() {
 }
 
 #[tokio::test]
-async fn a_resume_does_not_pretend_to_change_what_happens_at_the_end() {
-    let api = Api::with(|config| config.features.pause = true).await;
-    let request = json!({"templateID": "base", "autoPause": true});
-    let id = api.sandbox(&request).await;
-    let (pause, resume) = (
-        format!("/sandboxes/{id}/pause"),
-        format!("/sandboxes/{id}/resume"),
-    );
-    let paused = api.post(&pause, &json!({})).await;
-    assert_eq!(paused.status, StatusCode::NO_CONTENT);
-    let refused = api.post(&resume, &json!({"autoPause": false})).await;
-    assert!(refused.error(400).contains("autoPause"));
-    let resumed = api.post(&resume, &json!({"autoPause": true})).await;
-    assert_eq!(resumed.status, StatusCode::CREATED);
-}
-
-#[tokio::test]
 async fn hosts_of_sandboxes_are_taken_in_network_rules() {
     let api = Api::start().await;
     let id = api.sandbox(&json!({"templateID": "base"})).await;

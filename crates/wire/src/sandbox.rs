@@ -209,7 +209,7 @@ pub struct ResumeSandbox {
     #[serde(default)]
     #[schema(minimum = 0)]
     pub timeout: Option<i64>,
-    /// Must be what the sandbox was made with: a resume does not change it.
+    /// Taken and not looked at: what a sandbox was made with stays.
     #[serde(default)]
     pub auto_pause: Option<bool>,
     #[serde(default)]

@@ -9,9 +9,7 @@ use crate::state::AppState;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use hearth_control::{
-    ConnectRequest, Error, ForkRequest, OnTimeout, PauseRequest, SnapshotFilter, SnapshotRequest,
-};
+use hearth_control::{ConnectRequest, ForkRequest, PauseRequest, SnapshotFilter, SnapshotRequest};
 use hearth_wire::{
     ApiError, ForkResult, ForkSandbox, PauseSandbox, ResumeSandbox, RollbackSandbox, Sandbox,
     SnapshotInfo, SnapshotSandbox,
@@ -56,13 +54,6 @@ pub(crate) async fn resume(
     SandboxPath(id): SandboxPath,
     OptionalBody(body): OptionalBody<ResumeSandbox>,
 ) -> Result<(StatusCode, Json<Sandbox>)> {
-    if let Some(wanted) = body.auto_pause {
-        let view = state.control.sandbox(&caller, &id).await?;
-        if wanted != (view.lifecycle.on_timeout == OnTimeout::Pause) {
-            let why = "is set when a sandbox is made, and a resume does not change it";
-            return Err(Error::invalid("autoPause", why).into());
-        }
-    }
     let request = ConnectRequest {
         timeout_seconds: body
             .timeout
