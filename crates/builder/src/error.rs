@@ -51,6 +51,13 @@ pub enum Error {
         /// The last lines of its console, where it helps.
         console: String,
     },
+    /// A hang in early boot looks like this: rare, and gone with another attempt.
+    #[error("the guest fell silent: nothing on its console for {seconds} s of its boot{}", after_console(.console))]
+    Silent {
+        seconds: u64,
+        /// The last lines of its console.
+        console: String,
+    },
     #[error("run the template's VM")]
     Machine(#[from] hearth_machine::Error),
     #[error("give the template's VM a network")]

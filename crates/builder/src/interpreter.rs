@@ -4,7 +4,7 @@
 
 use crate::{Artefacts, Error, TemplateSpec, artefact::digest_of_parts};
 use hearth_machine::Capabilities;
-use hearth_snapshot::{Digest, Shape};
+use hearth_snapshot::{Digest, Shape, StartCommand};
 use std::{fmt, fs, path::PathBuf};
 
 /// The name under which the official SDKs look for it.
@@ -93,24 +93,34 @@ impl TemplateSpec {
         capabilities: &Capabilities,
     ) -> Self {
         let library = "/usr/local/lib/hearth/code-interpreter";
+        let start = format!(
+            "setsid --fork {library}/start --preload {PRELOADED} \
+             </dev/null >/dev/null 2>&1"
+        );
+        let ready = format!("{library}/wait 570");
         let lines = [
             "true".to_owned(),
-            format!(
-                "setsid --fork {library}/start --preload {PRELOADED} \
-                 </dev/null >/dev/null 2>&1"
-            ),
-            format!("{library}/wait 570"),
+            start.clone(),
+            ready.clone(),
             "echo hi".to_owned(),
             "python3 -c 'print(6 * 7)'".to_owned(),
         ];
-        Self::named(
+        let mut spec = Self::named(
             INTERPRETER_TEMPLATE,
             artefacts,
             agent_version,
             shape,
             capabilities,
             lines.into(),
-        )
+        );
+        let details = &mut spec.details;
+        details.start = Some(StartCommand {
+            command: Some(start),
+            ready: Some(ready),
+            user: details.user.clone(),
+            workdir: details.workdir.clone(),
+        });
+        spec
     }
 }
 

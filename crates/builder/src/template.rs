@@ -9,7 +9,7 @@ use crate::{
     Artefacts, Error,
     error::blocking,
     progress::{Outcome, Progress, Stage, StageProgress},
-    warmup,
+    warmup::{self, BootLimits},
 };
 use hearth_block::{
     Device, DeviceConfig, WritableConfig,
@@ -23,7 +23,8 @@ use hearth_machine::{
 use hearth_network::{Slot, SlotPool};
 use hearth_snapshot::{
     Accelerator, ArtefactStore, Build, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, Draft,
-    EngineVersion, FileRole, Inputs, Kind, LocalStore, MEMORY_FILE, ROOTFS_FILE, Shape, sparse,
+    EngineVersion, FileRole, Inputs, Kind, LocalStore, MEMORY_FILE, ROOTFS_FILE, Shape,
+    TemplateDetails, sparse,
 };
 use std::{
     fs::File,
@@ -35,6 +36,8 @@ use std::{
 };
 
 const EXPORT: &str = "root";
+/// What the guest writes while it comes up.
+const BOOT_LAYER: &str = "boot-layer";
 /// How long a guest may take from its kernel's start to an agent that listens.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// What the VM process may take beyond its guest's memory.
@@ -55,10 +58,13 @@ pub struct TemplateSpec {
     /// Lines that a login shell of the default user runs before the snapshot, so
     /// that what sandboxes use first is already in the guest's memory.
     pub warm_up: Vec<String>,
+    /// What templates that are built upon this one inherit; a start command among it
+    /// is one of the lines above.
+    pub details: TemplateDetails,
 }
 
 /// Changes whenever templates are made differently from the same inputs.
-const RECIPE: u32 = 3;
+const RECIPE: u32 = 4;
 
 /// Lines that a first sandbox is likely to run, so that what they touch is already
 /// in the guest's memory.
@@ -125,6 +131,7 @@ impl TemplateSpec {
             initramfs: initramfs.path,
             rootfs: rootfs.image,
             warm_up,
+            details: TemplateDetails::default(),
         }
     }
 }
@@ -199,6 +206,10 @@ pub async fn snapshot(
     released?;
 
     progress.step("storing the build");
+    let details = staging.directory();
+    spec.details
+        .save(details)
+        .map_err(Error::io("describe the template in", details))?;
     let capabilities = workshop.engine.capabilities();
     let (accelerator, model) = accelerator_of(&capabilities);
     let draft = Draft {
@@ -260,6 +271,7 @@ impl Drop for EndOnDrop {
     }
 }
 
+/// Once more, upon a clean disk, where the guest hangs in early boot.
 async fn in_slot(
     spec: &TemplateSpec,
     workshop: Workshop<'_>,
@@ -267,9 +279,33 @@ async fn in_slot(
     staging: &Path,
     progress: StageProgress<'_>,
 ) -> Result<(), Error> {
+    let first = BootLimits::first(BOOT_LIMIT);
+    match attempt(spec, workshop, slot, staging, first, progress).await {
+        Err(error @ Error::Silent { .. }) => {
+            tracing::warn!(template = spec.name, %error, "boot a template's guest once more");
+            progress.step("booting it once more: the first guest fell silent");
+        }
+        other => return other,
+    }
+    let layer = staging.join(BOOT_LAYER);
+    std::fs::remove_dir_all(&layer).map_err(Error::io("remove", layer))?;
+    let memory = staging.join(MEMORY_FILE);
+    std::fs::remove_file(&memory).map_err(Error::io("remove", memory))?;
+    let last = BootLimits::last(BOOT_LIMIT);
+    attempt(spec, workshop, slot, staging, last, progress).await
+}
+
+async fn attempt(
+    spec: &TemplateSpec,
+    workshop: Workshop<'_>,
+    slot: &Slot,
+    staging: &Path,
+    limits: BootLimits,
+    progress: StageProgress<'_>,
+) -> Result<(), Error> {
     let run_dir = workshop.run_dir;
     make_run_dir(run_dir, slot.uid)?;
-    let layer = staging.join("boot-layer");
+    let layer = staging.join(BOOT_LAYER);
     let config = DeviceConfig {
         base: Some(spec.rootfs.clone()),
         layers: Vec::new(),
@@ -291,8 +327,12 @@ async fn in_slot(
     let result = match workshop.engine.boot(boot).await {
         Ok(machine) => {
             let _guard = EndOnDrop(machine.pid());
-            let saved =
-                bring_up_and_save(spec, machine.as_ref(), slot, run_dir, staging, progress).await;
+            let guest = Guest {
+                machine: machine.as_ref(),
+                address: SocketAddr::from((slot.host_address, warmup::AGENT_PORT)),
+                console: run_dir.join("console.log"),
+            };
+            let saved = bring_up_and_save(spec, &guest, limits, staging, progress).await;
             let stopped = machine.stop().await;
             saved.and(stopped.map_err(Error::from))
         }
@@ -316,24 +356,34 @@ async fn in_slot(
     .await
 }
 
+/// A template's guest while it is up.
+struct Guest<'a> {
+    machine: &'a dyn Machine,
+    /// Of its agent.
+    address: SocketAddr,
+    console: PathBuf,
+}
+
 async fn bring_up_and_save(
     spec: &TemplateSpec,
-    machine: &dyn Machine,
-    slot: &Slot,
-    run_dir: &Path,
+    guest: &Guest<'_>,
+    limits: BootLimits,
     staging: &Path,
     progress: StageProgress<'_>,
 ) -> Result<(), Error> {
-    let console = run_dir.join("console.log");
-    let address = SocketAddr::from((slot.host_address, warmup::AGENT_PORT));
+    let Guest {
+        machine,
+        address,
+        console,
+    } = guest;
     let agent = tokio::select! {
-        ready = warmup::wait_for_agent(&console, address, BOOT_LIMIT) => ready,
+        ready = warmup::wait_for_agent(console, *address, limits) => ready,
         why = machine.exited() => Err(Error::Guest { what: format!("the VM ended: {why}"), console: String::new() }),
     }
-    .map_err(|error| with_console(error, &console))?;
+    .map_err(|error| with_console(error, console))?;
     warmup::run(&agent, &spec.warm_up, progress)
         .await
-        .map_err(|error| with_console(error, &console))?;
+        .map_err(|error| with_console(error, console))?;
     drop(agent);
     progress.step("saving memory and devices");
     machine.pause().await?;
@@ -443,13 +493,17 @@ pub fn host_features(accelerator: Accelerator) -> Result<Vec<String>, Error> {
 }
 
 fn with_console(error: Error, console: &Path) -> Error {
-    const KEPT: usize = 20;
     let text = std::fs::read(console).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
-    let console = lines[lines.len().saturating_sub(KEPT)..].join("\n");
+    let console = console_tail(&String::from_utf8_lossy(&text));
     match error {
         Error::Guest { what, .. } => Error::Guest { what, console },
         other => other,
     }
+}
+
+/// The last lines of a console.
+pub(crate) fn console_tail(text: &str) -> String {
+    const KEPT: usize = 20;
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(KEPT)..].join("\n")
 }

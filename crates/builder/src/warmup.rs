@@ -17,22 +17,57 @@ const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// How long one warm-up line may take.
 const LINE_LIMIT: Duration = Duration::from_secs(600);
 
+/// How long a boot may take.
+#[derive(Debug, Clone, Copy)]
+pub struct BootLimits {
+    /// From the kernel's start to an agent that listens.
+    pub ready: Duration,
+    /// Between two lines on the console; absent where nobody would boot it again.
+    pub silence: Option<Duration>,
+}
+
+impl BootLimits {
+    /// Kernel and agent write a line every few seconds even where they are emulated on
+    /// a busy host. A guest that hangs in early boot writes nothing more.
+    const SILENCE: Duration = Duration::from_secs(45);
+
+    /// Of a first attempt, after which there is another.
+    #[must_use]
+    pub fn first(ready: Duration) -> Self {
+        Self {
+            ready,
+            silence: Some(Self::SILENCE),
+        }
+    }
+
+    /// Of the last attempt: it has all the time that there is.
+    #[must_use]
+    pub fn last(ready: Duration) -> Self {
+        Self {
+            ready,
+            silence: None,
+        }
+    }
+}
+
 /// Waits until the agent says on the guest's console that it listens, and then
 /// asks it once over the network.
 ///
 /// # Errors
-/// [`Error::Guest`] when it does not come up within `limit`.
+/// [`Error::Guest`] when it does not come up in time, [`Error::Silent`] when its
+/// console stops before that.
 pub async fn wait_for_agent(
     console: &Path,
     address: SocketAddr,
-    limit: Duration,
+    limits: BootLimits,
 ) -> Result<SandboxClient, Error> {
-    tokio::time::timeout(limit, wait_for_line(console, READY_LINE))
+    let waiting = wait_for_line(console, READY_LINE, limits.silence);
+    tokio::time::timeout(limits.ready, waiting)
         .await
         .map_err(|_| {
             guest(&format!(
                 "the agent was not ready within {} s of the boot",
-                limit.as_secs()
+                limits.ready.as_secs()
             ))
         })??;
     let client = SandboxClient::direct(
@@ -54,7 +89,7 @@ pub async fn wait_for_agent(
 
 /// Completes when the file has a line that ends in `line`. The file is watched,
 /// not polled.
-async fn wait_for_line(path: &Path, line: &str) -> Result<(), Error> {
+async fn wait_for_line(path: &Path, line: &str, silence: Option<Duration>) -> Result<(), Error> {
     let watch = watch(path).map_err(Error::io("watch the console", path))?;
     loop {
         // Looked at after the watch stands: nothing written since is missed.
@@ -69,9 +104,20 @@ async fn wait_for_line(path: &Path, line: &str) -> Result<(), Error> {
         if text.lines().any(|found| found.trim_end().ends_with(line)) {
             return Ok(());
         }
-        changed(&watch)
-            .await
-            .map_err(Error::io("watch the console", path))?;
+        let changed = changed(&watch);
+        let changed = match silence {
+            None => changed.await,
+            Some(limit) => match tokio::time::timeout(limit, changed).await {
+                Ok(changed) => changed,
+                Err(_) => {
+                    return Err(Error::Silent {
+                        seconds: limit.as_secs(),
+                        console: crate::template::console_tail(&text),
+                    });
+                }
+            },
+        };
+        changed.map_err(Error::io("watch the console", path))?;
     }
 }
 
@@ -149,7 +195,7 @@ mod tests {
         let mut console = tempfile::NamedTempFile::new().unwrap();
         writeln!(console, "[    0.0] Linux\r").unwrap();
         let path = console.path().to_owned();
-        let waiting = tokio::spawn(async move { wait_for_line(&path, READY_LINE).await });
+        let waiting = tokio::spawn(async move { wait_for_line(&path, READY_LINE, None).await });
         tokio::task::yield_now().await;
         for part in ["[    1.0] more\r\n", "envd: re", "ady\r\n"] {
             assert!(!waiting.is_finished());
@@ -165,16 +211,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_console_that_stops_is_noticed_before_the_boot_has_had_its_time() {
+        let mut console = tempfile::NamedTempFile::new().unwrap();
+        writeln!(console, "[    3.1] smp: Bringing up secondary CPUs\r").unwrap();
+        let limits = BootLimits {
+            ready: Duration::from_secs(600),
+            silence: Some(Duration::from_millis(50)),
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        let error = wait_for_agent(console.path(), address, limits)
+            .await
+            .err()
+            .expect("nothing more comes");
+        assert!(matches!(error, Error::Silent { .. }), "{error}");
+        assert!(error.to_string().contains("secondary CPUs"), "{error}");
+    }
+
+    #[tokio::test]
     async fn a_silent_guest_is_given_up_and_a_flood_refused() {
         let console = tempfile::NamedTempFile::new().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
-        let error = wait_for_agent(console.path(), address, Duration::from_millis(20))
+        let limits = BootLimits::last(Duration::from_millis(20));
+        let error = wait_for_agent(console.path(), address, limits)
             .await
             .err()
             .expect("nothing comes");
         assert!(error.to_string().contains("not ready"), "{error}");
         console.as_file().set_len(MAX_CONSOLE_BYTES + 1).unwrap();
-        let error = wait_for_line(console.path(), READY_LINE)
+        let error = wait_for_line(console.path(), READY_LINE, None)
             .await
             .expect_err("too much");
         assert!(error.to_string().contains("floods"), "{error}");

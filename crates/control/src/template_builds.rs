@@ -277,7 +277,7 @@ impl Control {
         if request.build.status != BuildStatus::Waiting {
             return Err(not_waiting());
         }
-        let source = self.build_source(caller, spec.source).await?;
+        let source = self.build_source(caller, &template.id, spec.source).await?;
         self.give_up_others(&template, request.build.id).await?;
         if !self.store.build_begin(request.build.id, Utc::now()).await? {
             return Err(not_waiting());
@@ -317,26 +317,60 @@ impl Control {
     async fn build_source(
         &self,
         caller: &Caller,
+        building: &TemplateId,
         source: TemplateSource,
     ) -> Result<BuildSource, Error> {
         let name = match source {
             TemplateSource::Template(name) => name,
             TemplateSource::Image {
                 reference,
-                credentials,
-            } => match own_image(&reference) {
-                Some(name) if credentials.is_none() => name.to_owned(),
-                _ => {
-                    return Ok(BuildSource::Image {
+                credentials: None,
+            } => {
+                let Some(name) = own_image(&reference) else {
+                    let found = self.template_of_image(caller, building, &reference).await?;
+                    return Ok(found.unwrap_or(BuildSource::Image {
                         reference,
-                        credentials,
-                    });
-                }
-            },
+                        credentials: None,
+                    }));
+                };
+                name.to_owned()
+            }
+            TemplateSource::Image {
+                reference,
+                credentials,
+            } => {
+                return Ok(BuildSource::Image {
+                    reference,
+                    credentials,
+                });
+            }
         };
         let reference = Self::template_parse("fromTemplate", &name)?;
         let resolved = self.template_resolve(caller, &reference).await?;
         Ok(BuildSource::Build(resolved.build.id))
+    }
+
+    /// A template that the caller may use, where an image's reference could be one's:
+    /// it names neither registry nor directory. Never the one that is being built: an
+    /// `ubuntu` of the caller's would be built upon itself with each build.
+    async fn template_of_image(
+        &self,
+        caller: &Caller,
+        building: &TemplateId,
+        reference: &str,
+    ) -> Result<Option<BuildSource>, Error> {
+        if reference.contains('/') {
+            return Ok(None);
+        }
+        let Ok(reference) = Self::template_parse("fromImage", reference) else {
+            return Ok(None);
+        };
+        match self.template_resolve(caller, &reference).await {
+            Ok(found) if found.template.id == *building => Ok(None),
+            Ok(found) => Ok(Some(BuildSource::Build(found.build.id))),
+            Err(error) if matches!(error.kind, Kind::NotFound | Kind::Forbidden) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn give_up_others(&self, template: &Template, but: BuildId) -> Result<(), Error> {

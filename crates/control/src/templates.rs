@@ -13,6 +13,9 @@ use hearth_store::{
     Build, BuildStatus, NewBuild, NewTemplate, Store, TagAssignment, Template, TemplateAlias,
 };
 
+/// The tag that a reference of an image has where it names none.
+const LATEST: &str = "latest";
+
 /// A template with what lists show of it.
 #[derive(Debug, Clone)]
 pub struct TemplateView {
@@ -108,6 +111,20 @@ impl Control {
         }
     }
 
+    /// The build that a tag names. `latest`, as references of images have it, is the
+    /// default tag where the template has no tag of that name.
+    pub(crate) async fn template_tagged(
+        &self,
+        template: &TemplateId,
+        tag: &str,
+    ) -> Result<Option<Build>, Error> {
+        let store = self.store.as_ref();
+        match store.tag_build(template, tag).await? {
+            None if tag == LATEST => Ok(store.tag_build(template, DEFAULT_TAG).await?),
+            found => Ok(found),
+        }
+    }
+
     /// The build that a reference names, ready to be started from.
     pub(crate) async fn template_resolve(
         &self,
@@ -115,10 +132,8 @@ impl Control {
         reference: &TemplateReference,
     ) -> Result<Resolved, Error> {
         let template = self.template_find(caller, reference).await?;
-        let tag = reference.tag_or_default();
         let build = self
-            .store
-            .tag_build(&template.id, tag)
+            .template_tagged(&template.id, reference.tag_or_default())
             .await?
             .filter(|build| build.status == BuildStatus::Ready);
         let Some(build) = build else {
@@ -233,7 +248,7 @@ impl Control {
         let reference = Self::template_parse("alias", reference)?;
         let template = self.template_find(caller, &reference).await?;
         if let Some(tag) = &reference.tag
-            && self.store.tag_build(&template.id, tag).await?.is_none()
+            && self.template_tagged(&template.id, tag).await?.is_none()
         {
             return Err(Error::not_found(format!(
                 "tag '{tag}' does not exist for template '{}'",

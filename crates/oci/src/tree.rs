@@ -319,6 +319,19 @@ impl Tree {
         Ok(Some(bytes))
     }
 
+    /// Lets everybody write in a directory and all below it; fine when there is none.
+    /// Files that have another name elsewhere stay as they are.
+    ///
+    /// # Errors
+    /// When something cannot be changed.
+    pub fn open_to_all(&self, path: &Path) -> io::Result<()> {
+        match self.lookup(path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Ok(directory) => Ok(open_to_all(directory.as_fd())?),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Writes a file anew, with whatever is missing above it.
     ///
     /// # Errors
@@ -396,6 +409,31 @@ fn names(directory: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
         }
     }
     Ok(found)
+}
+
+fn open_to_all(directory: BorrowedFd<'_>) -> Result<(), Errno> {
+    const WRITE: u32 = 0o666;
+    const SEARCH: u32 = 0o111;
+    let own = fs::fstat(directory)?;
+    let wider = own.st_mode | WRITE | SEARCH;
+    fs::fchmod(directory, Mode::from_raw_mode(wider & 0o7777))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for name in names(directory)? {
+        let found = fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let kind = fs::FileType::from_raw_mode(found.st_mode);
+        if kind.is_dir() {
+            open_to_all(fs::openat(directory, &name, flags, Mode::empty())?.as_fd())?;
+        } else if kind.is_file() && found.st_nlink == 1 {
+            let search = if found.st_mode & SEARCH == 0 {
+                0
+            } else {
+                SEARCH
+            };
+            let wider = Mode::from_raw_mode((found.st_mode | WRITE | search) & 0o7777);
+            fs::chmodat(directory, &name, wider, AtFlags::empty())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes an entry and all below it, following nothing.

@@ -17,10 +17,6 @@
 
 mod blocks;
 pub mod difference;
-/// Beside the files of a template's build: what builds and sandboxes take over
-/// from it, JSON. Not part of the manifest.
-pub const TEMPLATE_FILE: &str = "template.json";
-
 mod digest;
 mod error;
 mod lease;
@@ -29,6 +25,7 @@ mod manifest;
 pub mod sparse;
 mod stack;
 mod store;
+mod template;
 
 pub use blocks::DiskBlocks;
 pub use digest::Digest;
@@ -42,3 +39,4 @@ pub use manifest::{
 };
 pub use stack::{DiskStack, Stack};
 pub use store::{ArtefactStore, Build, Draft, Staging};
+pub use template::{StartCommand, TEMPLATE_FILE, TemplateDetails};

@@ -11,7 +11,7 @@
 
 use crate::{
     ArtefactStore, Below, Build, Corruption, Draft, Error, FileEntry, FileRole, Kind, Lease,
-    MANIFEST_FILE, Manifest, Stack, Staging,
+    MANIFEST_FILE, Manifest, Stack, Staging, TEMPLATE_FILE,
     lease::Register,
     manifest::{MAX_FILES, MAX_MANIFEST_BYTES, valid_name_for},
     sparse,
@@ -366,6 +366,13 @@ impl Inner {
                     why: Corruption::Digest,
                 });
             }
+        }
+        let details = from.directory.join(TEMPLATE_FILE);
+        match fs::copy(&details, staging.directory.join(TEMPLATE_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("copy", details)(error));
+            }
+            _ => {}
         }
         let manifest = Manifest {
             created_at: chrono::Utc::now(),

@@ -28,8 +28,6 @@ const BUNDLES: [&str; 2] = [
 pub(crate) struct Settings {
     pub(crate) nameservers: Vec<IpAddr>,
     pub(crate) ca_bundle: Option<String>,
-    /// `NAME=value`, of the image's configuration.
-    pub(crate) env: Vec<String>,
 }
 
 /// Distributions that differ in how packages are installed.
@@ -57,29 +55,31 @@ impl Adapted {
 }
 
 impl Family {
-    /// By the names in `os-release`: its own first, then those it is like.
-    fn of(os_release: &str) -> Option<Self> {
-        let value = |key: &str| {
-            let line = os_release.lines().find_map(|line| line.strip_prefix(key))?;
-            Some(line.trim_matches(['"', '\'']).to_ascii_lowercase())
-        };
-        let names = format!(
-            "{} {}",
-            value("ID=").unwrap_or_default(),
-            value("ID_LIKE=").unwrap_or_default()
-        );
-        names.split_whitespace().find_map(|name| match name {
-            "debian" | "ubuntu" => Some(Self::Debian),
+    /// By the distribution's own name. Those that are merely like one of these differ
+    /// in what their packages are called, or in whether there are any.
+    fn of(id: &str) -> Option<Self> {
+        match id {
+            "debian" | "ubuntu" | "kali" | "linuxmint" | "raspbian" => Some(Self::Debian),
             "alpine" => Some(Self::Alpine),
-            "fedora" | "rhel" | "centos" => Some(Self::Fedora),
-            "arch" | "archlinux" => Some(Self::Arch),
+            "fedora" | "rhel" | "centos" | "rocky" | "almalinux" | "amzn" => Some(Self::Fedora),
+            "arch" => Some(Self::Arch),
             _ => None,
-        })
+        }
     }
 
-    /// The package that has a program.
-    fn package(self, program: &str) -> &str {
-        match (program, self) {
+    /// The package that has a program, if there is one.
+    fn package(self, program: &str) -> Option<&str> {
+        Some(match (program, self) {
+            // Its init is another.
+            ("systemctl", Self::Alpine) => return None,
+            ("systemctl", _) => "systemd",
+            ("sshd", Self::Debian | Self::Fedora) => "openssh-server",
+            ("sshd", Self::Alpine | Self::Arch) => "openssh",
+            ("chronyd", _) => "chrony",
+            ("fusermount3", _) => "fuse3",
+            ("nft", _) => "nftables",
+            ("ping", Self::Debian) => "iputils-ping",
+            ("ping", _) => "iputils",
             // Alpine's `ss` is beside the rest of its package; its own pgrep is there.
             ("ss", Self::Alpine) => "iproute2-ss",
             ("ss", Self::Fedora) => "iproute",
@@ -87,24 +87,18 @@ impl Family {
             ("pgrep", Self::Debian) => "procps",
             ("pgrep", Self::Alpine | Self::Fedora | Self::Arch) => "procps-ng",
             (same, _) => same,
-        }
+        })
     }
 
-    /// Installs the packages that its argument names.
-    pub(crate) fn install_script(self) -> &'static str {
-        match self {
-            Self::Debian => {
-                "export DEBIAN_FRONTEND=noninteractive; o='-o Acquire::Retries=1 -o Acquire::http::Timeout=20'; \
-                 apt-get $o -q update && apt-get $o -q install -y --no-install-recommends $1 \
-                 && rm -rf /var/lib/apt/lists/*"
-            }
-            Self::Alpine => "apk add --no-cache $1",
-            Self::Fedora => {
-                "m=dnf; command -v dnf >/dev/null || m=microdnf; command -v $m >/dev/null || m=yum; \
-                 $m -y install $1"
-            }
-            Self::Arch => "pacman -Sy --noconfirm --needed $1",
-        }
+    /// Installs the packages that its argument names, as far as the archive has them.
+    pub(crate) fn install_script(self) -> String {
+        let functions = match self {
+            Self::Debian => include_str!("install/debian.sh"),
+            Self::Alpine => include_str!("install/alpine.sh"),
+            Self::Fedora => include_str!("install/fedora.sh"),
+            Self::Arch => include_str!("install/arch.sh"),
+        };
+        format!("{functions}{}", include_str!("install/install.sh"))
     }
 }
 
@@ -122,12 +116,12 @@ pub(crate) fn adapt(tree: &mut Tree, settings: &Settings) -> Result<Adapted, Str
     put(tree, "etc/resolv.conf", 0o644, &resolver).map_err(write)?;
     put(tree, "etc/hosts", 0o644, hosts).map_err(write)?;
     put(tree, "etc/hostname", 0o644, "hearth\n").map_err(write)?;
-    environment(tree, &settings.env).map_err(write)?;
-    let mut missing = missing(tree, family);
+    profile(tree).map_err(write)?;
+    let missing = missing(tree, family);
     if let Some(pem) = &settings.ca_bundle {
         certificates(tree, pem).map_err(write)?;
-        missing.retain(|package| package != "ca-certificates");
     }
+    shared_directories(tree).map_err(write)?;
     for (path, mode) in [("tmp", 0o1777), ("var/tmp", 0o1777), ("root", 0o700)] {
         if !tree.exists(path) {
             let attributes = Attributes {
@@ -142,32 +136,44 @@ pub(crate) fn adapt(tree: &mut Tree, settings: &Settings) -> Result<Adapted, Str
 }
 
 fn family(tree: &Tree) -> Result<Family, String> {
+    const SUPPORTED: &str = "images of Debian, Ubuntu, Alpine, Fedora, RHEL, CentOS, Rocky Linux, \
+                             AlmaLinux, Amazon Linux and Arch can become templates";
     for path in ["etc/os-release", "usr/lib/os-release"] {
         let text = text(tree, path).map_err(|error| error.to_string())?;
         if text.is_empty() {
             continue;
         }
-        return Family::of(&text).ok_or_else(|| {
-            let name = text
-                .lines()
-                .find_map(|line| line.strip_prefix("ID="))
-                .unwrap_or("of an unknown name");
-            format!(
-                "the image's distribution ({name}) is not supported: images of the Debian, \
-                 Ubuntu, Alpine, Fedora and Arch families are"
-            )
+        let id = text.lines().find_map(|line| line.strip_prefix("ID="));
+        let id = id.unwrap_or("linux").trim().trim_matches(['"', '\'']);
+        return Family::of(&id.to_ascii_lowercase()).ok_or_else(|| {
+            format!("the image's distribution ID='{id}' is not supported: {SUPPORTED}")
         });
     }
-    Err(
-        "the image has no /etc/os-release: only images of the Debian, Ubuntu, Alpine, Fedora and \
-         Arch families can become templates"
-            .to_owned(),
-    )
+    Err(format!("the image has no /etc/os-release: {SUPPORTED}"))
 }
 
-/// What every sandbox has: for its agent and commands, and for the questions by
-/// which clients tell that a template is ready.
-const PROGRAMS: [&str; 6] = ["bash", "sudo", "tar", "curl", "ss", "pgrep"];
+/// What every sandbox has: for its agent and commands, for the questions by which
+/// clients tell that a template is ready, and what E2B's templates have, whatever
+/// their image.
+const PROGRAMS: [&str; 15] = [
+    "bash",
+    "sudo",
+    "tar",
+    "curl",
+    "ss",
+    "pgrep",
+    "ping",
+    "git",
+    "socat",
+    "systemctl",
+    "sshd",
+    "chronyd",
+    "fusermount3",
+    "iptables",
+    "nft",
+];
+/// What keeps the bundle of certificates.
+const TRUST_PROGRAMS: [&str; 2] = ["update-ca-certificates", "update-ca-trust"];
 
 fn missing(tree: &Tree, family: Family) -> Vec<String> {
     let program = |name: &str| {
@@ -178,9 +184,9 @@ fn missing(tree: &Tree, family: Family) -> Vec<String> {
     let mut missing: Vec<String> = PROGRAMS
         .iter()
         .filter(|name| !program(name))
-        .map(|name| family.package(name).to_owned())
+        .filter_map(|name| family.package(name).map(str::to_owned))
         .collect();
-    if !BUNDLES.iter().any(|path| tree.exists(path)) {
+    if !TRUST_PROGRAMS.iter().any(|name| program(name)) {
         missing.push("ca-certificates".to_owned());
     }
     missing
@@ -324,26 +330,27 @@ fn make_home(tree: &mut Tree, home: &str, uid: u32, gid: u32) -> io::Result<()> 
     Ok(())
 }
 
-/// What the image's author set is there for login shells too.
-fn environment(tree: &mut Tree, env: &[String]) -> io::Result<()> {
-    let mut script = String::from("# Variables of the image that this template was made from.\n");
-    for pair in env {
-        let Some((name, value)) = pair.split_once('=') else {
-            continue;
-        };
-        let plain = !name.is_empty()
-            && !name.starts_with(|c: char| c.is_ascii_digit())
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if plain && !matches!(name, "HOME" | "USER" | "PWD") && !value.contains('\0') {
-            let _ = writeln!(script, "export {name}={}", crate::shell::quoted(value));
-        }
+/// Login shells read what the template adds to the profile.
+fn profile(tree: &mut Tree) -> io::Result<()> {
+    if tree.exists("etc/profile") {
+        return Ok(());
     }
-    put(tree, "etc/profile.d/hearth-image.sh", 0o644, &script)?;
-    if !tree.exists("etc/profile") {
-        let profile = "for file in /etc/profile.d/*.sh; do [ -r \"$file\" ] && . \"$file\"; done\nunset file\n";
-        put(tree, "etc/profile", 0o644, profile)?;
+    let profile =
+        "for file in /etc/profile.d/*.sh; do [ -r \"$file\" ] && . \"$file\"; done\nunset file\n";
+    put(tree, "etc/profile", 0o644, profile)
+}
+
+/// The default user installs there without becoming root: `npm -g`, `pip`.
+fn shared_directories(tree: &mut Tree) -> io::Result<()> {
+    for path in ["usr/local", "code"] {
+        if !tree.exists(path) {
+            let attributes = Attributes {
+                mode: 0o777,
+                ..owned(0, 0)
+            };
+            tree.make_directory(Path::new(path), attributes, &[])?;
+        }
+        tree.open_to_all(Path::new(path))?;
     }
     Ok(())
 }
@@ -381,31 +388,22 @@ mod tests {
         Settings {
             nameservers: vec![IpAddr::from([192, 0, 2, 53])],
             ca_bundle: Some("CERTIFICATE\n".to_owned()),
-            env: vec![
-                "PATH=/opt/it's/bin:/bin".to_owned(),
-                "BAD NAME=x".to_owned(),
-            ],
         }
     }
 
     #[test]
-    fn families_are_told_by_name_or_likeness() {
-        for (text, family) in [
+    fn families_are_told_by_name_alone() {
+        for (os_release, found) in [
             ("ID=debian\n", Some(Family::Debian)),
-            (
-                "NAME=x\nID=\"linuxmint\"\nID_LIKE=\"ubuntu debian\"\n",
-                Some(Family::Debian),
-            ),
+            ("NAME=x\nID=\"linuxmint\"\n", Some(Family::Debian)),
             ("ID=alpine", Some(Family::Alpine)),
-            (
-                "ID=rocky\nID_LIKE='rhel centos fedora'",
-                Some(Family::Fedora),
-            ),
+            ("ID='rocky'\nID_LIKE='rhel centos'", Some(Family::Fedora)),
             ("ID=arch", Some(Family::Arch)),
             ("ID=nixos", None),
-            ("", None),
+            ("ID=\"ol\"\nID_LIKE=\"fedora\"\n", None),
         ] {
-            assert_eq!(Family::of(text), family, "{text}");
+            let (_root, tree) = image(&[("etc/os-release", os_release)]);
+            assert_eq!(family(&tree).ok(), found, "{os_release}");
         }
     }
 
@@ -426,15 +424,15 @@ mod tests {
             .unwrap();
         let adapted = adapt(&mut tree, &settings()).unwrap();
         assert_eq!(
-            adapted.missing,
-            ["sudo", "tar", "curl", "iproute2-ss", "procps-ng"]
+            adapted.missing.join(" "),
+            "sudo tar curl iproute2-ss procps-ng iputils git socat openssh chrony fuse3 \
+             iptables nftables ca-certificates"
         );
         let read = |path: &str| std::fs::read_to_string(root.path().join(path)).unwrap();
         assert!(read("etc/passwd").ends_with("/bin/sh\nuser:x:1001:1001::/home/user:/bin/bash\n"));
         assert_eq!(read("etc/resolv.conf"), "nameserver 192.0.2.53\n");
         assert_eq!(read("home/user/.bashrc"), "skel");
-        assert!(read("etc/profile.d/hearth-image.sh").contains("PATH='/opt/it'\\''s/bin:/bin'"));
-        assert!(!read("etc/profile.d/hearth-image.sh").contains("BAD"));
+        assert!(read("etc/profile").contains("/etc/profile.d/"));
         assert_eq!(read(BUNDLES[0]), "CERTIFICATE\n");
         use std::os::unix::fs::MetadataExt;
         assert_eq!(
@@ -460,15 +458,61 @@ mod tests {
 
     #[test]
     fn each_family_has_its_own_packages() {
+        let common = "bash sudo tar curl";
         for (os_release, packages) in [
-            ("ID=ubuntu\nID_LIKE=debian\n", "iproute2 procps"),
-            ("ID=alpine\n", "iproute2-ss procps-ng"),
-            ("ID=rocky\nID_LIKE=\"rhel fedora\"\n", "iproute procps-ng"),
-            ("ID=arch\n", "iproute2 procps-ng"),
+            (
+                "ID=ubuntu\n",
+                "iproute2 procps iputils-ping git socat systemd openssh-server",
+            ),
+            (
+                "ID=alpine\n",
+                "iproute2-ss procps-ng iputils git socat openssh",
+            ),
+            (
+                "ID=rocky\n",
+                "iproute procps-ng iputils git socat systemd openssh-server",
+            ),
+            (
+                "ID=arch\n",
+                "iproute2 procps-ng iputils git socat systemd openssh",
+            ),
         ] {
             let (_root, mut tree) = image(&[("etc/os-release", os_release)]);
             let missing = adapt(&mut tree, &settings()).unwrap().missing;
-            assert_eq!(missing.join(" "), format!("bash sudo tar curl {packages}"));
+            let rest = "chrony fuse3 iptables nftables ca-certificates";
+            assert_eq!(missing.join(" "), format!("{common} {packages} {rest}"));
+        }
+    }
+
+    #[test]
+    fn everybody_may_install_into_usr_local_and_code() {
+        use std::os::unix::fs::PermissionsExt;
+        let (root, mut tree) = image(&[
+            ("etc/os-release", "ID=debian\n"),
+            ("usr/local/lib/x", "x"),
+            ("usr/local/bin/run", "x"),
+            ("etc/shared", "x"),
+        ]);
+        let at = |path: &str| root.path().join(path);
+        let change = |path: &str, mode| {
+            std::fs::set_permissions(at(path), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        change("usr/local/bin/run", 0o755);
+        change("usr/local/lib", 0o755);
+        std::fs::hard_link(at("etc/shared"), at("usr/local/shared")).unwrap();
+        std::os::unix::fs::symlink("/etc/os-release", at("usr/local/link")).unwrap();
+        adapt(&mut tree, &settings()).unwrap();
+        for (path, mode) in [
+            ("usr/local", 0o777),
+            ("usr/local/lib", 0o777),
+            ("usr/local/lib/x", 0o666),
+            ("usr/local/bin/run", 0o777),
+            ("code", 0o777),
+            ("etc/shared", 0o644),
+            ("etc/os-release", 0o644),
+        ] {
+            let found = std::fs::metadata(at(path)).unwrap().permissions().mode();
+            assert_eq!(found & 0o7777, mode, "{path}");
         }
     }
 
@@ -486,7 +530,7 @@ mod tests {
     fn other_distributions_are_refused_with_a_sentence() {
         let (_root, mut tree) = image(&[("etc/os-release", "ID=nixos\n")]);
         let why = adapt(&mut tree, &settings()).unwrap_err();
-        assert!(why.contains("nixos") && why.contains("Alpine"), "{why}");
+        assert!(why.contains("ID='nixos' is not supported") && why.contains("Alpine"));
         let (_root, mut tree) = image(&[]);
         assert!(
             adapt(&mut tree, &settings())

@@ -21,6 +21,11 @@ use std::{
 };
 use uuid::Uuid;
 
+/// In the index for a step that made no layer.
+const NO_LAYER: &str = "-";
+/// Steps of this kind that are remembered.
+const MAX_NOTES: usize = 10_000;
+
 /// Identifies a disk's whole content: equal states read equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct State(Digest);
@@ -138,6 +143,24 @@ impl Cache {
         Some(layer)
     }
 
+    /// Notes that a step was carried out which changed no block. Answers whether it
+    /// was noted before. Nothing depends on it, so a failure is no reason to fail.
+    pub(crate) fn note(&self, key: Digest) -> bool {
+        let path = self.index(key);
+        match fs::File::open(&path) {
+            Ok(file) => {
+                let _ = file.set_modified(SystemTime::now());
+                true
+            }
+            Err(_) => {
+                if let Err(error) = fs::write(&path, NO_LAYER) {
+                    tracing::debug!(%error, "cannot note a step that made no layer");
+                }
+                false
+            }
+        }
+    }
+
     /// Takes a finished layer over, as what the key stands for from now on.
     pub(crate) fn insert(self: &Arc<Self>, key: Digest, from: &Path) -> Result<Layer, Error> {
         let layer = self.pin(Uuid::new_v4());
@@ -158,13 +181,20 @@ impl Cache {
     }
 
     fn try_trim(&self, limit_bytes: u64) -> io::Result<()> {
-        let mut keys = Vec::new();
+        let (mut keys, mut notes) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(self.root.join("index"))?.filter_map(Result::ok) {
-            let id = fs::read_to_string(entry.path())
-                .ok()
-                .and_then(|text| text.trim().parse::<Uuid>().ok());
+            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            let id = text.trim().parse::<Uuid>().ok();
+            if text == NO_LAYER {
+                notes.push((entry.metadata()?.modified()?, entry.path()));
+                continue;
+            }
             let used = entry.metadata().and_then(|metadata| metadata.modified());
             keys.push((used.unwrap_or(SystemTime::UNIX_EPOCH), entry.path(), id));
+        }
+        notes.sort();
+        for (_, path) in notes.iter().rev().skip(MAX_NOTES) {
+            fs::remove_file(path)?;
         }
         keys.sort_by_key(|key| std::cmp::Reverse(key.0));
         let mut kept = HashSet::new();
@@ -268,6 +298,17 @@ mod tests {
                 .count(),
             0
         );
+    }
+
+    #[test]
+    fn steps_without_a_layer_are_noted_and_not_taken_for_layers() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path().join("cache")).unwrap();
+        let key = State::of(&["base"]).key(&["ENV", "A", "1"]);
+        assert!(!cache.note(key));
+        cache.trim(0);
+        assert!(cache.note(key));
+        assert!(cache.find(key).is_none());
     }
 
     #[test]

@@ -5,7 +5,8 @@ use crate::{
     Failure, Part,
     cache::State,
     log::Level,
-    run::{Details, Ready, Run},
+    run::{Ready, Run},
+    settle,
     shell::{self, Output, Place},
     steps::Stack,
     vm::Vm,
@@ -15,27 +16,31 @@ use hearth_client::{Command, CommandEvent, CommandStream};
 use hearth_snapshot::{
     ArtefactStore, Build, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, Draft,
     EngineVersion, FileRole, Inputs, Kind, MEMORY_FILE, Manifest, ROOTFS_FILE, Shape, Staging,
-    sparse,
+    StartCommand, TemplateDetails, sparse,
 };
 use std::{fs::File, sync::Arc, time::Duration};
 
 const PART: Part = Part::Finalize;
 /// Changes whenever results are made differently from the same steps.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 /// What waits for a start command that has no ready command of its own.
 const DEFAULT_READY: &str = "sleep 20";
+const READY: &str = "Template is ready";
 /// Pause between two questions whether the template is ready.
 const READY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long one ready command may take.
 const READY_CALL: Duration = Duration::from_secs(120);
 
 pub(crate) async fn run(run: &Run<'_>, stack: Stack) -> Result<Ready, Failure> {
-    let key = key(run, stack.state)?;
+    let start = start_command(run, &stack);
+    let key = key(run, stack.state, start.as_ref())?;
     if !stack.forced
         && let Some(build) = find(run, key).await?
     {
         run.log.add(Some(PART), Level::Info, "CACHED [finalize]");
-        return reuse(run, &build).await;
+        let ready = reuse(run, &build).await?;
+        run.log.add(Some(PART), Level::Info, READY);
+        return Ok(ready);
     }
     let store = &run.shared.store;
     let staging = store
@@ -48,7 +53,7 @@ pub(crate) async fn run(run: &Run<'_>, stack: Stack) -> Result<Ready, Failure> {
     let writable = run.work.join("final");
     let mut vm = run.boot(&stack, writable, memory, PART).await?;
     let version = vm.agent_version.clone();
-    bring_up(run, &stack, &vm).await?;
+    bring_up(run, &stack, start.as_ref(), &vm).await?;
     run.log
         .add(Some(PART), Level::Info, "[finalize] saving the template");
     vm.save(staging.directory().join(DEVICE_STATE_FILE))
@@ -56,8 +61,12 @@ pub(crate) async fn run(run: &Run<'_>, stack: Stack) -> Result<Ready, Failure> {
         .map_err(Failure::of(PART, "save the template"))?;
     keep_disk(run, &vm, &staging).await?;
     drop(vm);
-    let details = Details {
-        context: stack.context.clone(),
+    let context = stack.context.clone();
+    let details = TemplateDetails {
+        user: context.user,
+        workdir: context.workdir,
+        env: context.env,
+        start,
     };
     details
         .save(staging.directory())
@@ -77,7 +86,32 @@ fn ready(manifest: &Manifest) -> Ready {
     }
 }
 
-fn key(run: &Run<'_>, state: State) -> Result<Digest, Failure> {
+/// What the template starts: what its author says, else what the template below it
+/// starts, as whom and where that one does. A ready command alone goes with an
+/// inherited start command.
+fn start_command(run: &Run<'_>, stack: &Stack) -> Option<StartCommand> {
+    let own = |command: Option<&String>| StartCommand {
+        command: command.cloned(),
+        ready: run.spec.ready_command.clone(),
+        user: stack.context.user.clone(),
+        workdir: stack.context.workdir.clone(),
+    };
+    match (
+        &run.spec.start_command,
+        &run.spec.ready_command,
+        &stack.start,
+    ) {
+        (Some(command), _, _) => Some(own(Some(command))),
+        (None, Some(ready), Some(inherited)) => Some(StartCommand {
+            ready: Some(ready.clone()),
+            ..inherited.clone()
+        }),
+        (None, Some(_), None) => Some(own(None)),
+        (None, None, inherited) => inherited.clone(),
+    }
+}
+
+fn key(run: &Run<'_>, state: State, start: Option<&StartCommand>) -> Result<Digest, Failure> {
     let capabilities = run.shared.engine.capabilities();
     let guest = &run.shared.config.guest;
     let spec = run.spec;
@@ -85,8 +119,7 @@ fn key(run: &Run<'_>, state: State) -> Result<Digest, Failure> {
     Ok(state.key(&[
         "finalize",
         RECIPE,
-        spec.start_command.as_deref().unwrap_or_default(),
-        spec.ready_command.as_deref().unwrap_or_default(),
+        &serde_json::to_string(&start).map_err(Failure::of(PART, "describe the template"))?,
         &format!("{} {}", spec.vcpus, spec.memory_mib),
         &guest.kernel_component.blake3.to_string(),
         &guest.initramfs_component.blake3.to_string(),
@@ -154,39 +187,41 @@ async fn reuse(run: &Run<'_>, build: &Build) -> Result<Ready, Failure> {
 }
 
 /// Start command, ready command, and everything out of the caches on disk.
-async fn bring_up(run: &Run<'_>, stack: &Stack, vm: &Vm) -> Result<(), Failure> {
-    let place = Place::of(&stack.context);
-    let started = match &run.spec.start_command {
-        None => None,
-        Some(line) => {
-            run.log
-                .add(Some(PART), Level::Info, &format!("[finalize] START {line}"));
-            let started = vm.client().start(place.line(line)).await;
-            Some(started.map_err(|error| Failure::at(PART, shell::refusal(&error)))?)
-        }
-    };
-    let ready_command = run
-        .spec
-        .ready_command
-        .as_deref()
-        .or(started.is_some().then_some(DEFAULT_READY));
-    if let Some(line) = ready_command {
-        run.log
-            .add(Some(PART), Level::Info, &format!("[finalize] READY {line}"));
+async fn bring_up(
+    run: &Run<'_>,
+    stack: &Stack,
+    start: Option<&StartCommand>,
+    vm: &Vm,
+) -> Result<(), Failure> {
+    let say = |text: &str| run.log.add(Some(PART), Level::Info, text);
+    if let Some(start) = start {
+        settle::settle(run, stack, vm, false).await?;
+        let place = Place {
+            user: &start.user,
+            workdir: &start.workdir,
+            env: &stack.context.env,
+        };
+        let started = match &start.command {
+            None => None,
+            Some(line) => {
+                say(&format!("Running start command: {line}"));
+                let started = vm.client().start(place.line(line)).await;
+                Some(started.map_err(|error| Failure::at(PART, shell::refusal(&error)))?)
+            }
+        };
+        let line = start.ready.as_deref().unwrap_or(DEFAULT_READY);
+        say(&format!("Waiting for template to be ready: {line}"));
         wait_until_ready(run, vm, &place, started, line).await?;
-        run.log
-            .add(Some(PART), Level::Info, "[finalize] the template is ready");
     }
     // What every first command of a sandbox touches is then in its memory.
-    let (exit, last) = shell::run(vm, run.log, PART, place.line("true")).await?;
+    let line = Place::of(&stack.context).line("true");
+    let (exit, last) = shell::run(run, vm, PART, line).await?;
     if exit.code != 0 {
         let text = shell::unsuccessful("bash -l -c true", &exit, &last);
         return Err(Failure::at(PART, text));
     }
-    let (exit, last) = shell::run(vm, run.log, PART, shell::script("sync", &[])).await?;
-    if exit.code != 0 {
-        return Err(Failure::at(PART, shell::unsuccessful("sync", &exit, &last)));
-    }
+    settle::settle(run, stack, vm, true).await?;
+    say(READY);
     Ok(())
 }
 
@@ -200,7 +235,7 @@ async fn wait_until_ready(
     line: &str,
 ) -> Result<(), Failure> {
     let limit = run.shared.config.limits.ready_time;
-    let mut output = Output::new(run.log, PART);
+    let mut output = Output::new(run.log, PART, "start".to_owned());
     let deadline = tokio::time::sleep(limit);
     let asking = ask(vm, || place.line(line));
     tokio::pin!(deadline, asking);

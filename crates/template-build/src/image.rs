@@ -27,14 +27,14 @@ use uuid::Uuid;
 
 const PART: Part = Part::Base;
 /// Changes whenever the same image becomes another root file system.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 const ROOTFS: &str = "rootfs.ext4";
 const DETAILS: &str = "image.json";
 const MAX_ENTRIES: u64 = 2_000_000;
 /// Of the file system, in bytes.
 const BLOCK: u64 = 4096;
 /// Room beside an image's content, in MiB, where the usual disk is too small.
-const SPARE_MIB: u64 = 512;
+const SPARE_MIB: u64 = 1024;
 
 /// What is known of a kept image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -85,6 +85,7 @@ pub(crate) async fn stack(
         _lease: None,
         state: State::of(&["image", run.spec.scope.as_str(), &details.id.to_string()]),
         context: context(&details.env),
+        start: None,
         forced: run.spec.force,
     };
     complete(run, &mut stack, bench, &details.adapted).await?;
@@ -118,6 +119,7 @@ fn context(env: &[String]) -> Context {
     for pair in env {
         if let Some((name, value)) = pair.split_once('=')
             && !matches!(name, "" | "HOME" | "USER" | "PWD")
+            && !pair.contains('\0')
         {
             context.env.insert(name.to_owned(), value.to_owned());
         }
@@ -277,7 +279,6 @@ async fn pull(
     let settings = adapt::Settings {
         nameservers: config.nameservers.clone(),
         ca_bundle: config.ca_bundle.clone(),
-        env: image.env.clone(),
     };
     let adapting = run
         .tasks
@@ -302,6 +303,7 @@ async fn complete(
     }
     let packages = adapted.missing.join(" ");
     let script = adapted.family.install_script();
+    let script = script.as_str();
     let key = stack.state.key(&["complete", script, &packages]);
     // A failure is believed for an hour.
     let hour = chrono::Utc::now().timestamp() / 3600;

@@ -27,6 +27,7 @@ mod image;
 mod log;
 mod manager;
 mod run;
+mod settle;
 mod shared;
 mod shell;
 mod spec;

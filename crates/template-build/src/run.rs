@@ -18,41 +18,17 @@ use crate::{
     log::{Level, Log},
     shared::Shared,
     steps::{self, Stack, Workbench},
-    vm::{BootRequest, Disk, Vm},
+    vm::{self, BootRequest, Disk, Vm},
 };
+use hearth_builder::BootLimits;
 use hearth_ids::BuildId;
-use hearth_snapshot::ArtefactStore;
+use hearth_snapshot::{ArtefactStore, TemplateDetails};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use tokio_util::task::TaskTracker;
 
-/// Beside a build's files: what later builds and sandboxes take over from it.
-const DETAILS_FILE: &str = hearth_snapshot::TEMPLATE_FILE;
-
 pub(crate) const OUT_OF_DISK: &str = "the node is out of disk space";
-
-/// What a build leaves for those that are made from it.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Details {
-    #[serde(flatten)]
-    pub(crate) context: Context,
-}
-
-impl Details {
-    /// Those of a build; the usual ones where it keeps none.
-    fn load(directory: &Path) -> std::io::Result<Self> {
-        match std::fs::read(directory.join(DETAILS_FILE)) {
-            Ok(text) => Ok(serde_json::from_slice(&text)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error),
-        }
-    }
-
-    pub(crate) fn save(&self, directory: &Path) -> std::io::Result<()> {
-        std::fs::write(directory.join(DETAILS_FILE), serde_json::to_vec(self)?)
-    }
-}
 
 /// What a finished build tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +48,14 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// The part as lines of the log begin with it.
+    pub(crate) fn label(&self, part: Part) -> String {
+        match part {
+            Part::Step(number) => format!("builder {number}/{}", self.spec.steps.len()),
+            Part::Base | Part::Finalize => part.to_string(),
+        }
+    }
+
     pub(crate) async fn to_end(&self) -> Result<Ready, Failure> {
         self.check_room()?;
         let mut bench = Workbench::default();
@@ -126,6 +110,7 @@ impl Run<'_> {
                     _lease: None,
                     state: State::of(&["rootfs", scope, &source.key.to_string()]),
                     context: Context::default(),
+                    start: None,
                     forced,
                 })
             }
@@ -142,7 +127,7 @@ impl Run<'_> {
             .map_err(Failure::of(Part::Base, "open the template to build from"))?;
         let disk = source.disk;
         let directory = disk.image.parent().unwrap_or(Path::new("/"));
-        let details = Details::load(directory)
+        let details = TemplateDetails::load(directory)
             .map_err(Failure::of(Part::Base, "read the template to build from"))?;
         let text = format!("[base] FROM template build {id}");
         self.log.add(Some(Part::Base), Level::Info, &text);
@@ -153,7 +138,12 @@ impl Run<'_> {
             layers: Vec::new(),
             _lease: Some(lease),
             state: State::of(&["build", self.spec.scope.as_str(), &id.to_string()]),
-            context: details.context,
+            start: details.start,
+            context: Context {
+                user: details.user,
+                workdir: details.workdir,
+                env: details.env,
+            },
             forced: self.spec.force,
         })
     }
@@ -181,8 +171,18 @@ impl Run<'_> {
             memory_file,
             init: Init::new(&context.user, &context.workdir, ca_bundle),
         };
-        let booted = Vm::boot(self.shared, self.tasks, request).await;
-        booted.map_err(|error| {
+        let again = |silent: &hearth_builder::Error| {
+            tracing::warn!(build = %self.spec.build_id, error = %silent, "boot a build's VM once more");
+            let text = "The microVM hung while it booted; it is booted once more";
+            self.log.add(Some(part), Level::Warn, text);
+            request.clear()
+        };
+        let booted = vm::boot_twice(
+            BootLimits::first(vm::BOOT_LIMIT),
+            |limits| Vm::boot(self.shared, self.tasks, &request, limits),
+            again,
+        );
+        booted.await.map_err(|error| {
             tracing::warn!(build = %self.spec.build_id, error = %chain(&error), "a build's VM failed");
             Failure::at(part, chain(&error))
         })

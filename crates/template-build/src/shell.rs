@@ -3,6 +3,7 @@
 use crate::{
     Context, Failure, Part,
     log::{Level, Lines, Log},
+    run::Run,
     vm::Vm,
 };
 use hearth_client::{Command, CommandEvent, CommandStream, Exit};
@@ -61,6 +62,8 @@ pub(crate) fn script(text: &str, args: &[&str]) -> Command {
 pub(crate) struct Output<'a> {
     log: &'a Log,
     part: Part,
+    /// Whose output it is; lines begin with it.
+    label: String,
     stdout: Lines,
     stderr: Lines,
     /// The last line of either, for messages.
@@ -68,10 +71,11 @@ pub(crate) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    pub(crate) fn new(log: &'a Log, part: Part) -> Self {
+    pub(crate) fn new(log: &'a Log, part: Part, label: String) -> Self {
         Self {
             log,
             part,
+            label,
             stdout: Lines::default(),
             stderr: Lines::default(),
             last: String::new(),
@@ -81,8 +85,13 @@ impl<'a> Output<'a> {
     /// Takes an event; answers with how the command ended, if it did.
     pub(crate) fn take(&mut self, event: CommandEvent) -> Option<Exit> {
         let (log, part, last) = (self.log, Some(self.part), &mut self.last);
+        let label = &self.label;
         let mut add = |level: Level, line: &str| {
-            log.add(part, level, line);
+            let stream = match level {
+                Level::Warn => "stderr",
+                _ => "stdout",
+            };
+            log.add(part, level, &format!("[{label}] [{stream}]: {line}"));
             if !line.trim().is_empty() {
                 *last = line.trim().chars().take(SHOWN).collect();
             }
@@ -119,12 +128,12 @@ impl<'a> Output<'a> {
 
 /// Runs a command to its end. What it writes goes to the log.
 pub(crate) async fn run(
+    run: &Run<'_>,
     vm: &Vm,
-    log: &Log,
     part: Part,
     command: Command,
 ) -> Result<(Exit, String), Failure> {
-    let mut output = Output::new(log, part);
+    let mut output = Output::new(run.log, part, run.label(part));
     let ran = async {
         let mut stream = vm.client().start(command).await?;
         output.follow(&mut stream).await

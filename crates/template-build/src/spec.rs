@@ -232,9 +232,11 @@ impl fmt::Display for Instruction {
             Self::Copy(copy) => write!(formatter, "COPY {} {}", copy.source, copy.destination),
             Self::Run { command, .. } => write!(formatter, "RUN {command}"),
             Self::Env(pairs) => {
-                // Values may be secrets.
-                let names: Vec<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
-                write!(formatter, "ENV {}", names.join(" "))
+                formatter.write_str("ENV")?;
+                let texts = pairs.iter().flat_map(|(name, value)| [name, value]);
+                texts
+                    .into_iter()
+                    .try_for_each(|text| write!(formatter, " {text}"))
             }
             Self::Workdir(path) => write!(formatter, "WORKDIR {path}"),
             Self::User(user) => write!(formatter, "USER {user}"),
@@ -271,7 +273,7 @@ mod tests {
             })
         ));
         let env = step("ENV", &["A", "1", "B", "${A}"]).unwrap();
-        assert_eq!(env.instruction.to_string(), "ENV A B");
+        assert_eq!(env.instruction.to_string(), "ENV A 1 B ${A}");
     }
 
     #[test]

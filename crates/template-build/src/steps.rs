@@ -13,7 +13,7 @@ use crate::{
     shell::{self, Place},
     vm::Vm,
 };
-use hearth_snapshot::Lease;
+use hearth_snapshot::{Lease, StartCommand};
 use std::{
     fs::File,
     path::{Path, PathBuf},
@@ -32,6 +32,8 @@ pub(crate) struct Stack {
     pub(crate) _lease: Option<Lease>,
     pub(crate) state: State,
     pub(crate) context: Context,
+    /// What the source starts.
+    pub(crate) start: Option<StartCommand>,
     /// Nothing above may come from the cache.
     pub(crate) forced: bool,
 }
@@ -132,17 +134,26 @@ async fn run_one(
     bench: &mut Workbench,
     index: usize,
 ) -> Result<(), Failure> {
-    let total = run.spec.steps.len();
     let step = &run.spec.steps[index];
     let part = Part::Step(index + 1);
-    let title = format!("[builder {}/{total}] {}", index + 1, step.instruction);
+    let title = format!("[{}] {}", run.label(part), step.instruction);
     stack.forced |= step.force;
     let instruction = expanded(&step.instruction, &stack.context);
     if let Instruction::Env(pairs) = &instruction {
-        run.log.add(Some(part), Level::Info, &title);
-        stack.context.set_env(pairs);
         let texts: Vec<&str> = pairs.iter().flat_map(|(n, v)| [n.as_str(), v]).collect();
-        stack.state = stack.state.then(&[&["ENV"], &texts[..]].concat());
+        let parts = [&["ENV"], &texts[..]].concat();
+        // There is nothing to be done; whether it is new tells the log's reader what
+        // becomes of the steps after it.
+        let known = run.shared.cache.note(stack.state.key(&parts));
+        let cached = if known && !stack.forced {
+            "CACHED "
+        } else {
+            ""
+        };
+        run.log
+            .add(Some(part), Level::Info, &format!("{cached}{title}"));
+        stack.context.set_env(pairs);
+        stack.state = stack.state.then(&parts);
         return Ok(());
     }
     let key = key(stack.state, &instruction);
@@ -226,7 +237,7 @@ async fn carry_out(
                 env: &env,
                 ..Place::of(context)
             };
-            let (exit, last) = shell::run(vm, run.log, part, place.line(command)).await?;
+            let (exit, last) = shell::run(run, vm, part, place.line(command)).await?;
             if exit.exited && exit.code == 0 {
                 Ok(())
             } else {
@@ -260,7 +271,7 @@ pub(crate) async fn root(
 ) -> Result<(), Failure> {
     let mut command = shell::script(text, args);
     command.envs = run.shared.config.build_env();
-    let (exit, last) = shell::run(vm, run.log, part, command).await?;
+    let (exit, last) = shell::run(run, vm, part, command).await?;
     if exit.exited && exit.code == 0 {
         return Ok(());
     }

@@ -13,6 +13,7 @@ use hearth_block::{
     Device, DeviceConfig, WritableConfig,
     server::{self, ServerConfig, ServerHandle},
 };
+use hearth_builder::BootLimits;
 use hearth_client::SandboxClient;
 use hearth_confine::Confinement;
 use hearth_ids::{BuildId, SandboxId};
@@ -31,7 +32,7 @@ const EXPORT: &str = "root";
 /// What the VM process may take beyond its guest's memory.
 const OVERHEAD_BYTES: u64 = 512 << 20;
 /// How long a guest may take from its kernel's start to an agent that listens.
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// How long the agent may take to begin its answer to a call about processes.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -84,6 +85,23 @@ pub(crate) struct BootRequest<'a> {
     pub(crate) init: Init<'a>,
 }
 
+impl BootRequest<'_> {
+    /// Removes what a guest wrote that did not come up: the next finds the disk as it
+    /// was.
+    pub(crate) fn clear(&self) -> Result<(), VmError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| VmError::Io {
+                doing: "remove",
+                path,
+                source,
+            }
+        };
+        std::fs::remove_dir_all(&self.disk.writable).map_err(failed(&self.disk.writable))?;
+        std::fs::remove_file(&self.memory_file).map_err(failed(&self.memory_file))
+    }
+}
+
 pub(crate) struct Vm {
     parts: Parts,
     pub(crate) device: Arc<Device>,
@@ -94,68 +112,30 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// Boots and waits for the agent. What it takes is given back by `tasks`
-    /// should the future be dropped.
+    /// Boots and waits for the agent. What it takes is given back before it fails,
+    /// and by `tasks` should the future be dropped.
     pub(crate) async fn boot(
         shared: &Shared,
         tasks: &TaskTracker,
-        request: BootRequest<'_>,
+        request: &BootRequest<'_>,
+        limits: BootLimits,
     ) -> Result<Self, VmError> {
         let (mut parts, run_dir) = Parts::take(shared, request.build, tasks).await?;
-        let config = DeviceConfig {
-            base: Some(request.disk.image),
-            layers: request.disk.layers,
-            writable: Some(WritableConfig {
-                directory: request.disk.writable,
-                limit_bytes: Some(request.disk.limit_bytes),
+        match bring_up(shared, &mut parts, &run_dir, request, limits).await {
+            Ok(guest) => Ok(Self {
+                parts,
+                device: guest.device,
+                agent: guest.agent,
+                client: Some(guest.client),
+                agent_version: guest.agent_version,
             }),
-            size_bytes: request.disk.size_bytes,
-        };
-        let device = tasks
-            .spawn_blocking(move || Device::create(&config))
-            .await?
-            .map_err(VmError::Disk)?;
-        let device = Arc::new(device);
-        let socket = ServerConfig {
-            owner: Some((parts.slot().uid, parts.slot().uid)),
-            ..ServerConfig::new(run_dir.join("nbd.sock"), EXPORT)
-        };
-        parts.server = Some(server::serve(&socket, Arc::clone(&device)).map_err(VmError::Disk)?);
-        let shape = VmShape {
-            vcpus: request.vcpus,
-            memory_bytes: request.memory_mib << 20,
-        };
-        let id = format!("template-{}", request.build);
-        let spec = boot_spec(
-            shared,
-            parts.slot(),
-            &run_dir,
-            id,
-            shape,
-            request.memory_file,
-        );
-        let machine = shared.engine.boot(spec).await?;
-        let address = SocketAddr::from((parts.slot().host_address, hearth_builder::AGENT_PORT));
-        let machine = &*parts.machine.insert(machine);
-        let console = run_dir.join("console.log");
-        tokio::select! {
-            ready = hearth_builder::wait_for_agent(&console, address, BOOT_LIMIT) => {
-                ready.map_err(VmError::Boot)?;
+            Err(error) => {
+                if let Err(error) = parts.give_back().await {
+                    tracing::error!(error = %crate::error::chain(&error), "ending a build's VM failed");
+                }
+                Err(error)
             }
-            why = machine.exited() => return Err(VmError::Ended(why.to_string())),
         }
-        let agent = Agent { address };
-        let agent_version = agent.init(&request.init).await?;
-        let url = format!("http://{address}");
-        let client = SandboxClient::direct(&url, SandboxId::random(), "", CALL_LIMIT)
-            .map_err(|error| VmError::Ended(crate::error::chain(&error)))?;
-        Ok(Self {
-            parts,
-            device,
-            agent,
-            client: Some(client),
-            agent_version,
-        })
     }
 
     /// Completes when the VM process has ended of itself, with the reason.
@@ -204,22 +184,95 @@ impl Vm {
     }
 }
 
-fn boot_spec(
+/// A guest that came up.
+struct Guest {
+    device: Arc<Device>,
+    agent: Agent,
+    client: SandboxClient,
+    agent_version: String,
+}
+
+async fn bring_up(
     shared: &Shared,
-    slot: &Slot,
+    parts: &mut Parts,
     run_dir: &Path,
-    id: String,
-    shape: VmShape,
-    memory_file: PathBuf,
-) -> BootSpec {
+    request: &BootRequest<'_>,
+    limits: BootLimits,
+) -> Result<Guest, VmError> {
+    let disk = &request.disk;
+    let config = DeviceConfig {
+        base: Some(disk.image.clone()),
+        layers: disk.layers.clone(),
+        writable: Some(WritableConfig {
+            directory: disk.writable.clone(),
+            limit_bytes: Some(disk.limit_bytes),
+        }),
+        size_bytes: disk.size_bytes,
+    };
+    let device = parts
+        .tasks
+        .spawn_blocking(move || Device::create(&config))
+        .await?
+        .map_err(VmError::Disk)?;
+    let device = Arc::new(device);
+    let socket = ServerConfig {
+        owner: Some((parts.slot().uid, parts.slot().uid)),
+        ..ServerConfig::new(run_dir.join("nbd.sock"), EXPORT)
+    };
+    parts.server = Some(server::serve(&socket, Arc::clone(&device)).map_err(VmError::Disk)?);
+    let spec = boot_spec(shared, parts.slot(), run_dir, request);
+    let machine = shared.engine.boot(spec).await?;
+    let address = SocketAddr::from((parts.slot().host_address, hearth_builder::AGENT_PORT));
+    let machine = &*parts.machine.insert(machine);
+    let console = run_dir.join("console.log");
+    tokio::select! {
+        ready = hearth_builder::wait_for_agent(&console, address, limits) => {
+            ready.map_err(VmError::Boot)?;
+        }
+        why = machine.exited() => return Err(VmError::Ended(why.to_string())),
+    }
+    let agent = Agent { address };
+    let agent_version = agent.init(&request.init).await?;
+    let url = format!("http://{address}");
+    let client = SandboxClient::direct(&url, SandboxId::random(), "", CALL_LIMIT)
+        .map_err(|error| VmError::Ended(crate::error::chain(&error)))?;
+    Ok(Guest {
+        device,
+        agent,
+        client,
+        agent_version,
+    })
+}
+
+/// Tries again where the first guest hung in early boot: rarely one does, and the next
+/// then comes up. `again` is called in between, with what is known of the hang.
+pub(crate) async fn boot_twice<T, F: Future<Output = Result<T, VmError>>>(
+    first: BootLimits,
+    attempt: impl Fn(BootLimits) -> F,
+    again: impl FnOnce(&hearth_builder::Error) -> Result<(), VmError>,
+) -> Result<T, VmError> {
+    match attempt(first).await {
+        Err(VmError::Boot(error @ hearth_builder::Error::Silent { .. })) => {
+            again(&error)?;
+            attempt(BootLimits::last(first.ready)).await
+        }
+        other => other,
+    }
+}
+
+fn boot_spec(shared: &Shared, slot: &Slot, run_dir: &Path, request: &BootRequest<'_>) -> BootSpec {
+    let shape = VmShape {
+        vcpus: request.vcpus,
+        memory_bytes: request.memory_mib << 20,
+    };
     BootSpec {
-        id,
+        id: format!("template-{}", request.build),
         run_dir: run_dir.to_owned(),
         shape,
         kernel: shared.config.guest.kernel.clone(),
         initramfs: shared.config.guest.initramfs.clone(),
         cmdline_extra: String::new(),
-        memory_file,
+        memory_file: request.memory_file.clone(),
         disk: DiskAttachment {
             nbd_socket: run_dir.join("nbd.sock"),
             export: EXPORT.to_owned(),
@@ -363,4 +416,63 @@ fn make_run_dir(path: &Path, uid: u32) -> std::io::Result<()> {
 
 fn cgroup_name(slot: &Slot) -> String {
     format!("hearth-build-{}", slot.index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{cell::Cell, io::Write as _};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const PATIENCE: BootLimits = BootLimits {
+        ready: Duration::from_secs(60),
+        silence: Some(Duration::from_millis(50)),
+    };
+
+    /// An agent that says it is well.
+    async fn agent() -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let answer = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+                let _ = stream.write_all(answer).await;
+            }
+        });
+        address
+    }
+
+    /// Boots guests of which each writes its lines and then nothing more; returns how
+    /// many there were.
+    async fn boots(consoles: [&str; 2]) -> (usize, Result<(), VmError>) {
+        let address = agent().await;
+        let count = Cell::new(0);
+        let attempt = |limits| {
+            let lines = consoles[count.replace(count.get() + 1)];
+            async move {
+                let mut console = tempfile::NamedTempFile::new().unwrap();
+                console.write_all(lines.as_bytes()).unwrap();
+                hearth_builder::wait_for_agent(console.path(), address, limits)
+                    .await
+                    .map(drop)
+                    .map_err(VmError::Boot)
+            }
+        };
+        let result = boot_twice(PATIENCE, attempt, |_| Ok(())).await;
+        (count.get(), result)
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_falls_silent_is_booted_once_more() {
+        let hangs = "[    2.9] smp: Bringing up secondary CPUs ...\r\n";
+        let fine = "[    1.0] Linux\r\nenvd: ready\r\n";
+        let (count, result) = boots([hangs, fine]).await;
+        assert_eq!(count, 2);
+        result.unwrap();
+        let (count, result) = boots([fine, hangs]).await;
+        assert_eq!(count, 1);
+        result.unwrap();
+    }
 }

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from support import machine
+from support.builds import output
 from support.daemon import Hearth, running
 from support.waiting import until
 
@@ -39,7 +40,7 @@ class Build:
         return answer.json()
 
     def said(self, text: str) -> bool:
-        return any(text == entry["message"] for entry in self.status(0)["logEntries"])
+        return text in output(entry["message"] for entry in self.status(0)["logEntries"])
 
     def failure(self, seconds: float = 90) -> tuple[str, Optional[str]]:
         """Why it failed, and at which step."""

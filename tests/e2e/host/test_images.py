@@ -8,6 +8,7 @@ from e2b import Sandbox, Template
 from e2b.exceptions import BuildException
 
 from support import machine
+from support.builds import output
 from support.daemon import Hearth, running
 from support.registry import Layer, Registry, base_layer, bomb, digest, many_files
 from support.waiting import until
@@ -72,12 +73,19 @@ def test_an_image_becomes_a_template(daemon: Hearth, registry: Registry):
     image = registry.push("plain", base_layer(), second, third, env=("COLOR=blue", "PATH=/opt/bin:/usr/bin:/bin"))
     template = from_image(image).run_cmd("echo $COLOR > color; whoami; pwd; echo $PATH")
     lines = build(template, "plain")
-    assert {"user", "/home/user", "/opt/bin:/usr/bin:/bin"} <= set(lines)
+    assert {"user", "/home/user", "/opt/bin:/usr/bin:/bin"} <= set(output(lines))
     with Sandbox.create("plain") as sandbox:
         shown = sandbox.commands.run(
-            "cat color /opt/kept /opt/new; ls /opt; stat -c '%a %u:%g' /usr/bin/as-root /opt/new; echo $COLOR"
+            "cat color /opt/kept /opt/new; ls /opt; stat -c '%a %u:%g' /usr/bin/as-root /opt/new"
         ).stdout
-    assert shown == "blue\nkept\nnew\nkept\nnew\nthrough\n4755 0:0\n644 7:8\nblue\n"
+        show = "echo $COLOR $PATH"
+        variables = sandbox.commands.run(show).stdout
+        own = sandbox.commands.run(show, envs={"COLOR": "red"}).stdout
+        # Where `npm -g` and `pip` install.
+        sandbox.commands.run("touch /usr/local/x /code/y")
+    assert shown == "blue\nkept\nnew\nkept\nnew\nthrough\n4755 0:0\n644 7:8\n"
+    assert variables == "blue /opt/bin:/usr/bin:/bin\n"
+    assert own == "red /opt/bin:/usr/bin:/bin\n"
     assert not Path("/opt/through").exists()
     # The image is asked for again, and nothing of it is fetched again.
     registry.requests.clear()
@@ -103,7 +111,8 @@ def test_hostile_layers_fail_at_the_base(daemon: Hearth, registry: Registry, lay
 
 def test_images_that_cannot_be_used_are_refused_with_a_sentence(daemon: Hearth, registry: Registry):
     for image, why in [
-        (registry.push("nix", base_layer("ID=nixos\n")), "nixos"),
+        (registry.push("nix", base_layer("ID=nixos\n")), "ID='nixos' is not supported"),
+        (registry.push("ol", base_layer('ID="ol"\nID_LIKE="fedora"\n')), "ID='ol' is not supported"),
         (registry.push("arm", base_layer(), architecture="arm64"), "arm64"),
         (f"{registry.host}/absent", "no image"),
     ]:

@@ -15,6 +15,7 @@ import pytest
 from e2b import Sandbox, Template
 from e2b.exceptions import BuildException
 
+from support.builds import output
 from support.daemon import Hearth, running
 from support.distribution import PASSWORD, USER, Distribution, distribution
 from support.internet import Internet, internet
@@ -138,6 +139,7 @@ def build(template, name: str) -> list[str]:
 # mirror, which only the site's authority vouches for.
 MANAGER = b"""#!/bin/sh
 set -e
+case " $* " in *" socat "*) echo "no such package: socat" >&2 && exit 1 ;; esac
 for program; do
     case $program in add | --*) continue ;; esac
     curl -sSf https://first.test/$program > /dev/null
@@ -167,12 +169,15 @@ def test_a_mirrored_image_gets_what_it_lacks_from_the_site(daemon: Hearth, regis
     registry.push("hub/library/alpine", "3", alpine, Layer().add("usr/bin/apk", MANAGER, mode=0o755).done())
     fetch = "curl -sSf https://first.test/x | head -c 1; echo; echo proxy $SITE_PROXY"
     lines = build(Template().from_image("alpine:3").run_cmd(fetch), "mirrored")
-    installed = [line for line in lines if line.startswith("installed ")]
-    assert installed == [
-        f"installed {program} by /usr/bin/apk through proxy.test:3128"
-        for program in ("sudo", "iproute2-ss", "procps-ng")
-    ], lines
-    assert {"{", "proxy proxy.test:3128"} <= set(lines), lines
+    said = output(lines)
+    installed = [line.split()[1] for line in said if line.startswith("installed ")]
+    assert installed == (
+        "sudo iproute2-ss procps-ng iputils git openssh chrony fuse3 iptables nftables ca-certificates"
+    ).split(), lines
+    assert "installed sudo by /usr/bin/apk through proxy.test:3128" in said
+    # One that this release does not have keeps none of the others away.
+    assert "this release does not have: socat" in said, lines
+    assert {"{", "proxy proxy.test:3128"} <= set(said), lines
     with Sandbox.create("mirrored") as sandbox:
         shown = sandbox.commands.run("whoami; echo \"${SITE_PROXY-none}\"").stdout
     assert shown == "user\nnone\n"

@@ -1,5 +1,6 @@
 """Templates, built by the published SDK: steps, cache, failures, names."""
 
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from e2b import Sandbox, Template
 from e2b.exceptions import BuildException
 
+from support.builds import output
 from support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("hearth")
@@ -30,6 +32,9 @@ class Build:
 
     def has(self, text: str) -> bool:
         return any(text in line for line in self.lines)
+
+    def output(self) -> list[str]:
+        return output(self.lines)
 
     def cached(self) -> list[str]:
         return [line for line in self.lines if line.startswith("CACHED ")]
@@ -83,7 +88,10 @@ def run(sandbox: Sandbox, line: str, **options) -> str:
 def test_steps_run_as_the_right_user_in_the_right_place(built):
     build, sandbox = built
     for line in ("/home/user", "user", "hello-there", "to-stderr"):
-        assert line in build.lines
+        assert line in build.output()
+    assert "[builder 1/10] ENV GREETING hello BOTH ${GREETING}-there" in build.lines
+    assert any(line.startswith("[builder 6/10] RUN pwd; whoami;") for line in build.lines)
+    assert "[builder 6/10] [stderr]: to-stderr" in build.lines
     assert run(sandbox, "cat /home/user/env.txt") == "hello-there\n"
     assert run(sandbox, "cat /root/uid", user="root") == "0\n"
     assert run(sandbox, "cat /app/where /app/last.txt") == "/app\nlast\n"
@@ -107,14 +115,15 @@ def test_commands_start_in_the_templates_directory(built):
 def test_a_changed_step_is_built_anew_and_only_from_there(built, context):
     build, _ = built
     again = Build(recipe(context, "echo other > last.txt"), build.name)
-    steps = [line for line in again.lines if "[builder " in line and "ENV" not in line]
+    steps = [line for line in again.lines if "[builder " in line and "] [std" not in line]
+    assert steps[0] == "CACHED [builder 1/10] ENV GREETING hello BOTH ${GREETING}-there"
     assert all(line.startswith("CACHED ") for line in steps[:-1]), again.lines
     assert not steps[-1].startswith("CACHED ")
-    assert "to-stderr" not in again.lines
+    assert "to-stderr" not in again.output()
     with Sandbox.create(build.name) as sandbox:
         assert run(sandbox, "cat /app/last.txt /home/user/env.txt") == "other\nhello-there\n"
     whole = Build(recipe(context, "echo other > last.txt"), build.name)
-    assert "CACHED [finalize]" in whole.lines
+    assert {"CACHED [finalize]", "Template is ready"} <= set(whole.lines)
     assert whole.info.build_id != again.info.build_id
     with Sandbox.create(build.name) as sandbox:
         assert run(sandbox, "cat /app/last.txt") == "other\n"
@@ -127,7 +136,7 @@ def test_a_failing_step_points_at_the_users_line():
         Template.build(
             template, alias=fresh("fails"), on_build_logs=lambda e: lines.append(e.message), **SMALL
         )
-    assert "exit 3" in str(caught.value) and "before" in lines
+    assert "exit 3" in str(caught.value) and "before" in output(lines)
     # The second command's line is in this file.
     import traceback
 
@@ -145,23 +154,92 @@ def test_start_command_runs_and_ready_command_gates():
     )
     name = fresh("start")
     build = Build(template, name)
-    assert "starting" in build.lines
+    said = [
+        "Running start command: echo starting; sleep 2; touch /tmp/ready; exec sleep 100000",
+        "Waiting for template to be ready: test -f /tmp/ready",
+        "[start] [stdout]: starting",
+        "Template is ready",
+    ]
+    assert set(said) <= set(build.lines), build.lines
+    assert build.lines.index(said[0]) < build.lines.index(said[1]) < build.lines.index(said[3])
     with Sandbox.create(name) as sandbox:
         assert run(sandbox, "pgrep -f 'sleep 100000' > /dev/null && ls /tmp/ready") == "/tmp/ready\n"
 
 
-def test_a_template_upon_a_template_keeps_what_it_set():
+LOCAL_CERTIFICATES = "/usr/local/share/ca-certificates"
+
+
+def authority(folder: Path, name: str) -> str:
+    """A certificate authority of the user's own."""
+    path = folder / f"{name}.crt"
+    command = f"""openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes
+        -days 30 -subj /CN={name} -keyout {folder}/{name}.key -out {path}"""
+    subprocess.run(command.split(), check=True, capture_output=True)
+    return path.name
+
+
+@pytest.fixture(scope="module")
+def child(tmp_path_factory):
+    """A sandbox of a template upon a template, and what building the upper one said."""
+    folder = tmp_path_factory.mktemp("authorities")
+    built_in, started = authority(folder, "built-in"), authority(folder, "started")
     below = fresh("below")
-    Build(Template().from_base_image().set_envs({"A": "1"}).set_workdir("/below"), below)
+    start = f"sudo cp /opt/{started} {LOCAL_CERTIFICATES}/; echo $A > /dev/shm/started; exec sleep 200000"
+    Build(
+        Template(file_context_path=folder)
+        .from_base_image()
+        .copy(built_in, f"{LOCAL_CERTIFICATES}/", user="root")
+        .copy(started, "/opt/", user="root")
+        .set_envs({"A": "1", "B": "below", "PATH": "/opt/tools:$PATH"})
+        .set_workdir("/below")
+        .set_start_cmd(start, "test -s /dev/shm/started"),
+        below,
+    )
     above = fresh("above")
-    build = Build(Template().from_template(below).run_cmd('echo "$A in $(pwd)"'), above)
-    assert "1 in /below" in build.lines
+    # By its name alone, as a Dockerfile has it.
+    template = Template().from_image(f"{below}:latest").set_envs({"B": "above"})
+    build = Build(template.run_cmd('echo "$A $B in $(pwd)"'), above)
+    with Sandbox.create(above, envs={"C": "create"}, timeout=600) as sandbox:
+        yield build, sandbox
+
+
+def test_a_template_upon_a_template_keeps_what_it_set(child):
+    build, sandbox = child
+    assert "1 above in /below" in build.output()
+    assert any(line.startswith("Running start command: sudo cp /opt/started.crt") for line in build.lines)
+    # It runs again: what the lower one left in memory is not there.
+    assert run(sandbox, "pgrep -x sleep > /dev/null && cat /dev/shm/started; pwd") == "1\n/below\n"
+
+
+def test_commands_have_the_templates_variables_under_their_own(child):
+    _, sandbox = child
+    show = 'echo "$A $B $C"; echo ${PATH%%:*}'
+    assert run(sandbox, show) == "1 above create\n/opt/tools\n"
+    assert run(sandbox, show, envs={"A": "mine", "PATH": "/mine:/bin"}) == "mine above create\n/mine\n"
+    # One that the agent did not start has them, too.
+    login = "env -i HOME=/root bash -lc 'echo $A $B'"
+    assert run(sandbox, login) == "1 above\n"
+
+
+def test_authorities_of_steps_and_start_command_are_trusted_for_good(child):
+    _, sandbox = child
+    show = 'echo "$A $B $C"'
+    check = f"cd {LOCAL_CERTIFICATES} && for name in built-in started; do \
+        openssl verify -CAfile /etc/ssl/certs/ca-certificates.crt $name.crt; done"
+    trusted = "built-in.crt: OK\nstarted.crt: OK\n"
+    assert run(sandbox, check) == trusted
+    sandbox.pause(keep_memory=False)
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=600)
+    assert run(again, check) == trusted
+    assert run(again, show) == "1 above create\n"
 
 
 def test_names_tags_and_deletion():
     name = fresh("names")
-    build = Build(Template().from_base_image(), f"{name}:v1", tags=["v2"])
+    build = Build(Template().from_dockerfile("FROM base:latest"), f"{name}:v1", tags=["v2"])
+    assert any(line.startswith("[base] FROM template build ") for line in build.lines)
     assert Template.exists(name) and not Template.exists(fresh("absent"))
+    assert Template.exists("base:latest") and not Template.exists(f"{name}:latest")
     tags = {tag.tag: tag.build_id for tag in Template.get_tags(name)}
     assert tags == {"v1": build.info.build_id, "v2": build.info.build_id}
     assert Template.assign_tags(f"{name}:v1", ["stable"]).tags == ["stable"]

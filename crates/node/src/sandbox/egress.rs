@@ -71,11 +71,17 @@ pub(crate) fn authority(
     Ok(Some(authority))
 }
 
-/// The sandbox's variables, and those by which programs that bring certificates of
-/// their own find the authority; what the user says of them counts.
-pub(crate) fn environment(spec: &SandboxSpec, authority: bool) -> BTreeMap<String, String> {
+/// The template's variables with the sandbox's over them, and those by which programs
+/// that bring certificates of their own find the authority; what the user says of them
+/// counts.
+pub(crate) fn environment(
+    template: BTreeMap<String, String>,
+    spec: &SandboxSpec,
+    authority: bool,
+) -> BTreeMap<String, String> {
     const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
-    let mut variables = spec.env_vars.clone();
+    let mut variables = template;
+    variables.extend(spec.env_vars.clone());
     if authority {
         for name in ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"] {
             variables

@@ -6,7 +6,9 @@ use crate::{
     journal::{Origin, Record},
 };
 use hearth_ids::BuildId;
-use hearth_snapshot::{ArtefactStore, FileRole, Lease, LocalStore, SECRETS_FILE, Stack};
+use hearth_snapshot::{
+    ArtefactStore, FileRole, Lease, LocalStore, SECRETS_FILE, Stack, TemplateDetails,
+};
 use serde::{Deserialize, Serialize};
 use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
@@ -46,33 +48,13 @@ impl Ground {
     }
 }
 
-/// As whom and where commands run that do not say.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct Defaults {
-    pub user: String,
-    pub workdir: String,
-}
-
-impl Default for Defaults {
-    fn default() -> Self {
-        Self {
-            user: super::setup::DEFAULT_USER.to_owned(),
-            workdir: super::setup::DEFAULT_WORKDIR.to_owned(),
-        }
-    }
-}
-
 impl Ground {
     /// What the template set that the disk began as. A template that a build
     /// made keeps a file about it beside its disk; others have the usual ones.
-    pub(crate) fn defaults(&self) -> std::io::Result<Defaults> {
-        let Some(directory) = self.disk.disk.image.parent() else {
-            return Ok(Defaults::default());
-        };
-        match std::fs::read(directory.join(hearth_snapshot::TEMPLATE_FILE)) {
-            Ok(text) => Ok(serde_json::from_slice(&text)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Defaults::default()),
-            Err(error) => Err(error),
+    pub(crate) fn defaults(&self) -> std::io::Result<TemplateDetails> {
+        match self.disk.disk.image.parent() {
+            Some(directory) => TemplateDetails::load(directory),
+            None => Ok(TemplateDetails::default()),
         }
     }
 }

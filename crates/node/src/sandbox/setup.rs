@@ -366,10 +366,10 @@ async fn greet_agent(
         .expect("the slot is taken before the VM is started");
     let spec = &record.spec;
     let authority = egress::authority(shared, spec, host)?;
-    let env_vars = egress::environment(spec, authority.is_some());
     let defaults = ground
         .defaults()
         .map_err(Error::step("read the template's defaults"))?;
+    let env_vars = egress::environment(defaults.env, spec, authority.is_some());
     let settings = Init {
         env_vars: &env_vars,
         // An empty one takes away what the agent in a build's memory expects.

@@ -243,7 +243,16 @@ async fn a_build_is_taken_over_whole_or_not_at_all() {
     let (_second_directory, second) = store();
     let build = published(&first).await;
     let id = build.manifest.build_id;
+    let details = crate::TemplateDetails {
+        user: "root".to_owned(),
+        ..Default::default()
+    };
+    details.save(build.directory()).unwrap();
     let taken = second.import(&build).await.unwrap();
+    assert_eq!(
+        crate::TemplateDetails::load(taken.directory()).unwrap(),
+        details
+    );
     assert_eq!(taken.manifest.files, build.manifest.files);
     assert_eq!(taken.manifest.inputs, build.manifest.inputs);
     second.verify(id).await.unwrap();

@@ -112,7 +112,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
         min_free_disk_mb: args.min_free_disk_mb,
         ..NewTemplateBuild::default()
     };
-    let start = start(&client, &args, &sources, credentials).await?;
+    let start = start(&args, &sources, credentials);
     let begun = Instant::now();
     let registered = client
         .template_build_register(&new)
@@ -284,40 +284,27 @@ impl Sources {
 }
 
 /// What the API is told.
-async fn start(
-    client: &ControlClient,
+fn start(
     args: &Args,
     sources: &Sources,
     credentials: Option<FromImageRegistry>,
-) -> anyhow::Result<StartTemplateBuild> {
+) -> StartTemplateBuild {
     let recipe = &sources.recipe;
-    let image = recipe.image.clone();
-    // A template of this name comes before an image.
-    let is_template = credentials.is_none()
-        && image.parse::<TemplateReference>().is_ok()
-        && client
-            .template_alias(&image)
-            .await
-            .context("look for the template that FROM names")?
-            .is_some();
-    let (from_template, from_image) = match is_template {
-        true => (Some(image), None),
-        false => (None, Some(image)),
-    };
     let steps = recipe
         .steps
         .iter()
         .zip(&sources.copied)
         .map(|(step, copied)| wire_step(&step.action, copied.as_ref()));
-    Ok(StartTemplateBuild {
-        from_image,
-        from_template,
+    StartTemplateBuild {
+        // The server knows which templates come before an image of their name.
+        from_image: Some(recipe.image.clone()),
+        from_template: None,
         from_image_registry: credentials,
         force: args.no_cache.then_some(true),
         steps: Some(steps.collect()),
         start_cmd: args.start_cmd.clone().or(recipe.start_command.clone()),
         ready_cmd: args.ready_cmd.clone(),
-    })
+    }
 }
 
 fn wire_step(action: &Action, copied: Option<&Selected>) -> TemplateStep {

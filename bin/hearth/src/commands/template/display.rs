@@ -40,7 +40,9 @@ impl Display {
     pub fn entry(&self, entry: &BuildLogEntry) {
         for (index, line) in entry.message.lines().enumerate() {
             let line = printable(line);
-            if index == 0 && is_title(&line) {
+            if let Some(output) = output(&line) {
+                self.line(&format!("    {output}"));
+            } else if index == 0 && is_title(&line) {
                 if let Some(bar) = &self.bar {
                     bar.set_message(line.clone());
                     bar.reset_elapsed();
@@ -71,9 +73,23 @@ impl Display {
 
 fn is_title(line: &str) -> bool {
     let line = line.strip_prefix("CACHED ").unwrap_or(line);
-    ["[base]", "[builder ", "[finalize]"]
-        .iter()
-        .any(|start| line.starts_with(start))
+    let titles = [
+        "[base]",
+        "[builder ",
+        "[finalize]",
+        "Running start command: ",
+        "Waiting for template to be ready: ",
+        "Template is ready",
+    ];
+    titles.iter().any(|start| line.starts_with(start))
+}
+
+/// What a command wrote, without the label in front: the title above tells whose it is.
+fn output(line: &str) -> Option<&str> {
+    let (label, rest) = line.strip_prefix('[')?.split_once("] [")?;
+    let (stream, text) = rest.split_once("]: ")?;
+    let known = matches!(label, "base" | "finalize" | "start") || label.starts_with("builder ");
+    (known && matches!(stream, "stdout" | "stderr")).then_some(text)
 }
 
 /// Without what would move a terminal's cursor about.
@@ -90,6 +106,9 @@ mod tests {
     fn titles_are_known_and_control_characters_go() {
         assert!(is_title("[builder 1/2] RUN x") && is_title("CACHED [finalize]"));
         assert!(!is_title("[x] y") && !is_title("CACHED y"));
+        assert_eq!(output("[builder 1/2] [stderr]: [x]: y"), Some("[x]: y"));
+        assert_eq!(output("[start] [stdout]: "), Some(""));
+        assert_eq!(output("[builder 1/2] RUN echo [stdout]: x"), None);
         assert_eq!(printable("a\u{1b}[2Jb\tc\r"), "a[2Jb\tc");
     }
 }
