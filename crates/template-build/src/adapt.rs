@@ -484,6 +484,50 @@ mod tests {
         }
     }
 
+    /// Runs the families' common part upon an archive that has `known` and of these
+    /// installs what is not `broken`; returns what was installed, what is said to be
+    /// lacking, and whether it went well.
+    fn install(known: &str, broken: &str, wanted: &str) -> (String, String, bool) {
+        let functions = r#"
+            refresh() { :; }
+            prepare() { :; }
+            known() { echo $KNOWN | tr ' ' '\n'; }
+            finish() { :; }
+            add() {
+                for name in $1; do case " $BROKEN " in *" $name "*) return 1 ;; esac; done
+                echo $1
+            }
+        "#;
+        let script = format!("{functions}{}", include_str!("install/install.sh"));
+        let output = std::process::Command::new("sh")
+            .args(["-uc", &script, "sh", wanted])
+            .env("KNOWN", known)
+            .env("BROKEN", broken)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\n', " ");
+        let lacking = text(&output.stderr);
+        let lacking = lacking
+            .strip_prefix("this release does not have: ")
+            .unwrap_or(&lacking);
+        let installed = text(&output.stdout);
+        (installed, lacking.to_owned(), output.status.success())
+    }
+
+    #[test]
+    fn a_package_that_a_release_lacks_keeps_no_other_away() {
+        let of = |known, broken, wanted| {
+            let (installed, lacking, well) = install(known, broken, wanted);
+            format!("{installed}|{lacking}|{well}")
+        };
+        assert_eq!(of("a b c", "", "a b c"), "a b c||true");
+        assert_eq!(of("a c", "", "a b c"), "a c|b|true");
+        assert_eq!(of("a b c", "b", "a b c"), "a c|b|true");
+        assert_eq!(of("", "", "a"), "|a|true");
+        // An archive that cannot be reached is given up.
+        assert_eq!(of("a b c d", "a b c", "a b c d"), "|a b c d|false");
+    }
+
     #[test]
     fn everybody_may_install_into_usr_local_and_code() {
         use std::os::unix::fs::PermissionsExt;
