@@ -130,6 +130,32 @@ async fn publishing_again_moves_the_tag_and_is_idempotent() {
     assert_eq!(api.node.sandbox(&id).config.build_id, next.build_id);
 }
 
+/// As references of images have it.
+#[tokio::test]
+async fn latest_is_the_default_tag_unless_there_is_a_tag_of_that_name() {
+    let api = Api::start().await;
+    let alias = api.get("/templates/aliases/base:latest").await;
+    assert_eq!(alias.status, StatusCode::OK, "{}", alias.text);
+    let default = api.sandbox(&json!({"templateID": "base:latest"})).await;
+    assert_eq!(
+        api.node.sandbox(&default).config.build_id,
+        base(api.team).build_id
+    );
+    let latest = TemplatePublication {
+        tag: "latest".to_owned(),
+        build_id: BuildId::random(),
+        ..base(api.team)
+    };
+    let publication = latest.clone();
+    api.control
+        .template_publish(publication)
+        .await
+        .expect("publishes");
+    let own = api.sandbox(&json!({"templateID": "base:latest"})).await;
+    assert_eq!(api.node.sandbox(&own).config.build_id, latest.build_id);
+    api.get("/templates/aliases/base:newest").await.error(404);
+}
+
 #[tokio::test]
 async fn builds_come_in_pages() {
     let api = Api::start().await;
