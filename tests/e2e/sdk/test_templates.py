@@ -256,7 +256,7 @@ def test_a_build_in_the_background_can_be_given_up(hearth):
 
     def has_begun() -> bool:
         entries = Template.get_build_status(info).log_entries
-        return any(entry.message == "begun" for entry in entries)
+        return "begun" in output(entry.message for entry in entries)
 
     until(has_begun, "the step to begin", seconds=120, every=0.5)
     with hearth.client() as client:
