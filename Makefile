@@ -1,7 +1,7 @@
 # The front door. `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down doctor test check unit e2e audit bench clean
+.PHONY: help setup build up down doctor test check unit e2e test-kvm audit bench clean
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HEARTH := $(TARGET_DIR)/fast/hearth
@@ -37,6 +37,10 @@ unit: ## Rust tests
 
 e2e: build ## end-to-end suites with the official SDKs (as root)
 	@scripts/e2e
+
+test-kvm: build ## the suite in an emulated machine that has KVM (as root)
+	@scripts/prepare
+	@scripts/kvm-machine test
 
 audit: ## known vulnerabilities in dependencies (needs the network)
 	@$$(scripts/tools cargo-deny) check advisories

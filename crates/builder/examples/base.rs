@@ -9,12 +9,15 @@
 
 use hearth_builder::{ArtefactConfig, Event, Progress, RootfsConfig, TemplateSpec, Workshop};
 use hearth_machine::{
-    Engine, accelerator,
-    qemu::{QemuConfig, QemuEngine},
+    Engine,
+    qemu::{self, QemuConfig, QemuEngine},
 };
 use hearth_network::{NetworkConfig, SlotPool, TapOwner};
 use hearth_snapshot::{LocalStore, Shape};
 use std::{path::PathBuf, time::Instant};
+
+/// User that finds out what guests run on.
+const UID: u32 = 829_999;
 
 struct Lines(Instant);
 
@@ -56,8 +59,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     };
     let engine =
-        tokio::task::spawn_blocking(|| QemuEngine::new(QemuConfig::new(accelerator::probe())))
-            .await??;
+        tokio::task::spawn_blocking(|| {
+            let accelerator = qemu::probe(qemu::PROGRAM.as_ref(), UID);
+            QemuEngine::new(QemuConfig::new(accelerator))
+        })
+        .await??;
     let spec = TemplateSpec::base(artefacts, "example", shape, &engine.capabilities());
     let store = LocalStore::open(state.join("builds"))?;
     if let Some(build) = hearth_builder::find(&store, &spec).await? {

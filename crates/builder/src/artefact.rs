@@ -186,22 +186,15 @@ impl Shelf {
         blocking(move || inner.find(&key)).await
     }
 
-    /// The newest artefact of the same recipe, whatever its package versions:
-    /// what to use where the versions cannot be known.
+    /// The newest artefact of the same recipe, whatever its package versions and sources,
+    /// from the state directory or the cache: what to use where the versions cannot be
+    /// known, as on a machine without package lists that a cache was copied to.
     pub(crate) async fn find_by_recipe<D>(&self, key: &Key) -> Result<Option<Ready<D>>, Error>
     where
         D: DeserializeOwned + Send + 'static,
     {
         let (inner, key) = (Arc::clone(&self.inner), *key);
-        blocking(move || {
-            for directory in by_age(&inner.state.root, key.kind)? {
-                if let Ok(ready) = read::<D>(&directory, |info| info.recipe == key.recipe) {
-                    return Ok(Some(ready));
-                }
-            }
-            Ok(None)
-        })
-        .await
+        blocking(move || inner.find_by_recipe(&key)).await
     }
 
     /// Makes the artefact out of an assembled directory, and copies it to the
@@ -236,6 +229,23 @@ impl Inner {
                 Ok(None)
             }
         }
+    }
+
+    fn find_by_recipe<D: DeserializeOwned>(&self, key: &Key) -> Result<Option<Ready<D>>, Error> {
+        if let Some(ready) = newest(&self.state.root, key)? {
+            return Ok(Some(ready));
+        }
+        let Some(cache) = self.cache.as_ref().filter(|cache| cache.is_dir()) else {
+            return Ok(None);
+        };
+        let Some(cached) = newest::<D>(cache, key)? else {
+            return Ok(None);
+        };
+        let found = Key {
+            key: cached.key,
+            ..*key
+        };
+        self.find(&found)
     }
 
     fn store<D: Serialize + DeserializeOwned>(
@@ -485,6 +495,14 @@ fn sync_tree(directory: &Path) -> Result<(), Error> {
     File::open(directory)
         .and_then(|file| file.sync_all())
         .map_err(Error::io("flush", directory))
+}
+
+/// The newest sound artefact of a recipe.
+fn newest<D: DeserializeOwned>(root: &Path, key: &Key) -> Result<Option<Ready<D>>, Error> {
+    let mut sound = by_age(root, key.kind)?
+        .into_iter()
+        .filter_map(|directory| read(&directory, |info: &Info<D>| info.recipe == key.recipe).ok());
+    Ok(sound.next())
 }
 
 /// The artefacts of one kind, newest first.

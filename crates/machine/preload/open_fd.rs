@@ -1,4 +1,5 @@
-//! A preloaded library for QEMU that turns `open("/proc/self/fd/N")` into `dup(N)`.
+//! A preloaded library for QEMU that turns `open("/proc/self/fd/N")` into `dup(N)`, and
+//! `open("/dev/kvm")` into a `dup` of the descriptor that the environment names.
 //!
 //! QEMU takes nearly everything as an inherited descriptor, but it opens the file
 //! behind guest memory by path, and before version 8.2 always for writing. By path
@@ -7,6 +8,10 @@
 //! sandbox of the same template. With a plain `dup`, the descriptor that the daemon
 //! opened (read-only for a restore) is exactly the right that QEMU gets; a private
 //! mapping of it is writable memory all the same.
+//!
+//! `/dev/kvm` belongs to root and the group `kvm` on most distributions, and the jail has
+//! neither. QEMU can be told of another path since version 9.0 only, so its own opening of
+//! the device becomes a `dup` of what the daemon has opened.
 //!
 //! It also completes the guest's memory. QEMU maps one file; a memory that was kept as
 //! a difference is that file with pieces of others over it. When QEMU maps exactly the
@@ -38,6 +43,10 @@ const MAP_FAILED: *mut c_void = usize::MAX as *mut c_void;
 const EFAULT: c_long = 14;
 /// Names the table: its descriptor and its length in bytes, with a colon between.
 const TABLE: &[u8] = b"HEARTH_MEMORY_PIECES\0";
+
+/// Names the descriptor of the KVM device.
+const KVM: &[u8] = b"HEARTH_KVM\0";
+const KVM_DEVICE: &[u8] = b"/dev/kvm\0";
 
 /// The table's beginning; `count` pieces follow.
 #[repr(C)]
@@ -201,17 +210,36 @@ unsafe fn two_numbers(text: *const c_char) -> Option<(usize, usize)> {
     }
 }
 
-/// The descriptor number that `path` names, if it is `/proc/self/fd/<number>`.
-unsafe fn descriptor(path: *const c_char) -> Option<c_long> {
-    let mut at = path.cast::<u8>();
-    for expected in PREFIX {
+/// What follows `prefix` in `text`, if it begins so.
+unsafe fn after(text: *const c_char, prefix: &[u8]) -> Option<*const u8> {
+    let mut at = text.cast::<u8>();
+    for expected in prefix {
         // SAFETY: `at` walks a NUL-terminated string and stops at the first difference,
-        // which a NUL is.
+        // which a NUL is unless it is the prefix's own last byte.
         if unsafe { *at } != *expected {
             return None;
         }
         at = at.wrapping_add(1);
     }
+    Some(at)
+}
+
+/// The descriptor that stands for `path`: the number in `/proc/self/fd/<number>`, or the
+/// one of the KVM device if the environment names it.
+unsafe fn descriptor(path: *const c_char) -> Option<c_long> {
+    // SAFETY: the caller's string; a look-up of a NUL-terminated name in the environment,
+    // whose answer is a NUL-terminated string.
+    unsafe {
+        if after(path, KVM_DEVICE).is_some() {
+            let text = getenv(KVM.as_ptr().cast());
+            return if text.is_null() { None } else { number(text.cast()) };
+        }
+        number(after(path, PREFIX)?)
+    }
+}
+
+/// A decimal number of at most six digits, up to the end of the string.
+unsafe fn number(mut at: *const u8) -> Option<c_long> {
     let mut number: c_long = 0;
     let mut digits = 0;
     loop {

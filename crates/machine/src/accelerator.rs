@@ -6,7 +6,7 @@
 //! ([`probe`]): the instructions that a kernel cannot do without, then a loop in ring 0
 //! and one in ring 3 whose speed is measured.
 
-mod kvm;
+pub(crate) mod kvm;
 
 use std::fmt;
 use std::sync::mpsc;
@@ -43,8 +43,9 @@ const WORTHWHILE_PER_SECOND: f64 = 200e6;
 /// How long the probe may take; slow execution needs the most of it.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Decides by running guest code. Blocks for some milliseconds where KVM works, and for at
-/// most five seconds where it does not.
+/// Decides by running guest code in this process. Blocks for some milliseconds where KVM
+/// works, and for at most five seconds where it does not. Whether a jailed VM process may
+/// do the same is for the engine to find out: [`crate::qemu::probe`].
 #[must_use]
 pub fn probe() -> Accelerator {
     let (sender, receiver) = mpsc::sync_channel(1);

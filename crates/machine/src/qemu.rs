@@ -13,7 +13,7 @@
 //! an owner.
 //!
 //! QEMU has no right of its own to any of the VM's files. It inherits descriptors for
-//! memory, device state, TAP device, console and monitor; only the disk's socket it must
+//! memory, device state, TAP device, KVM device, console and monitor; only the disk's socket it must
 //! be able to reach by path, because it connects again when the disk server comes back.
 
 mod command;
@@ -21,9 +21,11 @@ mod launch;
 mod machine;
 mod overlay;
 mod preload;
+mod trial;
 mod tsc;
 
 pub use command::EMULATED_CPU;
+pub use trial::probe;
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -46,6 +48,9 @@ use machine::QemuMachine;
 /// Name of this engine in capabilities and records.
 pub const ENGINE: &str = "qemu";
 
+/// Debian's and Ubuntu's QEMU.
+pub const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
+
 /// How long QEMU may take from its start to its first answer.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long loading a device state may take.
@@ -58,7 +63,7 @@ const LOADED: &str = "the device state to be loaded";
 pub struct QemuConfig {
     /// The executable.
     pub program: PathBuf,
-    /// What guests run on, from [`crate::accelerator::probe`].
+    /// What guests run on, from [`probe`].
     pub accelerator: Accelerator,
     /// Where the console of a restored VM goes. That of a booted one goes to a file.
     pub restored_console: Console,
@@ -69,7 +74,7 @@ impl QemuConfig {
     #[must_use]
     pub fn new(accelerator: Accelerator) -> Self {
         Self {
-            program: PathBuf::from("/usr/bin/qemu-system-x86_64"),
+            program: PathBuf::from(PROGRAM),
             accelerator,
             restored_console: Console::Null,
         }

@@ -63,16 +63,20 @@ pub async fn run(
     }
 
     println!("Starting the daemon …");
+    let mark = daemon::log::Mark::end_of(&settings.log_file());
     if args.detach {
-        start_detached(settings, config).await?;
-        prove(settings).await?;
+        let proved = async {
+            start_detached(settings, config).await?;
+            prove(settings).await
+        };
+        proved.await.map_err(|error| mark.explain(error))?;
         print_usage(settings)?;
         return Ok(ExitCode::SUCCESS);
     }
     let daemon = Daemon::start(settings).await?;
     if let Err(error) = prove(settings).await {
         daemon.stop().await;
-        return Err(error);
+        return Err(mark.explain(error));
     }
     print_usage(settings)?;
     println!(

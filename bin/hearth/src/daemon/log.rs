@@ -2,7 +2,13 @@
 //! (the syntax of `tracing_subscriber::EnvFilter`; default `info`).
 
 use anyhow::Context;
-use std::{fs::File, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::{LevelFilter, Targets},
@@ -12,6 +18,10 @@ use tracing_subscriber::{
 
 pub const VARIABLE: &str = "HEARTH_LOG";
 const DEFAULT: &str = "info,hyper=warn,sqlx=warn,hearth_edge::access=warn";
+
+/// How many lines of the log are quoted, and how much of it is read for them.
+const QUOTED: usize = 5;
+const READ_BYTES: u64 = 1 << 20;
 
 /// Call once, before the daemon starts.
 pub fn to_stderr() {
@@ -63,6 +73,54 @@ fn install(default: &str, access: Option<Arc<File>>) {
         .try_init();
 }
 
+/// A place in the daemon's log. What a client is told of a failure is short on purpose;
+/// whoever starts the daemon is owed the cause, which the log has.
+pub struct Mark {
+    path: PathBuf,
+    length: u64,
+}
+
+impl Mark {
+    /// The end of the log as it is now.
+    pub fn end_of(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            length: std::fs::metadata(path).map_or(0, |found| found.len()),
+        }
+    }
+
+    /// The error, and what went wrong by the log since then.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        // A log that cannot be read has no part in what went wrong.
+        let text = self.read().unwrap_or_default();
+        let lines = troubles(&text);
+        if lines.is_empty() {
+            return error;
+        }
+        let path = self.path.display();
+        anyhow::anyhow!("{error:#}\nThe log {path} says:\n  {}", lines.join("\n  "))
+    }
+
+    fn read(&self) -> io::Result<String> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.length))?;
+        let mut text = Vec::new();
+        file.take(READ_BYTES).read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// The last lines that tell of something wrong: warnings, errors, and the words with
+/// which a process ends.
+fn troubles(text: &str) -> Vec<&str> {
+    let wrong = |line: &&str| {
+        let level = line.split_whitespace().nth(1);
+        matches!(level, Some("WARN" | "ERROR")) || line.starts_with("hearth: ")
+    };
+    let found: Vec<&str> = text.lines().filter(wrong).collect();
+    found[found.len().saturating_sub(QUOTED)..].to_vec()
+}
+
 /// Opened for appending, so that `logrotate` with `copytruncate` suits it.
 fn open(path: &Path) -> anyhow::Result<Arc<File>> {
     if let Some(dir) = path.parent() {
@@ -90,4 +148,39 @@ where
         .with_level(false)
         .with_writer(file)
         .with_filter(Targets::new().with_target(hearth_edge::ACCESS_LOG, LevelFilter::INFO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn an_error_is_explained_by_what_the_log_says_since() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hearth.log");
+        std::fs::write(&path, "2026-01-01T00:00:00Z  WARN old: before\n").unwrap();
+        let mark = Mark::end_of(&path);
+        let told = mark.explain(anyhow::anyhow!("500"));
+        assert_eq!(told.to_string(), "500");
+        let mut log = File::options().append(true).open(&path).unwrap();
+        for line in [
+            "2026-01-01T00:00:01Z  INFO node: fine",
+            "2026-01-01T00:00:02Z  WARN node: create a sandbox: Permission denied",
+            "hearth: start the node",
+        ] {
+            writeln!(log, "{line}").unwrap();
+        }
+        let told = mark.explain(anyhow::anyhow!("500")).to_string();
+        assert!(told.starts_with("500\nThe log "), "{told}");
+        assert!(told.contains("Permission denied\n  hearth: start the node"), "{told}");
+        assert!(!told.contains("before") && !told.contains("fine"), "{told}");
+    }
+
+    #[test]
+    fn of_many_lines_the_last_are_quoted() {
+        let text: String = (0..9).map(|n| format!("t ERROR {n}\n")).collect();
+        assert_eq!(troubles(&text).len(), QUOTED);
+        assert_eq!(troubles(&text).last(), Some(&"t ERROR 8"));
+    }
 }

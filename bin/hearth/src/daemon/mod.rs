@@ -25,8 +25,9 @@ use hearth_api::AppState;
 use hearth_control::{Control, TeamConfig, TeamLimits};
 use hearth_ids::TeamId;
 use hearth_machine::{
-    Engine, accelerator,
-    qemu::{QemuConfig, QemuEngine},
+    Engine,
+    accelerator::Accelerator,
+    qemu::{PROGRAM, QemuConfig, QemuEngine},
 };
 use hearth_network::{NetworkConfig, TapOwner};
 use hearth_node::{
@@ -45,6 +46,7 @@ use secrecy::ExposeSecret;
 use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -255,11 +257,17 @@ fn egress_config(settings: &Settings) -> hearth_egress::EgressConfig {
     }
 }
 
+/// What guests run on here, found out by a VM process like a sandbox's. Its user is none of
+/// theirs. Blocks.
+pub fn accelerator() -> Accelerator {
+    hearth_machine::qemu::probe(Path::new(PROGRAM), DEFAULT_UID_BASE - 1)
+}
+
 /// The engine, after finding out what guests can run on here.
 pub async fn engine(settings: &Settings) -> anyhow::Result<QemuEngine> {
     let keep_consoles = settings.node.keep_consoles;
     tokio::task::spawn_blocking(move || {
-        let mut config = QemuConfig::new(accelerator::probe());
+        let mut config = QemuConfig::new(accelerator());
         if keep_consoles {
             config.restored_console = hearth_machine::Console::File;
         }

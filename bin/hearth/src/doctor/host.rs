@@ -1,7 +1,8 @@
 //! Checks of the kernel and of what is installed.
 
 use super::Check;
-use hearth_machine::accelerator::{self, Accelerator};
+use crate::daemon;
+use hearth_machine::accelerator::Accelerator;
 use std::path::{Path, PathBuf};
 
 /// Programs that Hearth runs, and the Debian package that brings each.
@@ -40,8 +41,8 @@ pub(super) fn architecture() -> Check {
 
 pub(super) async fn accelerator() -> Check {
     const NAME: &str = "accelerator";
-    match tokio::task::spawn_blocking(accelerator::probe).await {
-        Ok(Accelerator::Kvm) => Check::ok(NAME, "kvm: guest code runs at full speed"),
+    match tokio::task::spawn_blocking(daemon::accelerator).await {
+        Ok(Accelerator::Kvm) => Check::ok(NAME, "kvm: a jailed VM runs guest code at full speed"),
         Ok(Accelerator::Tcg { reason }) => Check::warning(
             NAME,
             format!("tcg, about ten times slower than kvm: {reason}"),

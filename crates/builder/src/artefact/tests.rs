@@ -79,6 +79,38 @@ async fn the_cache_outlives_the_state() {
 }
 
 #[tokio::test]
+async fn a_copied_cache_serves_where_no_version_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = directory.path().join("cache");
+    let shelf = Shelf::open(&directory.path().join("one"), Some(&cache))
+        .await
+        .unwrap();
+    store(&shelf, &key("1"), b"one").await;
+    drop(shelf);
+    // Another machine, whose apt has no lists.
+    let copied = directory.path().join("copied");
+    fs::rename(&cache, &copied).unwrap();
+    let shelf = Shelf::open(&directory.path().join("two"), Some(&copied))
+        .await
+        .unwrap();
+    let unknown = key("unknown");
+    assert!(shelf.find::<String>(&unknown).await.unwrap().is_none());
+    let found = shelf.find_by_recipe::<String>(&unknown).await.unwrap().unwrap();
+    assert_eq!(found.outcome, Outcome::FromCache);
+    assert_eq!((found.key, content(&found)), (key("1").key, b"one".to_vec()));
+    let again = shelf.find_by_recipe::<String>(&unknown).await.unwrap().unwrap();
+    assert_eq!(again.outcome, Outcome::Present);
+    // Another recipe's is no substitute, and neither is no cache at all.
+    let other = Key::new(KIND, &[b"recipe 2"], &[]);
+    assert!(shelf.find_by_recipe::<String>(&other).await.unwrap().is_none());
+    let missing = directory.path().join("missing");
+    let shelf = Shelf::open(&directory.path().join("three"), Some(&missing))
+        .await
+        .unwrap();
+    assert!(shelf.find_by_recipe::<String>(&unknown).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_manipulated_cache_is_not_used() {
     let directory = tempfile::tempdir().unwrap();
     let cache = directory.path().join("cache");

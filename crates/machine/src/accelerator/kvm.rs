@@ -16,6 +16,9 @@
     reason = "guest memory is shared with the kernel, guest code is assembly"
 )]
 
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::ptr;
 use std::time::Instant;
 
@@ -25,6 +28,8 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use super::fast_enough;
 
+/// What KVM is driven through.
+pub(crate) const DEVICE: &str = "/dev/kvm";
 const MEMORY: usize = 2 << 20;
 const GDT: usize = 0x500;
 const TABLES: usize = 0x600;
@@ -149,9 +154,22 @@ unsafe extern "C" {
     static hearth_probe_end: u8;
 }
 
+/// Opens the device, for a VM process that may not do it itself.
+pub(crate) fn open() -> io::Result<OwnedFd> {
+    let device = File::options().read(true).write(true).open(DEVICE)?;
+    Ok(device.into())
+}
+
 /// Runs the guest; an error is the reason why KVM is not worth using here.
 pub(super) fn run() -> Result<(), String> {
-    let kvm = Kvm::new().map_err(|error| format!("/dev/kvm cannot be opened: {error}"))?;
+    let kvm = Kvm::new().map_err(|error| match error.errno() {
+        libc::ENOENT => {
+            "/dev/kvm is missing: no virtualisation in the processor or firmware, or the module \
+             kvm_intel or kvm_amd is not loaded"
+                .to_owned()
+        }
+        _ => format!("/dev/kvm cannot be opened: {error}"),
+    })?;
     let fail =
         |what: &'static str| move |error: kvm_ioctls::Error| format!("KVM cannot {what}: {error}");
     let mut memory = Memory::new().map_err(|error| format!("no memory for a guest: {error}"))?;

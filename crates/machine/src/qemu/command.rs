@@ -25,6 +25,9 @@ const EMULATED_PARAMETERS: &str = " norandmaps mitigations=off";
 /// (ERMS, FSRM). Without the two flags copies use wide registers and are 2 to 10 times as
 /// fast.
 pub const EMULATED_CPU: &str = "max,-erms,-fsrm";
+/// QEMU's own filter of system calls.
+pub(super) const SYSTEM_CALL_FILTER: &str =
+    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 /// Size of TCG's translation buffer in MiB; most of a TCG VM's private memory.
 const TRANSLATION_BUFFER_MIB: u32 = 64;
 /// How long a guest's disk requests wait for a disk server that went away, in seconds.
@@ -118,11 +121,8 @@ impl CommandLine<'_> {
         );
         line.option("-global", "virtio-mmio.force-legacy=false");
         line.option("-global", "migration.send-configuration=off");
-        // QEMU's own filter of system calls, in force once it has started up.
-        line.option(
-            "-sandbox",
-            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        );
+        // In force once QEMU has started up.
+        line.option("-sandbox", SYSTEM_CALL_FILTER);
         line.option(
             "-chardev",
             format!("socket,id=monitor,fd={},server=on,wait=off", self.monitor),

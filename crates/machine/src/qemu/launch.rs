@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::command::{CommandLine, Network, Start};
 use super::{ENGINE, QemuConfig, overlay, preload, tsc};
-use crate::accelerator::Accelerator;
+use crate::accelerator::{Accelerator, kvm};
 use crate::process::{self, Process};
 use crate::qmp::{Pending, Qmp, QmpError};
 use crate::{
@@ -190,6 +190,8 @@ struct Opened {
     console: Option<RawFd>,
     network: Option<Network>,
     preload: RawFd,
+    /// The KVM device, where guests run on it.
+    kvm: Option<RawFd>,
     state: Option<RawFd>,
     /// The table of memory pieces for the preloaded library, and its length.
     table: Option<(RawFd, usize)>,
@@ -215,6 +217,7 @@ impl Opened {
             console: None,
             network: None,
             preload: -1,
+            kvm: None,
             state: None,
             table: None,
             overlay_files: Vec::new(),
@@ -225,6 +228,10 @@ impl Opened {
             .try_clone()
             .map_err(Error::io("duplicate the descriptor of", "hearth-open-fd"))?;
         opened.preload = opened.inherit(preload);
+        if context.config.accelerator == Accelerator::Kvm {
+            let device = kvm::open().map_err(Error::io("open", kvm::DEVICE))?;
+            opened.kvm = Some(opened.inherit(device));
+        }
         if console == Console::File {
             let path = common.run_dir.join("console.log");
             opened.console = Some(opened.inherit(create_log(&path)?.into()));
@@ -292,6 +299,9 @@ impl Opened {
         let mut program = Program::new(&context.config.program)
             .arguments(line.build())
             .environment("LD_PRELOAD", super::command::inherited(self.preload));
+        if let Some(descriptor) = self.kvm {
+            program = program.environment(preload::KVM, descriptor.to_string());
+        }
         if let Some((descriptor, length)) = self.table {
             program = program.environment("HEARTH_MEMORY_PIECES", format!("{descriptor}:{length}"));
         }
@@ -300,7 +310,7 @@ impl Opened {
             files: confinement
                 .files
                 .clone()
-                .or_else(|| Some(files(context, readable))),
+                .or_else(|| Some(files(&context.config.program, readable))),
             ..confinement.clone()
         });
         let record = MachineRecord {
@@ -626,16 +636,13 @@ fn open_public(path: &Path, confined: bool) -> Result<File, Error> {
 }
 
 /// What a confined QEMU may open by path.
-fn files(context: &Context, readable: &[PathBuf]) -> FileAccess {
+pub(super) fn files(program: &Path, readable: &[PathBuf]) -> FileAccess {
     let mut read: Vec<PathBuf> = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/urandom"]
         .map(PathBuf::from)
         .into();
     read.extend_from_slice(readable);
-    read.push(context.config.program.clone());
-    let mut write = vec![PathBuf::from("/dev/null")];
-    if context.config.accelerator == Accelerator::Kvm {
-        write.push(PathBuf::from("/dev/kvm"));
-    }
+    read.push(program.to_owned());
+    let write = vec![PathBuf::from("/dev/null")];
     FileAccess { read, write }
 }
 

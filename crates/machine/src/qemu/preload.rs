@@ -9,6 +9,9 @@ use rustix::fs::{MemfdFlags, SealFlags};
 
 const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libhearth_open_fd.so"));
 
+/// Names the descriptor of the KVM device for the library.
+pub(super) const KVM: &str = "HEARTH_KVM";
+
 pub(super) fn create() -> io::Result<OwnedFd> {
     sealed("hearth-open-fd", LIBRARY)
 }

@@ -63,6 +63,36 @@ fn a_path_cannot_add_options() {
 }
 
 #[test]
+fn what_helps_emulation_is_not_done_to_the_processor() {
+    let boot = || Start::Boot {
+        kernel: 20,
+        initramfs: 21,
+        cmdline_extra: "quiet",
+        tsc_khz: None,
+    };
+    let tcg = Accelerator::Tcg {
+        reason: "test".to_owned(),
+    };
+    let value = |line: &[String], option: &str| {
+        let at = line.iter().position(|part| part == option).unwrap();
+        line[at + 1].clone()
+    };
+    let (kvm, emulated) = (
+        command_line(boot(), &Accelerator::Kvm),
+        command_line(boot(), &tcg),
+    );
+    assert_eq!(value(&emulated, "-cpu"), EMULATED_CPU);
+    assert_eq!(value(&kvm, "-cpu"), "host");
+    assert_eq!(value(&kvm, "-accel"), "kvm");
+    let parameters = value(&kvm, "-append");
+    for not_for_kvm in ["mitigations", "norandmaps", "tsc"] {
+        assert!(!parameters.contains(not_for_kvm), "{parameters}");
+    }
+    let restored = command_line(Start::Restore, &Accelerator::Kvm);
+    assert_eq!(value(&restored, "-cpu"), "host");
+}
+
+#[test]
 fn the_version_is_found() {
     let text = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright";
     assert_eq!(parse_version(text).as_deref(), Some("7.2.22"));

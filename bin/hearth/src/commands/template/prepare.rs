@@ -30,6 +30,9 @@ const MAX_LINE: usize = 64 << 10;
 pub enum Prepare {
     /// `base`: Debian with Python and Node.js; `hearth up` prepares it, too
     Base {
+        /// Make the root file system, but start nothing
+        #[arg(long, conflicts_with = "anew")]
+        image_only: bool,
         /// Make it again even if nothing has changed
         #[arg(long)]
         anew: bool,
@@ -51,7 +54,7 @@ pub enum Prepare {
 
 pub async fn run(settings: &Settings, command: Prepare) -> anyhow::Result<ExitCode> {
     let (recipe, anew, image_only) = match command {
-        Prepare::Base { anew } => (Recipe::Base, anew, false),
+        Prepare::Base { image_only, anew } => (Recipe::Base, anew, image_only),
         Prepare::CodeInterpreter {
             small,
             image_only,
