@@ -58,12 +58,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Some(run_dir) = arguments.next() else {
         return Ok(());
     };
-    let engine =
-        tokio::task::spawn_blocking(|| {
-            let accelerator = qemu::probe(qemu::PROGRAM.as_ref(), UID);
-            QemuEngine::new(QemuConfig::new(accelerator))
-        })
-        .await??;
+    let engine = tokio::task::spawn_blocking(|| {
+        let accelerator = qemu::probe(qemu::PROGRAM.as_ref(), UID);
+        QemuEngine::new(QemuConfig::new(accelerator))
+    })
+    .await??;
     let spec = TemplateSpec::base(artefacts, "example", shape, &engine.capabilities());
     let store = LocalStore::open(state.join("builds"))?;
     if let Some(build) = hearth_builder::find(&store, &spec).await? {

@@ -16,6 +16,7 @@ mod error;
 pub mod hooks;
 mod journal;
 mod node;
+mod processor;
 mod recovery;
 mod registry;
 mod sandbox;

@@ -173,7 +173,10 @@ mod tests {
         }
         let told = mark.explain(anyhow::anyhow!("500")).to_string();
         assert!(told.starts_with("500\nThe log "), "{told}");
-        assert!(told.contains("Permission denied\n  hearth: start the node"), "{told}");
+        assert!(
+            told.contains("Permission denied\n  hearth: start the node"),
+            "{told}"
+        );
         assert!(!told.contains("before") && !told.contains("fine"), "{told}");
     }
 

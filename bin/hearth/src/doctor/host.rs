@@ -46,13 +46,24 @@ pub(super) async fn accelerator() -> Check {
         Ok(Accelerator::Tcg { reason }) => Check::warning(
             NAME,
             format!("tcg, about ten times slower than kvm: {reason}"),
-            "use a machine with hardware virtualisation (or nested virtualisation) for speed",
+            speed_up(Path::new("/dev/kvm").exists()),
         ),
         Err(error) => Check::failed(
             NAME,
             format!("the probe ended abnormally: {error}"),
             "report this",
         ),
+    }
+}
+
+/// What may help to get KVM instead of emulation.
+fn speed_up(device: bool) -> &'static str {
+    if device {
+        "see whether a security module holds QEMU back (journalctl -k), or use a machine with \
+         hardware virtualisation (or nested virtualisation)"
+    } else {
+        "modprobe kvm_intel or kvm_amd, or use a machine with hardware virtualisation (or nested \
+         virtualisation)"
     }
 }
 

@@ -95,19 +95,42 @@ async fn a_copied_cache_serves_where_no_version_is_known() {
         .unwrap();
     let unknown = key("unknown");
     assert!(shelf.find::<String>(&unknown).await.unwrap().is_none());
-    let found = shelf.find_by_recipe::<String>(&unknown).await.unwrap().unwrap();
+    let found = shelf
+        .find_by_recipe::<String>(&unknown)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(found.outcome, Outcome::FromCache);
-    assert_eq!((found.key, content(&found)), (key("1").key, b"one".to_vec()));
-    let again = shelf.find_by_recipe::<String>(&unknown).await.unwrap().unwrap();
+    assert_eq!(
+        (found.key, content(&found)),
+        (key("1").key, b"one".to_vec())
+    );
+    let again = shelf
+        .find_by_recipe::<String>(&unknown)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(again.outcome, Outcome::Present);
     // Another recipe's is no substitute, and neither is no cache at all.
     let other = Key::new(KIND, &[b"recipe 2"], &[]);
-    assert!(shelf.find_by_recipe::<String>(&other).await.unwrap().is_none());
+    assert!(
+        shelf
+            .find_by_recipe::<String>(&other)
+            .await
+            .unwrap()
+            .is_none()
+    );
     let missing = directory.path().join("missing");
     let shelf = Shelf::open(&directory.path().join("three"), Some(&missing))
         .await
         .unwrap();
-    assert!(shelf.find_by_recipe::<String>(&unknown).await.unwrap().is_none());
+    assert!(
+        shelf
+            .find_by_recipe::<String>(&unknown)
+            .await
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[tokio::test]

@@ -27,8 +27,9 @@ const RESET: usize = FIRMWARE_BYTES - 16;
 const CODE: [u8; 7] = [0xb0, 42, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd];
 /// What QEMU makes of 42 as the status it ends with.
 const STATUS: i32 = 42 << 1 | 1;
-/// How long QEMU may take; it needs some 100 ms.
-const LIMIT: Duration = Duration::from_secs(15);
+/// How long QEMU may take: it needs 100 ms, and far longer on a busy host, which must not
+/// be taken for one without KVM.
+const LIMIT: Duration = Duration::from_secs(60);
 /// How much of what QEMU said is told.
 const WORDS: usize = 500;
 
@@ -125,7 +126,11 @@ fn arguments(accelerator: &[&str], firmware: &OwnedFd) -> Vec<String> {
         "-bios",
         &firmware,
     ];
-    fixed.iter().chain(accelerator).map(|&part| part.to_owned()).collect()
+    fixed
+        .iter()
+        .chain(accelerator)
+        .map(|&part| part.to_owned())
+        .collect()
 }
 
 /// How the process ended; `None` when it had to be killed.
@@ -158,7 +163,11 @@ fn words(mut said: &File) -> String {
         .rewind()
         .and_then(|()| said.take(64 << 10).read_to_end(&mut text));
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     match read {
         Ok(_) if lines.is_empty() => "it ended without a word".to_owned(),
         Ok(_) => lines.join(" | ").chars().take(WORDS).collect(),

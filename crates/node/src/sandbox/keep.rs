@@ -25,6 +25,7 @@ use crate::{
     hooks::Step,
     journal::{Keeping, Record},
     node::Shared,
+    processor,
 };
 use hearth_machine::{DirtyMemory, Machine, SaveTarget};
 use hearth_snapshot::{
@@ -493,7 +494,8 @@ pub(crate) async fn publish(
             name: capabilities.engine.to_owned(),
             version: capabilities.version,
         },
-        cpu: like.cpu.clone(),
+        // Of the processor that the guest ran on, not of the one its template was made on.
+        cpu: processor::requirement(&capabilities.accelerator),
         inputs: like.inputs.clone(),
         parents: below.parents(),
         files: captured.files,

@@ -16,7 +16,7 @@ use crate::{
     hooks::Step,
     journal::{Origin, Record},
     node::Shared,
-    spares,
+    processor, spares,
     spec::SandboxState,
 };
 use hearth_block::{
@@ -167,11 +167,16 @@ async fn start_machine(
     run_dir: PathBuf,
 ) -> Result<Box<dyn Machine>, Error> {
     match &ground.memory {
-        Some(_) => shared
-            .engine
-            .restore(restore_spec(ground, id, slot, run_dir)?)
-            .await
-            .map_err(Error::step("restore the VM")),
+        Some(stack) => {
+            let here = shared.engine.capabilities().accelerator;
+            processor::check(&stack.build.manifest.cpu, &here)
+                .map_err(Error::step("restore the VM"))?;
+            shared
+                .engine
+                .restore(restore_spec(ground, id, slot, run_dir)?)
+                .await
+                .map_err(Error::step("restore the VM"))
+        }
         None => shared
             .engine
             .boot(boot_spec(shared, ground, id, slot, run_dir)?)
