@@ -39,7 +39,7 @@ const EXPORT: &str = "root";
 /// What the guest writes while it comes up.
 const BOOT_LAYER: &str = "boot-layer";
 /// How long a guest may take from its kernel's start to an agent that listens.
-const BOOT_LIMIT: Duration = Duration::from_secs(120);
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// What the VM process may take beyond its guest's memory.
 const OVERHEAD_BYTES: u64 = 512 << 20;
 /// Unit in which the disk is copied out, in bytes.

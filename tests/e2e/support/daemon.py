@@ -156,8 +156,9 @@ class Hearth:
                     f"hearth ended with {self.process.returncode} while starting:\n{self.log_tail()}"
                 )
             try:
-                answers = httpx.get(f"{self.url}/health", timeout=5).is_success
-                return answers and UP_LINE in self.printed()[printed_before:]
+                # Read first: it costs nothing, and a request has a TLS context made.
+                said = UP_LINE in self.printed()[printed_before:]
+                return said and httpx.get(f"{self.url}/health", timeout=5).is_success
             except httpx.HTTPError:
                 return False
 
