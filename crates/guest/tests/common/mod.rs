@@ -116,6 +116,31 @@ impl Drop for Agent {
     }
 }
 
+/// A directory that anybody may use.
+pub struct Scratch(pub tempfile::TempDir);
+
+impl Scratch {
+    pub fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        // Not on a tmpfs, which may not keep extended attributes.
+        let directory = tempfile::tempdir_in("/var/tmp").expect("a directory");
+        let mode = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(directory.path(), mode).expect("a mode");
+        Self(directory)
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().expect("text").to_owned()
+    }
+
+    pub fn url(&self, name: &str) -> String {
+        format!("/files?path={}", self.path(name))
+    }
+}
+
+/// The type of a raw upload.
+pub const RAW: (&str, &str) = ("content-type", "application/octet-stream");
+
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
