@@ -98,6 +98,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     entries: BTreeMap<String, Entry>,
+    /// Contexts that there ever were.
+    created: u64,
     defaults: BTreeMap<Language, String>,
 }
 
@@ -106,6 +108,8 @@ struct Entry {
     language: Language,
     cwd: PathBuf,
     handle: Handle,
+    /// Its place in the order of creation.
+    number: u64,
 }
 
 impl Contexts {
@@ -222,13 +226,17 @@ impl Contexts {
             language: language.name().to_owned(),
             cwd: place.cwd.clone(),
         };
+        let handle = context::spawn(place, kernel);
+        let mut state = self.state();
         let entry = Entry {
             language: language.clone(),
             cwd: info.cwd.clone(),
-            handle: context::spawn(place, kernel),
+            handle: handle.clone(),
+            number: state.created,
         };
-        let handle = entry.handle.clone();
-        self.state().entries.insert(info.id.clone(), entry);
+        state.created += 1;
+        state.entries.insert(info.id.clone(), entry);
+        drop(state);
         (info, handle)
     }
 
@@ -247,15 +255,18 @@ impl Contexts {
         Ok(self.enter(&language, place, kernel).0)
     }
 
+    /// All contexts, in the order in which they were created.
     #[must_use]
     pub fn list(&self) -> Vec<Info> {
         let state = self.state();
-        let entries = state.entries.iter().map(|(id, entry)| Info {
+        let mut entries: Vec<(&String, &Entry)> = state.entries.iter().collect();
+        entries.sort_by_key(|(_, entry)| entry.number);
+        let infos = entries.into_iter().map(|(id, entry)| Info {
             id: id.clone(),
             language: entry.language.name().to_owned(),
             cwd: entry.cwd.clone(),
         });
-        entries.collect()
+        infos.collect()
     }
 
     /// Ends the context's kernel and starts another; what runs ends with an error.
