@@ -117,6 +117,10 @@ pub struct Node {
     /// Sandboxes made ahead for each template in use: a create that finds one takes
     /// a fraction of the time. Each takes some 60 MiB; 0 for none.
     pub spares: usize,
+    /// Certificates, in PEM, of authorities that every sandbox's tools trust beside
+    /// the usual ones, such as a company's. Builds too, unless `builds.ca_file` says
+    /// otherwise.
+    pub ca_file: Option<PathBuf>,
     /// Keeps guests' consoles in `<run_dir>/sb/<id>/console.log`.
     pub keep_consoles: bool,
     /// TCP address of the node's gRPC service, beside its unix socket.
@@ -138,7 +142,7 @@ pub struct Network {
     /// Asked for guests' names, on port 53; default: whatever the host asks.
     pub name_servers: Option<Vec<IpAddr>>,
     /// Certificates in PEM of authorities that are trusted beside the host's, where
-    /// rules change requests on their way.
+    /// rules change requests on their way; default: `node.ca_file`.
     pub trusted_ca_file: Option<PathBuf>,
     /// Connections to the outside that one sandbox may have at a time; 0: any number.
     pub connections_max: u32,
@@ -176,7 +180,7 @@ pub struct Builds {
     /// The largest archive of files to copy.
     pub upload_mib: u64,
     /// Certificates, in PEM, that builds and their templates trust beside the
-    /// usual ones.
+    /// usual ones; default: `node.ca_file`.
     pub ca_file: Option<PathBuf>,
     /// Installs sudo, curl and the like where images lack them.
     pub install_packages: bool,
@@ -267,6 +271,7 @@ impl Default for Node {
             memory_reserve_mib: hearth_node::config::DEFAULT_MEMORY_RESERVE_BYTES >> 20,
             disk_reserve_mib: hearth_node::config::DEFAULT_DISK_RESERVE_BYTES >> 20,
             spares: hearth_node::config::DEFAULT_SPARES_PER_BUILD,
+            ca_file: None,
             keep_consoles: false,
             grpc_address: None,
             grpc_token_file: None,
@@ -506,6 +511,22 @@ impl Settings {
         self.state_dir.join("builds")
     }
 
+    /// The certificates of `node.ca_file`, in PEM.
+    pub fn certificates(&self) -> anyhow::Result<Option<String>> {
+        self.node
+            .ca_file
+            .as_deref()
+            .map(read_certificates)
+            .transpose()
+    }
+
+    /// Those that builds trust.
+    pub fn build_certificates(&self) -> anyhow::Result<Option<String>> {
+        let own = self.builds.ca_file.as_deref();
+        let file = own.or(self.node.ca_file.as_deref());
+        file.map(read_certificates).transpose()
+    }
+
     /// What guests boot from, as the last preparation left it.
     pub fn guest_file(&self) -> PathBuf {
         self.state_dir.join("guest.json")
@@ -518,6 +539,15 @@ impl Settings {
     pub fn api_key_file(&self) -> PathBuf {
         self.keys_dir().join("api-key")
     }
+}
+
+/// Certificates in PEM; a file without any is a mistake.
+fn read_certificates(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    if !text.contains("-----BEGIN CERTIFICATE-----") {
+        bail!("{} holds no certificate in PEM", path.display());
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -547,5 +577,29 @@ mod tests {
                 .apply_environment(|_| Some("x".to_owned()))
                 .is_err()
         );
+    }
+
+    #[test]
+    fn builds_trust_what_sandboxes_do_unless_told_otherwise() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            Some(path)
+        };
+        let pem = "-----BEGIN CERTIFICATE-----\n";
+        let mut settings = Settings::default();
+        assert_eq!(settings.build_certificates().expect("none"), None);
+        settings.node.ca_file = file("site.pem", pem);
+        assert_eq!(
+            settings.build_certificates().expect("read").as_deref(),
+            Some(pem)
+        );
+        settings.builds.ca_file = file("builds.pem", &format!("{pem}builds"));
+        let builds = settings.build_certificates().expect("read");
+        assert_eq!(builds, Some(format!("{pem}builds")));
+        settings.node.ca_file = file("key.pem", "-----BEGIN PRIVATE KEY-----\n");
+        let error = settings.certificates().expect_err("no certificate");
+        assert!(error.to_string().contains("key.pem"), "{error}");
     }
 }

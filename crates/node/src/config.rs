@@ -32,6 +32,8 @@ pub struct NodeConfig {
     /// VMs that are made ahead for each template in use; 0 for none.
     pub spares_per_build: usize,
     pub grpc: GrpcConfig,
+    /// Certificates, in PEM, of authorities that every sandbox trusts beside the usual.
+    pub ca_bundle: Option<String>,
     /// The services that guests find at the node.
     pub egress: hearth_egress::EgressConfig,
 }

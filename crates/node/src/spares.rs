@@ -387,7 +387,7 @@ async fn prepare(shared: &Shared, spare: &mut Spare) -> Result<(), Error> {
         .ok_or_else(|| Error::step("reach the spare")("it has no address".to_owned()))?;
     let address = SocketAddr::from((host, AGENT_PORT));
     tokio::select! {
-        warmed = warm(address, &record.spec.sandbox_id) => warmed?,
+        warmed = warm(shared, address, &record.spec.sandbox_id) => warmed?,
         why = resources.vm_ended() => return Err(Error::step("warm the spare up")(why)),
     }
     let machine = resources.machine.as_ref();
@@ -400,7 +400,7 @@ async fn prepare(shared: &Shared, spare: &mut Spare) -> Result<(), Error> {
 }
 
 /// Uses what the first user will use: the agent's settings, a process, a shell.
-async fn warm(address: SocketAddr, id: &SandboxId) -> Result<(), Error> {
+async fn warm(shared: &Shared, address: SocketAddr, id: &SandboxId) -> Result<(), Error> {
     let settings = Init {
         env_vars: &BTreeMap::new(),
         access_token: None,
@@ -413,7 +413,7 @@ async fn warm(address: SocketAddr, id: &SandboxId) -> Result<(), Error> {
         template_id: "",
         machine_id: Some(agent::machine_id()),
         hyperloop_ip: SERVICE_ADDRESS,
-        ca_bundle: None,
+        ca_bundle: shared.config.ca_bundle.as_deref(),
     };
     agent::init(address, &settings, None, WARM_LIMIT)
         .await

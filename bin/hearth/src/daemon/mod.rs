@@ -230,6 +230,7 @@ fn node_config(settings: &Settings) -> anyhow::Result<NodeConfig> {
             socket: settings.node_socket(),
             tcp,
         },
+        ca_bundle: settings.certificates()?,
         egress: egress_config(settings),
     })
 }
@@ -251,7 +252,11 @@ fn egress_config(settings: &Settings) -> hearth_egress::EgressConfig {
             .map(|(address, port)| SocketAddr::new(local(address), port))
             .to_vec(),
         name_servers: settings.network.name_servers.clone(),
-        trusted_ca_file: settings.network.trusted_ca_file.clone(),
+        trusted_ca_file: settings
+            .network
+            .trusted_ca_file
+            .clone()
+            .or_else(|| settings.node.ca_file.clone()),
         edge_ca_file: Some(settings.authority_file()),
         secrets: Some(Arc::new(secret_files::SecretFiles::new(settings))),
     }

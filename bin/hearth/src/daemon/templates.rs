@@ -21,12 +21,7 @@ pub fn start(
             file.display()
         )
     })?;
-    let ca_bundle = match &settings.builds.ca_file {
-        Some(path) => Some(
-            std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?,
-        ),
-        None => None,
-    };
+    let ca_bundle = settings.build_certificates()?;
     let builds = &settings.builds;
     let config = Config {
         state_dir: settings.state_dir.join("templates"),

@@ -18,6 +18,16 @@ use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 /// Key and certificate of a sandbox's authority, in its directory.
 const AUTHORITY_FILE: &str = "authority.pem";
+/// Where the agent puts certificates: among the usual ones, and by themselves.
+const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+const CERTIFICATE: &str = "/usr/local/share/ca-certificates/e2b-ca.crt";
+/// Node.js adds to what it brings; parsing the whole bundle would only delay it.
+const CERTIFICATE_VARIABLES: [(&str, &str); 4] = [
+    ("REQUESTS_CA_BUNDLE", BUNDLE),
+    ("PIP_CERT", BUNDLE),
+    ("SSL_CERT_FILE", BUNDLE),
+    ("NODE_EXTRA_CA_CERTS", CERTIFICATE),
+];
 
 /// The rules of a sandbox. Settings that cannot be read leave it nothing.
 pub(crate) fn rules(spec: &SandboxSpec) -> Rules {
@@ -71,22 +81,33 @@ pub(crate) fn authority(
     Ok(Some(authority))
 }
 
+/// What a sandbox's programs trust beside the usual: the site's certificates and the
+/// authority of its changed requests; none where there is neither.
+pub(crate) fn ca_bundle(shared: &Shared, authority: Option<&Authority>) -> Option<String> {
+    let site = shared.config.ca_bundle.as_deref();
+    let parts: Vec<&str> = site
+        .into_iter()
+        .chain(authority.map(Authority::pem))
+        .map(str::trim_end)
+        .collect();
+    (!parts.is_empty()).then(|| parts.join("\n") + "\n")
+}
+
 /// The template's variables with the sandbox's over them, and those by which programs
-/// that bring certificates of their own find the authority; what the user says of them
-/// counts.
+/// that bring certificates of their own find the ones that are trusted here; what the
+/// user says of them counts.
 pub(crate) fn environment(
     template: BTreeMap<String, String>,
     spec: &SandboxSpec,
-    authority: bool,
+    certificates: bool,
 ) -> BTreeMap<String, String> {
-    const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
     let mut variables = template;
     variables.extend(spec.env_vars.clone());
-    if authority {
-        for name in ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"] {
+    if certificates {
+        for (name, path) in CERTIFICATE_VARIABLES {
             variables
                 .entry(name.to_owned())
-                .or_insert_with(|| BUNDLE.to_owned());
+                .or_insert_with(|| path.to_owned());
         }
     }
     variables
@@ -110,9 +131,10 @@ pub(crate) async fn change(shared: &Shared, spec: &SandboxSpec, slot: &Slot) -> 
         && shared.egress.authority(address).is_none()
         && let Some(authority) = authority(shared, spec, address)?
     {
+        let certificates = ca_bundle(shared, Some(&authority)).unwrap_or_default();
         agent::trust(
             (address, AGENT_PORT).into(),
-            authority.pem(),
+            &certificates,
             spec.envd_access_token.as_deref(),
             shared.config.agent_timeout,
         )

@@ -371,10 +371,11 @@ async fn greet_agent(
         .expect("the slot is taken before the VM is started");
     let spec = &record.spec;
     let authority = egress::authority(shared, spec, host)?;
+    let ca_bundle = egress::ca_bundle(shared, authority.as_deref());
     let defaults = ground
         .defaults()
         .map_err(Error::step("read the template's defaults"))?;
-    let env_vars = egress::environment(defaults.env, spec, authority.is_some());
+    let env_vars = egress::environment(defaults.env, spec, ca_bundle.is_some());
     let settings = Init {
         env_vars: &env_vars,
         // An empty one takes away what the agent in a build's memory expects.
@@ -388,7 +389,7 @@ async fn greet_agent(
         template_id: spec.template_id.as_str(),
         machine_id: (identity == Identity::New).then(agent::machine_id),
         hyperloop_ip: SERVICE_ADDRESS,
-        ca_bundle: authority.as_ref().map(|authority| authority.pem()),
+        ca_bundle: ca_bundle.as_deref(),
     };
     let address = SocketAddr::from((host, AGENT_PORT));
     let former = match &ground.memory {

@@ -211,6 +211,7 @@ impl Home {
                 socket: self.run().join("node.sock"),
                 tcp: None,
             },
+            ca_bundle: None,
             egress: hearth_egress::EgressConfig::default(),
         };
         let network = NetworkConfig {
