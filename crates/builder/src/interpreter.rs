@@ -13,9 +13,10 @@ pub const INTERPRETER_TEMPLATE: &str = "code-interpreter-v1";
 /// How much is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edition {
-    /// Python and JavaScript, with the usual packages for data and charts.
+    /// Python, JavaScript, TypeScript and Bash, with the usual packages for data and
+    /// charts.
     Small,
-    /// Also Bash, R and Java, and many more Python packages.
+    /// Also R and Java, and many more Python packages.
     Full,
 }
 
@@ -35,15 +36,12 @@ pub struct InterpreterConfig {
     pub edition: Edition,
 }
 
-/// Of the distribution, beside what `base` has.
-pub(crate) const PACKAGES_OF_FULL: &[&str] = &[
-    "build-essential",
-    "default-jdk-headless",
-    "fonts-noto-cjk",
-    "python3-dev",
-    "r-base-core",
-    "r-cran-irkernel",
-];
+/// Of the distribution, beside what `base` has, in both.
+pub(crate) const PACKAGES: &[&str] = &["fonts-noto-cjk"];
+
+/// And in the full one.
+pub(crate) const PACKAGES_OF_FULL: &[&str] =
+    &["default-jdk-headless", "r-base-core", "r-cran-irkernel"];
 
 macro_rules! files {
     ($($name:literal from $path:literal,)*) => {
@@ -57,10 +55,12 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "start.sh" from "recipe/start.sh",
     "wait.sh" from "recipe/wait.sh",
     "rehearse.sh" from "recipe/rehearse.sh",
+    "matplotlibrc" from "matplotlibrc",
     "requirements.txt" from "requirements.txt",
     "requirements-small.txt" from "requirements-small.txt",
     "python/hearth_kernel.py" from "python/hearth_kernel.py",
     "javascript/package.json" from "javascript/package.json",
+    "javascript/package-lock.json" from "javascript/package-lock.json",
     "javascript/kernel.mjs" from "javascript/kernel.mjs",
     "javascript/display.mjs" from "javascript/display.mjs",
     "javascript/resolve.mjs" from "javascript/resolve.mjs",
@@ -71,8 +71,7 @@ pub(crate) const FILES: &[(&str, &str)] = files![
 /// Loaded before the snapshot, so that no sandbox waits for it.
 const PRELOADED: &str = "numpy,pandas,matplotlib.pyplot,e2b_charts";
 
-/// Of all that goes in beside the distribution's packages. Versions that the lists
-/// leave open are those of the day on which the image is made.
+/// Of all that goes in beside the distribution's packages.
 pub(crate) fn content(config: &InterpreterConfig) -> Result<Digest, Error> {
     let server = fs::read(&config.server).map_err(Error::io("read", &config.server))?;
     let mut parts: Vec<&[u8]> = vec![&server];
@@ -94,7 +93,7 @@ impl TemplateSpec {
     ) -> Self {
         let library = "/usr/local/lib/hearth/code-interpreter";
         let start = format!(
-            "setsid --fork {library}/start --preload {PRELOADED} \
+            "sudo -n setsid --fork {library}/start --preload {PRELOADED} \
              </dev/null >/dev/null 2>&1"
         );
         let ready = format!("{library}/wait 570");

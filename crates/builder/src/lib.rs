@@ -110,6 +110,7 @@ async fn make(
     let rootfs = rootfs::build(
         &shelf,
         &archive,
+        &kernel,
         &config.rootfs,
         variant,
         StageProgress::new(progress, Stage::Rootfs),

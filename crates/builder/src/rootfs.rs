@@ -12,6 +12,7 @@ use crate::{
     apt::{FetchSettings, SourceList},
     artefact::{Key, Ready, Shelf, digest_of_parts},
     error::blocking,
+    kernel::Kernel,
     progress::{StageProgress, Unit},
     tool::Tool,
     variant::Variant,
@@ -28,34 +29,62 @@ use uuid::Uuid;
 
 /// Raised when the way from packages to image changes; the script below counts
 /// by itself.
-const RECIPE: &[u8] = b"rootfs 1";
-const SCRIPT: &str = include_str!("recipe/base.sh");
+const RECIPE: &[u8] = b"rootfs 2";
+/// What turns a freshly installed tree into the root of `base`.
+const SCRIPT: &str = "base.sh";
+/// The files of that script, as the names that it knows.
+const FILES: &[(&str, &str)] = &[
+    (SCRIPT, include_str!("recipe/base.sh")),
+    (HOST_PIP, HOST_PIP_TEXT),
+    ("node.txt", include_str!("recipe/node.txt")),
+];
+/// Sourced by recipes: pip inside a tree, with the host's settings.
+pub(crate) const HOST_PIP: &str = "host-pip.sh";
+pub(crate) const HOST_PIP_TEXT: &str = include_str!("recipe/host-pip.sh");
 const IMAGE: &str = "rootfs.ext4";
 const APT_DIRECTORY: &str = "/etc/apt";
 /// What the template promises, beside what the distribution deems essential.
 pub const PACKAGES: &[&str] = &[
     "bash",
+    "build-essential",
+    "bzip2",
     "ca-certificates",
     "curl",
+    "file",
+    "fuse3",
+    "gh",
     "git",
     "iproute2",
+    "iptables",
+    "iputils-ping",
     "jq",
+    "kmod",
     "less",
     "libnss-myhostname",
+    "lsof",
+    "nano",
     "ncurses-base",
     "netbase",
-    "nodejs",
+    "netcat-openbsd",
+    "nftables",
     "openssh-client",
     "procps",
     "python-is-python3",
     "python3",
+    "python3-dev",
     "python3-pip",
     "python3-venv",
+    "ripgrep",
+    "rsync",
+    "socat",
+    "sqlite3",
     "sudo",
+    "tree",
     "tzdata",
     "unzip",
     "wget",
     "xz-utils",
+    "zip",
 ];
 /// Documentation and translations stay out, now and in later installations, as
 /// in the usual container images; copyright notices stay in.
@@ -109,13 +138,14 @@ struct Details {
 pub(crate) async fn build(
     shelf: &Shelf,
     archive: &apt::Archive,
+    kernel: &Kernel,
     config: &RootfsConfig,
     variant: &Variant,
     progress: StageProgress<'_>,
 ) -> Result<Rootfs, Error> {
     progress.step("look up package versions");
     let host = Host::inspect(archive, variant).await?;
-    let key = host.key(config, variant);
+    let key = host.key(kernel.key, config, variant);
     let found = if host.versions_known(variant) {
         shelf.find::<Details>(&key).await?
     } else {
@@ -129,7 +159,7 @@ pub(crate) async fn build(
     variant.check().await?;
     let temporary = shelf.temporary()?;
     let tree = temporary.path().join("root");
-    install(&host, variant, temporary.path(), &tree, progress).await?;
+    install(&host, kernel, variant, temporary.path(), &tree, progress).await?;
     progress.step("read the installed versions");
     let packages = installed(&tree).await?;
     let details = Details {
@@ -245,7 +275,7 @@ impl Host {
         Ok(())
     }
 
-    fn key(&self, config: &RootfsConfig, variant: &Variant) -> Key {
+    fn key(&self, kernel: Digest, config: &RootfsConfig, variant: &Variant) -> Key {
         let nameservers = format!("{:?}", config.nameservers);
         let packages = variant.packages.join(" ");
         let options = DPKG_OPTIONS.join(" ");
@@ -255,13 +285,13 @@ impl Host {
         let disk_mib = config.disk_mib.to_le_bytes();
         let mut recipe: Vec<&[u8]> = vec![
             RECIPE,
-            SCRIPT.as_bytes(),
             packages.as_bytes(),
             options.as_bytes(),
             self.codename.as_bytes(),
             &disk_mib,
             nameservers.as_bytes(),
         ];
+        recipe.extend(FILES.iter().map(|(_, text)| text.as_bytes()));
         recipe.extend(
             variant
                 .content
@@ -271,7 +301,12 @@ impl Host {
         Key::new(
             variant.kind,
             &recipe,
-            &[sources.as_bytes(), guest.as_bytes(), versions.as_bytes()],
+            &[
+                sources.as_bytes(),
+                guest.as_bytes(),
+                versions.as_bytes(),
+                kernel.as_bytes(),
+            ],
         )
     }
 }
@@ -292,13 +327,17 @@ fn codename(os_release: &str) -> Option<String> {
 /// Installs the packages into the new directory `tree`.
 async fn install(
     host: &Host,
+    kernel: &Kernel,
     variant: &Variant,
     temporary: &Path,
     tree: &Path,
     progress: StageProgress<'_>,
 ) -> Result<(), Error> {
-    let script = temporary.join("base.sh");
-    write_private(&script, SCRIPT, 0o700)?;
+    let recipe = temporary.join("base");
+    fs::create_dir(&recipe).map_err(Error::io("create", &recipe))?;
+    for (name, text) in FILES {
+        write_private(&recipe.join(name), text, 0o700)?;
+    }
     // The name tells mmdebstrap the form. It may hold credentials.
     let sources = temporary.join("host.sources");
     write_private(&sources, &host.sources.to_deb822(), 0o600)?;
@@ -324,7 +363,12 @@ async fn install(
     // Packages such as Java's link their manual pages and fail where the folder, which
     // the options above leave out, is not there.
     command.arg("--essential-hook=mkdir -p \"$1/usr/share/man/man1\"");
-    command.arg(format!("--customize-hook={} \"$1\"", shell_word(&script)));
+    command.arg(format!(
+        "--customize-hook={} \"$1\" {} {}",
+        shell_word(&recipe.join(SCRIPT)),
+        shell_word(&recipe),
+        shell_word(&kernel.module_tree),
+    ));
     if let Some(hook) = variant.hook(temporary).await? {
         command.arg(format!("--customize-hook={hook}"));
     }

@@ -3,8 +3,8 @@
 use crate::{
     Edition, Error, InterpreterConfig,
     error::blocking,
-    interpreter::{self, FILES, PACKAGES_OF_FULL},
-    rootfs::{self, shell_word, write_private},
+    interpreter::{self, FILES, PACKAGES, PACKAGES_OF_FULL},
+    rootfs::{self, HOST_PIP, shell_word, write_private},
     tool::Tool,
 };
 use hearth_snapshot::Digest;
@@ -35,6 +35,7 @@ impl Variant {
 
     pub(crate) fn interpreter(config: &InterpreterConfig) -> Result<Self, Error> {
         let mut packages = rootfs::PACKAGES.to_vec();
+        packages.extend(PACKAGES);
         if config.edition == Edition::Full {
             packages.extend(PACKAGES_OF_FULL);
         }
@@ -73,7 +74,7 @@ impl Variant {
             config.edition
         );
         blocking(move || {
-            for (name, text) in FILES {
+            for (name, text) in FILES.iter().chain(&[(HOST_PIP, rootfs::HOST_PIP_TEXT)]) {
                 let path = kit.join(name);
                 let parent = path.parent().unwrap_or(&kit);
                 fs::create_dir_all(parent).map_err(Error::io("create", parent))?;

@@ -11,6 +11,7 @@ use crate::{
     cache::State,
     error::chain,
     log::Level,
+    modules,
     run::{OUT_OF_DISK, Run},
     steps::{self, Stack, Workbench},
 };
@@ -100,6 +101,7 @@ fn key(run: &Run<'_>, image: &Image) -> Digest {
         image.digest.clone(),
         format!("{:?}", config.nameservers),
         config.ca_bundle.clone().unwrap_or_default(),
+        config.guest.kernel_component.blake3.to_string(),
         disk_mib(run, 0).to_string(),
     ];
     Digest::of(parts.join("\0").as_bytes())
@@ -177,7 +179,8 @@ async fn make(
     let id = Uuid::new_v4();
     let rootfs = assembled.join(ROOTFS);
     // A file takes whole blocks.
-    let content = unpacked.bytes + unpacked.entries * BLOCK;
+    let modules = module_bytes(run);
+    let content = unpacked.bytes + modules + unpacked.entries * BLOCK;
     let size = disk_mib(run, content);
     let identity = Digest::of(id.as_bytes());
     hearth_builder::make_image(&tree_path, &rootfs, size, unpacked.entries, identity)
@@ -205,6 +208,13 @@ async fn make(
         .map_err(keep)?;
     trim(&directory, run.shared.config.limits.cache_bytes);
     Ok((directory, details))
+}
+
+/// What the kernel's modules add to an image, in bytes.
+fn module_bytes(run: &Run<'_>) -> u64 {
+    let archive = run.shared.config.guest.module_tree();
+    let metadata = archive.and_then(|path| fs::metadata(path).ok());
+    metadata.map_or(0, |metadata| metadata.len())
 }
 
 /// Removes images that were used longest ago, but never `newest`.
@@ -280,9 +290,14 @@ async fn pull(
         nameservers: config.nameservers.clone(),
         ca_bundle: config.ca_bundle.clone(),
     };
-    let adapting = run
-        .tasks
-        .spawn_blocking(move || adapt::adapt(&mut tree, &settings));
+    let modules = config.guest.module_tree();
+    let adapting = run.tasks.spawn_blocking(move || {
+        if let Some(archive) = &modules {
+            modules::unpack(&mut tree, archive)
+                .map_err(|error| format!("give the image the kernel's modules: {error}"))?;
+        }
+        adapt::adapt(&mut tree, &settings)
+    });
     match adapting.await {
         Ok(Ok(adapted)) => Ok((path, adapted, unpacked)),
         Ok(Err(why)) => Err(Failure::at(PART, why)),

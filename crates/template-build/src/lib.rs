@@ -26,6 +26,7 @@ mod grpc;
 mod image;
 mod log;
 mod manager;
+mod modules;
 mod run;
 mod settle;
 mod shared;

@@ -16,6 +16,7 @@ use crate::{
     error::chain,
     finalize, image,
     log::{Level, Log},
+    modules,
     shared::Shared,
     steps::{self, Stack, Workbench},
     vm::{self, BootRequest, Disk, Vm},
@@ -182,10 +183,17 @@ impl Run<'_> {
             |limits| Vm::boot(self.shared, self.tasks, &request, limits),
             again,
         );
-        booted.await.map_err(|error| {
+        let vm = booted.await.map_err(|error| {
             tracing::warn!(build = %self.spec.build_id, error = %chain(&error), "a build's VM failed");
             Failure::at(part, chain(&error))
-        })
+        })?;
+        if let Some(archive) = self.shared.config.guest.module_tree()
+            && let Err(error) = modules::ensure(&vm, &archive).await
+        {
+            let text = modules::complaint(&error);
+            self.log.add(Some(part), Level::Warn, &text);
+        }
+        Ok(vm)
     }
 }
 

@@ -127,6 +127,14 @@ impl Guest {
         }
     }
 
+    /// The archive of the kernel's modules; none beside a kernel of an older Hearth.
+    pub(crate) fn module_tree(&self) -> Option<PathBuf> {
+        let path = self
+            .kernel
+            .with_file_name(hearth_builder::kernel::MODULE_TREE);
+        path.exists().then_some(path)
+    }
+
     /// # Errors
     /// When the file is not there or not what [`Self::save`] wrote.
     pub fn load(path: &Path) -> io::Result<Self> {

@@ -2,6 +2,7 @@
 `code-interpreter-v1`. One sandbox serves most of it: it runs on emulated
 processors."""
 
+import ast
 import asyncio
 import os
 import re
@@ -29,9 +30,66 @@ def test_variables_of_the_sandbox_and_of_the_call(box):
     assert box.run_code("process.env.OF_SANDBOX", language="javascript").text == "sandbox"
 
 
-def test_it_runs_as_the_user_in_the_users_home(box):
-    code = "import os, getpass; (getpass.getuser(), os.getcwd())"
-    assert box.run_code(code).text == "('user', '/home/user')"
+def test_it_runs_as_root_in_the_users_home(box):
+    code = "import os, getpass; (getpass.getuser(), os.getcwd(), os.environ['HOME'])"
+    assert box.run_code(code).text == "('root', '/home/user', '/root')"
+    # What needs root works, as `!apt-get install` does.
+    assert box.run_code("!id -un; touch /usr/share/by-a-cell; echo $?").logs.stdout == ["root\n0\n"]
+    for language, show in [("bash", "id -un; pwd"), ("js", "os.userInfo().username + process.cwd()")]:
+        before = "" if language == "bash" else "import os from 'node:os'\n"
+        execution = box.run_code(before + show, language=language)
+        said = "".join(execution.logs.stdout) + (execution.text or "")
+        assert "root" in said and "/home/user" in said, execution
+    context = box.create_code_context(cwd="/root")
+    assert box.run_code("import os; os.getcwd()", context=context).text == "'/root'"
+    box.remove_code_context(context)
+
+
+def test_what_the_user_installs_is_found_by_kernels(box):
+    """The user's pip needs no sudo, and the directory is one that kernels look in."""
+    where = "python3 -c 'import sysconfig; print(sysconfig.get_path(\"purelib\"))'"
+    directory = box.commands.run(where).stdout.strip()
+    box.commands.run(f"echo 'answer = 42' > {directory}/made_by_the_user.py")
+    assert box.run_code("import made_by_the_user; made_by_the_user.answer").text == "42"
+
+
+# What models import without asking, and the first numbers of E2B's versions.
+EXPECTED = {
+    "numpy": "2.3", "pandas": "2.2", "matplotlib": "3.10", "ipykernel": "6.31", "scipy": "1.",
+    "sklearn": "1.", "seaborn": "0.13", "plotly": "6.", "sympy": "1.", "bs4": "4.", "lxml": "",
+    "openpyxl": "3.", "requests": "2.", "tqdm": "4.", "PIL": "12.",
+}
+
+
+def test_packages_and_fonts(box):
+    code = f"""
+import importlib.metadata as m
+name = {{'sklearn': 'scikit-learn', 'bs4': 'beautifulsoup4', 'PIL': 'pillow'}}
+import importlib.util
+{{k: importlib.util.find_spec(k) and m.version(name.get(k, k)) for k in {list(EXPECTED)}}}
+"""
+    execution = box.run_code(code)
+    assert execution.error is None, execution.error
+    found = ast.literal_eval(execution.text)
+    wrong = {k: v for k, v in found.items() if not (v and v.startswith(EXPECTED[k]))}
+    assert not wrong, wrong
+    # Drawing text in Chinese warns of no missing glyph.
+    drawn = box.run_code(
+        "import warnings, matplotlib.pyplot as plt\nwarnings.simplefilter('error')\n"
+        "plt.figure(figsize=(1, 1)); plt.title('中文 日本語'); plt.gcf().canvas.draw(); plt.close()"
+    )
+    assert drawn.error is None, drawn.error
+    # Compiled parts load on the processor that sandboxes have.
+    loaded = box.run_code("import scipy.linalg, lxml.etree; scipy.linalg.det([[2, 0], [0, 3]])")
+    assert loaded.error is None and "6.0" in loaded.text, loaded
+
+
+def test_contexts_are_listed_in_order_of_creation(box):
+    before = [context.id for context in box.list_code_contexts()]
+    made = [box.create_code_context(language="bash") for _ in range(4)]
+    assert [context.id for context in box.list_code_contexts()] == before + [c.id for c in made]
+    for context in made:
+        box.remove_code_context(context)
 
 
 def test_frames_and_charts(box):
@@ -58,6 +116,12 @@ frame
 def test_javascript_and_typescript(box):
     assert box.run_code("await Promise.resolve([1, 2].length)", language="javascript").text == "2"
     assert box.run_code("const n: number = 20; n + 1", language="ts").text == "21"
+
+
+def test_bash(box):
+    assert box.run_code("export A=5; echo $((A + 1))", language="bash").logs.stdout == ["6\n"]
+    assert box.run_code("echo $A", language="bash").logs.stdout == ["5\n"]
+    assert box.run_code("ls /nowhere", language="bash").error is not None
 
 
 def test_a_timeout_interrupts_and_the_context_lives(box):

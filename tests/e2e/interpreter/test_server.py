@@ -154,6 +154,18 @@ def test_variables_come_with_nothing_too(server, context):
     server.agent.variables = {}
 
 
+def test_contexts_are_listed_in_order_of_creation(server):
+    listed = lambda: [context["id"] for context in server.client.get("/contexts").json()]
+    before = listed()
+    # More than by chance: their ids are random.
+    made = [server.context(language="bash") for _ in range(5)]
+    assert listed() == before + made
+    server.client.delete(f"/contexts/{made.pop(1)}")
+    assert listed() == before + made
+    for context in made:
+        server.client.delete(f"/contexts/{context}")
+
+
 def test_contexts(server, tmp_path):
     made = server.client.post("/contexts", json={"cwd": str(tmp_path)}).json()
     assert made["language"] == "python" and made["cwd"] == str(tmp_path)

@@ -13,6 +13,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("e2fsck", "e2fsprogs"),
     ("mmdebstrap", "mmdebstrap"),
     ("dpkg", "dpkg"),
+    ("depmod", "kmod"),
 ];
 
 pub(super) fn user() -> Check {

@@ -3,8 +3,9 @@
 //!
 //! The package is downloaded through apt, compared with the hash in the signed
 //! index, and unpacked aside. Out of its boot image comes the plain ELF kernel
-//! (a microVM enters it directly, by the PVH entry point), and out of its module
-//! tree the modules that the guest loads before it can see its disk.
+//! (a microVM enters it directly, by the PVH entry point), out of its module tree the
+//! modules that the guest loads before it can see its disk, and the whole tree with
+//! its indexes as one archive, which goes into every root file system.
 
 mod bzimage;
 mod elf;
@@ -19,6 +20,7 @@ use crate::{
     artefact::{Key, Ready, Shelf},
     error::blocking,
     progress::{StageProgress, Unit},
+    tool::Tool,
 };
 use elf::Elf;
 use hearth_snapshot::Digest;
@@ -29,9 +31,13 @@ use std::{
 };
 
 /// Raised when the way from package to artefact changes.
-const RECIPE: &[u8] = b"kernel 1";
+const RECIPE: &[u8] = b"kernel 2";
 const KIND: &str = "kernel";
 const VMLINUX: &str = "vmlinux";
+/// Archive of `modules/<release>`, to be unpacked below `/lib` of a root file system.
+pub const MODULE_TREE: &str = "modules.tar";
+const DEPMOD: Tool = Tool::new("depmod", "kmod", 300);
+const TAR: Tool = Tool::new("tar", "tar", 300);
 /// Packages that mean "the current kernel for virtual machines", in the order in
 /// which they are tried: Debian's, then Ubuntu's.
 const META_PACKAGES: &[&str] = &[
@@ -77,6 +83,8 @@ pub struct Kernel {
     pub digest: Digest,
     /// Module files in the order in which they load.
     pub modules: Vec<PathBuf>,
+    /// All modules of the package with their indexes: [`MODULE_TREE`].
+    pub module_tree: PathBuf,
     pub(crate) key: Digest,
 }
 
@@ -123,7 +131,16 @@ pub(crate) async fn prepare(
     let release = fetch(&packages, temporary.path(), progress).await?;
     progress.step("unpack the kernel");
     let blake3 = unpack_kernel(temporary.path(), &release, assembled.path()).await?;
-    let modules = unpack_modules(temporary.path(), &release, assembled.path()).await?;
+    let directory = module_directory(temporary.path(), &release)?;
+    let modules = unpack_modules(&directory, assembled.path()).await?;
+    progress.step("index the kernel's modules");
+    pack_tree(
+        &directory,
+        &release,
+        &temporary.path().join("packed"),
+        &assembled.path().join(MODULE_TREE),
+    )
+    .await?;
     let details = Details {
         release,
         packages: packages
@@ -156,6 +173,7 @@ fn finish(ready: Ready<Details>) -> Result<Kernel, Error> {
             .iter()
             .map(|name| ready.directory.join(name))
             .collect(),
+        module_tree: ready.directory.join(MODULE_TREE),
         key: ready.key,
     })
 }
@@ -269,14 +287,10 @@ pub(crate) fn needs_interpreter(program: &[u8]) -> bool {
     Elf::parse(program).is_ok_and(|elf| elf.has_interpreter())
 }
 
-/// Writes the needed modules into `target`; returns their file names in order.
-async fn unpack_modules(
-    temporary: &Path,
-    release: &str,
-    target: &Path,
-) -> Result<Vec<String>, Error> {
+/// Where the unpacked package has its modules.
+fn module_directory(temporary: &Path, release: &str) -> Result<PathBuf, Error> {
     let tree = temporary.join("tree");
-    let directory = ["lib/modules", "usr/lib/modules"]
+    ["lib/modules", "usr/lib/modules"]
         .map(|base| tree.join(base).join(release))
         .into_iter()
         .find(|directory| directory.is_dir())
@@ -284,7 +298,47 @@ async fn unpack_modules(
             Error::Host(format!(
                 "the kernel package of {release} comes without its modules"
             ))
-        })?;
+        })
+}
+
+/// Moves the package's tree into the new directory `work`, indexes it as an installation
+/// would, and writes it to `archive`.
+async fn pack_tree(
+    directory: &Path,
+    release: &str,
+    work: &Path,
+    archive: &Path,
+) -> Result<(), Error> {
+    let base = work.join("lib/modules");
+    fs::create_dir_all(&base).map_err(Error::io("create", &base))?;
+    let target = base.join(release);
+    fs::rename(directory, &target).map_err(Error::io("move", directory))?;
+    for link in ["build", "source"] {
+        // Links to headers that no guest has.
+        let _ = fs::remove_file(target.join(link));
+    }
+    let mut command = DEPMOD.command();
+    command.arg("--basedir").arg(work).arg(release);
+    DEPMOD.run(command).await?;
+    let mut command = TAR.command();
+    command
+        .args([
+            "--create",
+            "--sort=name",
+            "--mtime=@0",
+            "--mode=u=rwX,go=rX",
+        ])
+        .args(["--owner=0", "--group=0", "--numeric-owner", "--file"])
+        .arg(archive)
+        .arg("--directory")
+        .arg(work.join("lib"))
+        .arg(format!("modules/{release}"));
+    TAR.run(command).await
+}
+
+/// Writes the needed modules into `target`; returns their file names in order.
+async fn unpack_modules(directory: &Path, target: &Path) -> Result<Vec<String>, Error> {
+    let directory = directory.to_owned();
     let target = target.to_owned();
     blocking(move || {
         let modules =

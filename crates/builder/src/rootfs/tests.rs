@@ -48,16 +48,28 @@ fn the_key_follows_versions_and_configuration() {
         disk_mib,
         nameservers: Vec::new(),
     };
-    let first = host("1").key(&config(64), &Variant::base());
-    assert_eq!(first, host("1").key(&config(64), &Variant::base()));
-    assert_ne!(first.key, host("2").key(&config(64), &Variant::base()).key);
+    let first = host("1").key(Digest::of(b"kernel"), &config(64), &Variant::base());
+    assert_eq!(
+        first,
+        host("1").key(Digest::of(b"kernel"), &config(64), &Variant::base())
+    );
+    assert_ne!(
+        first.key,
+        host("2")
+            .key(Digest::of(b"kernel"), &config(64), &Variant::base())
+            .key
+    );
     assert_eq!(
         first.recipe,
-        host("2").key(&config(64), &Variant::base()).recipe
+        host("2")
+            .key(Digest::of(b"kernel"), &config(64), &Variant::base())
+            .recipe
     );
     assert_ne!(
         first.recipe,
-        host("1").key(&config(65), &Variant::base()).recipe
+        host("1")
+            .key(Digest::of(b"kernel"), &config(65), &Variant::base())
+            .recipe
     );
 }
 

@@ -10,6 +10,7 @@
 
 pub mod beside;
 pub mod certificates;
+pub mod devices;
 pub mod identity;
 pub mod initramfs;
 pub mod modules;

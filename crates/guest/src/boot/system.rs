@@ -70,6 +70,7 @@ pub fn bring_up() {
         }
     }
     report("standard streams", device_links());
+    report("device files", super::devices::make_all());
     report("loopback", loopback());
     report("network", network());
     report("limits", limits());
