@@ -107,7 +107,7 @@ async fn so_are_those_of_an_upgrade() {
     let guest = guest(listener);
     let answer = edge
         .raw(&format!(
-            "GET /x HTTP/1.1\r\nhost: {port}-{id}.localhost\r\nconnection: upgrade\r\n\
+            "GET /x HTTP/1.1\r\nhost: {port}-{id}.localhost\r\nconnection: close, upgrade\r\n\
              upgrade: websocket\r\nsec-websocket-version: 13\r\n\
              sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         ))
