@@ -27,6 +27,17 @@ impl FromRequestParts<AppState> for Authenticated {
     }
 }
 
+/// The key itself, for the one answer that repeats it to its holder.
+pub(crate) struct ApiKey(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for ApiKey {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self> {
+        Ok(Self(api_key(&parts.headers)?.to_owned()))
+    }
+}
+
 fn api_key(headers: &HeaderMap) -> Result<&str> {
     let mut values = headers.get_all(API_KEY).iter();
     let refuse = |message: &str| Failure::from(Error::new(Kind::Unauthenticated, message));
@@ -74,10 +85,13 @@ impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         let SegmentPath(text) = SegmentPath::from_request_parts(parts, state).await?;
-        SandboxId::parse_client(&text)
-            .map(Self)
-            .map_err(|_| Error::sandbox_not_found(&text).into())
+        sandbox_id(&text).map(Self)
     }
+}
+
+/// Reads a sandbox id, for handlers that have something to check before it.
+pub(crate) fn sandbox_id(text: &str) -> Result<SandboxId> {
+    SandboxId::parse_client(text).map_err(|_| Error::sandbox_not_found(text).into())
 }
 
 /// The one variable segment of the path, decoded after it was matched.

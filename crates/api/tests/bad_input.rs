@@ -327,6 +327,57 @@ async fn malformed_sandbox_ids_name_no_sandbox() {
     api.get("/sandboxes/%ff").await.error(400);
 }
 
+/// A time over the limit is refused before the sandbox is looked for.
+#[tokio::test]
+async fn a_timeout_over_the_limit_is_refused_whatever_the_id() {
+    let api = Api::with(|config| config.features.pause = true).await;
+    let unknown = hearth_ids::SandboxId::random().to_string();
+    for id in ["nonexistent", unknown.as_str()] {
+        for call in ["connect", "resume", "timeout", "fork"] {
+            let path = format!("/sandboxes/{id}/{call}");
+            let answer = api.post(&path, &json!({"timeout": 24 * 3600 + 1})).await;
+            let message = answer.error(400);
+            assert!(message.starts_with("validation error: timeout: "), "{message}");
+            api.post(&path, &json!({"timeout": 60})).await.error(404);
+        }
+        let path = format!("/v2/sandboxes/{id}/connect");
+        let answer = api.post(&path, &json!({"timeout": 24 * 3600 + 1})).await;
+        answer.error(400);
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_build_id_is_none() {
+    let api = Api::start().await;
+    for path in ["/templates/base/builds/nonsense", "/templates/nowhere/builds/7"] {
+        for rest in ["/status", "/logs"] {
+            let answer = api.get(&format!("{path}{rest}")).await;
+            assert_eq!(answer.error(400), "Invalid build id");
+        }
+        assert_eq!(api.delete(path).await.error(400), "Invalid build id");
+        let start = api.post(&format!("/v2{path}"), &json!({"fromTemplate": "base"})).await;
+        assert_eq!(start.error(400), "Invalid build id");
+    }
+    let unknown = hearth_ids::BuildId::random();
+    let answer = api.get(&format!("/templates/base/builds/{unknown}/status")).await;
+    assert_eq!(answer.error(400), format!("Build '{unknown}' not found"));
+}
+
+#[tokio::test]
+async fn a_key_tells_its_team() {
+    let api = Api::start().await;
+    let (team, key) = api.other_team("other").await;
+    let answer = api.call_as(&key, Method::GET, "/teams", Body::empty()).await;
+    assert_eq!(
+        answer.json(),
+        json!([{"teamID": team.to_string(), "name": "other", "apiKey": key, "isDefault": true}])
+    );
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    let templates = format!("/templates?teamID={team}");
+    let answer = api.call_as(&key, Method::GET, &templates, Body::empty()).await;
+    assert_eq!(answer.json(), json!([]));
+}
+
 #[tokio::test]
 async fn too_many_sandboxes_are_refused_with_the_documented_text() {
     let api = Api::with(|config| config.team.limits.max_concurrent_sandboxes = 2).await;

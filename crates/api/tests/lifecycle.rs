@@ -462,7 +462,7 @@ async fn a_snapshot_is_a_template_to_start_from() {
         .json();
     assert_eq!(
         named,
-        json!({"snapshotID": "default/mine:v2", "names": ["default/mine:v2"]})
+        json!({"snapshotID": "default/mine:v2", "names": ["default/mine"]})
     );
 
     for snapshot in [plain.as_str(), "default/mine:v2", "mine:v2"] {
@@ -474,9 +474,9 @@ async fn a_snapshot_is_a_template_to_start_from() {
     }
     let templates = api.get("/templates").await.json();
     assert_eq!(
-        templates.as_array().expect("a list").len(),
-        1,
-        "snapshots are no templates"
+        templates,
+        json!([]),
+        "neither snapshots nor default templates are the team's own"
     );
 
     let other = api.sandbox(&json!({"templateID": "base"})).await;
@@ -509,6 +509,79 @@ async fn a_snapshot_is_a_template_to_start_from() {
         .call_as(&key, Method::GET, "/snapshots", Body::empty())
         .await;
     assert_eq!(theirs.json(), json!([]));
+}
+
+#[tokio::test]
+async fn a_snapshot_is_listed_once_with_its_newest_build() {
+    let api = start().await;
+    let id = api.sandbox(&json!({"templateID": "base"})).await;
+    for name in ["kept:v1", "kept:v2", "kept:v2", "other"] {
+        let taken = post(&api, &id, "snapshots", json!({"name": name})).await;
+        assert_eq!(taken.status, StatusCode::CREATED, "{}", taken.text);
+    }
+    let kept = |tag: &str| json!({"snapshotID": format!("default/kept:{tag}"), "names": ["default/kept"]});
+    let listed = |query: &'static str| async {
+        api.get(&format!("/snapshots{query}")).await.json()
+    };
+    for name in ["?name=kept", "?name=default/kept", "?name=kept:v2"] {
+        assert_eq!(listed(name).await, json!([kept("v2")]), "{name}");
+    }
+    assert_eq!(listed("?name=kept:v1").await, json!([kept("v1")]));
+    let all = listed("").await;
+    assert_eq!(all.as_array().expect("a list").len(), 2);
+    assert_eq!(all[0]["names"], json!(["default/other"]));
+
+    // Any of its builds can be started from, under its id.
+    let template = api.get("/templates/kept").await.json();
+    let builds = template["builds"].as_array().expect("a list").clone();
+    assert_eq!(builds.len(), 3);
+    for build in builds {
+        let build = build["buildID"].as_str().expect("an id");
+        let copy = api.sandbox(&json!({"templateID": format!("kept:{build}")})).await;
+        assert_eq!(api.node.sandbox(&copy).config.build_id.to_string(), build);
+    }
+}
+
+/// Between two states, what it may not be snapshotted in is told as it is.
+#[tokio::test]
+async fn snapshots_and_resumes_in_other_states() {
+    let api = start().await;
+    let id = api.sandbox(&json!({"templateID": "base"})).await;
+    for (state, word) in [
+        (NodeSandboxState::Snapshotting, "snapshotting"),
+        (NodeSandboxState::Pausing, "pausing"),
+        (NodeSandboxState::Stopping, "killing"),
+    ] {
+        set_state(&api, &id, state);
+        let refused = post(&api, &id, "snapshots", json!({})).await;
+        assert_eq!(
+            refused.error(409),
+            format!("Sandbox '{id}' cannot be snapshotted while in '{word}' state")
+        );
+    }
+    let gone = format!("Sandbox \"{id}\" doesn't exist or you don't have access to it");
+    assert_eq!(post(&api, &id, "resume", json!({})).await.error(404), gone);
+    let killed = format!("Sandbox \"{id}\" is being killed");
+    assert_eq!(connect(&api, &id, json!({})).await.error(409), killed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_snapshot_is_refused_while_the_first_is_taken() {
+    let api = start().await;
+    let id = api.sandbox(&json!({"templateID": "base"})).await;
+    let (first, second) = halfway(
+        &api,
+        &id,
+        NodeSandboxState::Snapshotting,
+        post(&api, &id, "snapshots", json!({})),
+        post(&api, &id, "snapshots", json!({})),
+    )
+    .await;
+    assert_eq!(first.status, StatusCode::CREATED, "{}", first.text);
+    assert_eq!(
+        second.error(409),
+        format!("Sandbox '{id}' cannot be snapshotted while in 'snapshotting' state")
+    );
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use support::{Api, base};
 #[tokio::test]
 async fn a_template_has_every_field_that_clients_require() {
     let api = Api::start().await;
-    let list = api.get("/templates").await.json();
+    let list = api.get("/default-templates").await.json();
     let template = &list[0];
     for (field, value) in [
         ("buildID", json!("00000000-0000-0000-0000-000000000007")),
@@ -32,15 +32,95 @@ async fn a_template_has_every_field_that_clients_require() {
     ] {
         assert_eq!(template[field], value, "{field}");
     }
-    assert_eq!(api.get("/v2/templates").await.json(), list);
-    assert_eq!(api.get("/default-templates").await.json(), list);
-    let team = api.team;
-    assert_eq!(
-        api.get(&format!("/templates?teamID={team}")).await.json(),
-        list
-    );
     let other = api.get("/templates?teamID=other").await;
     assert_eq!(other.error(400), "Team ID param mismatch with the API key");
+}
+
+fn own(api: &Api, alias: &str) -> TemplatePublication {
+    TemplatePublication {
+        namespace: "default".to_owned(),
+        alias: alias.to_owned(),
+        public: false,
+        is_default: false,
+        build_id: BuildId::random(),
+        ..base(api.team)
+    }
+}
+
+#[tokio::test]
+async fn lists_hold_the_teams_own_templates_in_exact_pages() {
+    let api = Api::start().await;
+    for path in ["/templates", "/v2/templates"] {
+        assert_eq!(api.get(path).await.json(), json!([]), "base is everybody's");
+    }
+    let mut made = Vec::new();
+    for index in 0..4 {
+        let wanted = own(&api, &format!("own{index}"));
+        let id = api.control.template_publish(wanted).await.expect("publishes");
+        made.push(id.to_string());
+    }
+    made.sort();
+    let ids = |list: &Value| -> Vec<String> {
+        let entries = list.as_array().expect("a list").iter();
+        entries
+            .map(|entry| entry["templateID"].as_str().expect("an id").to_owned())
+            .collect()
+    };
+    let mut all = ids(&api.get(&format!("/templates?teamID={}", api.team)).await.json());
+    all.sort();
+    assert_eq!(all, made);
+    for (limit, pages) in [(1, 4), (2, 2), (3, 2), (4, 1), (5, 1)] {
+        let mut read = Vec::new();
+        let mut path = format!("/v2/templates?limit={limit}");
+        for page in 1..=pages {
+            let answer = api.get(&path).await;
+            read.extend(ids(&answer.json()));
+            let token = answer.header("x-next-token");
+            assert_eq!(token.is_some(), page < pages, "limit {limit}, page {page}");
+            let token: String = form_urlencoded::byte_serialize(token.unwrap_or_default().as_bytes()).collect();
+            path = format!("/v2/templates?limit={limit}&nextToken={token}");
+        }
+        read.sort();
+        assert_eq!(read, made, "limit {limit}");
+    }
+    let (_, key) = api.other_team("other").await;
+    let theirs = api.call_as(&key, Method::GET, "/v2/templates", Body::empty()).await;
+    assert_eq!(theirs.json(), json!([]));
+}
+
+#[tokio::test]
+async fn a_build_is_named_by_its_id_but_no_tag_is_one() {
+    let api = Api::start().await;
+    let first = own(&api, "mine");
+    let second = own(&api, "mine");
+    for build in [&first, &second] {
+        api.control.template_publish(build.clone()).await.expect("publishes");
+    }
+    let reference = format!("mine:{}", first.build_id);
+    let id = api.sandbox(&json!({"templateID": reference})).await;
+    assert_eq!(api.node.sandbox(&id).config.build_id, first.build_id);
+    let alias = format!("/templates/aliases/{reference}");
+    assert_eq!(api.get(&alias).await.status, StatusCode::OK);
+    let tagged = api
+        .post("/templates/tags", &json!({"target": reference, "tags": ["old"]}))
+        .await;
+    assert_eq!(tagged.status, StatusCode::CREATED, "{}", tagged.text);
+    assert_eq!(tagged.json()["buildID"], first.build_id.to_string());
+    let id = api.sandbox(&json!({"templateID": "mine:old"})).await;
+    assert_eq!(api.node.sandbox(&id).config.build_id, first.build_id);
+
+    // Another template's build, and one that there is not.
+    for build in [BuildId::random(), base(api.team).build_id] {
+        let body = json!({"templateID": format!("mine:{build}")});
+        api.post("/v2/sandboxes", &body).await.error(404);
+        let target = json!({"target": format!("mine:{build}"), "tags": ["x"]});
+        api.post("/templates/tags", &target).await.error(404);
+    }
+    let uuid = BuildId::random().to_string();
+    let refused = api
+        .post("/templates/tags", &json!({"target": "mine", "tags": [uuid]}))
+        .await;
+    assert!(refused.error(400).contains("must not be a UUID"), "{}", refused.text);
 }
 
 #[tokio::test]
@@ -52,7 +132,7 @@ async fn starts_are_counted() {
             .shutdown(std::time::Duration::from_secs(30))
             .await
     );
-    let template = api.get("/templates").await.json()[0].clone();
+    let template = api.get("/default-templates").await.json()[0].clone();
     assert_eq!(template["spawnCount"], 1);
     assert!(template["lastSpawnedAt"].is_string());
 }

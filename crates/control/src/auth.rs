@@ -6,6 +6,7 @@
 //! process revoked it. Unknown keys are never remembered.
 
 use crate::error::{Error, Kind};
+use crate::sandboxes::time_to_live;
 use crate::{Control, keys};
 use chrono::{TimeDelta, Utc};
 use hearth_ids::TeamId;
@@ -32,6 +33,12 @@ impl Caller {
     #[must_use]
     pub fn team_id(&self) -> TeamId {
         self.team.id
+    }
+
+    /// Refuses a time to live that is over the team's limit, whatever sandbox it is
+    /// for and whether or not there is one.
+    pub fn check_timeout(&self, seconds: i64) -> Result<(), Error> {
+        time_to_live(seconds, 0, self.team.limits).map(drop)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::transitions::{Request, Ticket};
 use chrono::Utc;
 use hearth_ids::{BuildId, DEFAULT_TAG, SandboxId, TemplateId, TemplateReference};
 use hearth_store::{BuildStatus, NewBuild, NewSnapshot, NewTemplate, Snapshot, TemplateAlias};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +38,9 @@ pub struct SnapshotRequest {
 /// A snapshot as its owner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotView {
-    /// What a sandbox can be made from.
+    /// What a sandbox can be made from, tag included.
     pub id: String,
+    /// `namespace/alias`, without a tag; empty where it has no name.
     pub names: Vec<String>,
 }
 
@@ -199,7 +201,8 @@ impl Control {
         }
     }
 
-    /// A page of the team's snapshots, newest first.
+    /// A page of the team's snapshots, newest first. Each is there once, with its
+    /// newest build of those that the filter lets through.
     pub async fn snapshot_list(
         &self,
         caller: &Caller,
@@ -232,7 +235,11 @@ impl Control {
             .store
             .snapshot_list(caller.team_id(), sandbox.as_ref(), template.as_ref())
             .await?;
-        snapshots.retain(|snapshot| tag.as_ref().is_none_or(|tag| snapshot.tag == *tag));
+        let mut listed = HashSet::new();
+        snapshots.retain(|snapshot| {
+            tag.as_ref().is_none_or(|tag| snapshot.tag == *tag)
+                && listed.insert(snapshot.template_id.clone())
+        });
         let page = query.page(snapshots, |snapshot| {
             (snapshot.created_at, &snapshot.build_id)
         });
@@ -273,14 +280,7 @@ impl Control {
                 format!("You don't have access to delete the template '{reference}'"),
             ));
         }
-        if let Some(tag) = &reference.tag
-            && self.store.tag_build(&template.id, tag).await?.is_none()
-        {
-            return Err(Error::not_found(format!(
-                "tag '{tag}' does not exist for template '{}'",
-                reference.alias
-            )));
-        }
+        self.template_check_tag(&template.id, &reference).await?;
         let listed = self.node.list().await.map_err(Error::from_node)?;
         let user = listed.iter().find(|sandbox| {
             sandbox.config.template_id == template.id && sandbox.state != NodeSandboxState::Stopping
@@ -351,7 +351,7 @@ enum NotTaken {
 
 /// Reads a snapshot's name. Its namespace, where there is one, is the team's.
 fn snapshot_name(caller: &Caller, name: &str) -> Result<TemplateReference, Error> {
-    let reference = Control::template_parse("name", name)?;
+    let reference = Control::template_parse_new("name", name)?;
     match &reference.namespace {
         Some(namespace) if *namespace != caller.team.slug => Err(Error::invalid(
             "name",
@@ -407,9 +407,9 @@ fn new_snapshot(
 fn view(caller: &Caller, template: &TemplateId, alias: Option<&str>, tag: &str) -> SnapshotView {
     match alias {
         Some(alias) => {
-            let name = format!("{}/{alias}:{tag}", caller.team.slug);
+            let name = format!("{}/{alias}", caller.team.slug);
             SnapshotView {
-                id: name.clone(),
+                id: format!("{name}:{tag}"),
                 names: vec![name],
             }
         }

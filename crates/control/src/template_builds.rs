@@ -111,7 +111,7 @@ impl Control {
         if request.name.trim().is_empty() {
             return Err(Error::new(Kind::Invalid, "Name is required"));
         }
-        let reference = Self::template_parse("name", &request.name)?;
+        let reference = Self::template_parse_new("name", &request.name)?;
         let tags = tags(&reference, &request.tags)?;
         let (vcpus, memory_mib) = shape(caller, &request)?;
         self.check_build_limit(caller).await?;
@@ -271,6 +271,7 @@ impl Control {
         build: &str,
         spec: TemplateBuildSpec,
     ) -> Result<(), Error> {
+        let build = parse_build(build)?;
         let template = self.template_own(caller, template).await?;
         let request = self.build_of(&template, build).await?;
         let not_waiting = || Error::new(Kind::Invalid, "build is not in waiting state");
@@ -401,14 +402,12 @@ impl Control {
         Ok(())
     }
 
-    async fn build_of(&self, template: &Template, build: &str) -> Result<BuildRequest, Error> {
-        let not_found = || Error::new(Kind::Invalid, format!("Build '{build}' not found"));
-        let id: BuildId = build.parse().map_err(|_| not_found())?;
+    async fn build_of(&self, template: &Template, build: BuildId) -> Result<BuildRequest, Error> {
         self.store
-            .build_request(id)
+            .build_request(build)
             .await?
             .filter(|request| request.build.template_id == template.id)
-            .ok_or_else(not_found)
+            .ok_or_else(|| Error::new(Kind::Invalid, format!("Build '{build}' not found")))
     }
 
     /// Gives up one of the caller's builds. Fine when it has ended.
@@ -421,6 +420,7 @@ impl Control {
         template: &str,
         build: &str,
     ) -> Result<(), Error> {
+        let build = parse_build(build)?;
         let template = self.template_own(caller, template).await?;
         let request = self.build_of(&template, build).await?;
         match request.build.status {
@@ -444,6 +444,7 @@ impl Control {
         offset: u64,
         limit: u32,
     ) -> Result<TemplateBuildView, Error> {
+        let build = parse_build(build)?;
         let template = self.template_own(caller, template).await?;
         let mut request = self.build_of(&template, build).await?;
         let id = request.build.id;
@@ -569,6 +570,12 @@ impl Control {
     }
 }
 
+/// A build's id as it stands in a path.
+fn parse_build(text: &str) -> Result<BuildId, Error> {
+    text.parse()
+        .map_err(|_| Error::new(Kind::Invalid, "Invalid build id"))
+}
+
 fn tags(reference: &TemplateReference, more: &[String]) -> Result<Vec<String>, Error> {
     let mut tags: Vec<String> = reference.tag.iter().cloned().collect();
     for tag in more {
@@ -592,8 +599,9 @@ fn tags(reference: &TemplateReference, more: &[String]) -> Result<Vec<String>, E
 /// A tag as it is kept.
 pub(crate) fn check_tag(text: &str) -> Result<String, Error> {
     let tag = text.trim().to_ascii_lowercase();
-    match format!("x:{tag}").parse::<TemplateReference>() {
-        Ok(_) => Ok(tag),
+    let parsed = format!("x:{tag}").parse::<TemplateReference>();
+    match parsed.and_then(|reference| reference.check_new_tag()) {
+        Ok(()) => Ok(tag),
         Err(error) => Err(Error::invalid("tags", error)),
     }
 }
@@ -604,41 +612,54 @@ fn shape(caller: &Caller, request: &NewTemplateBuild) -> Result<(u32, u32), Erro
     let memory = request
         .memory_mib
         .unwrap_or(DEFAULT_MEMORY_MIB.min(limits.max_memory_mib));
-    if vcpus == 0 || (vcpus != 1 && !vcpus.is_multiple_of(2)) {
+    if vcpus == 0 {
+        return Err(Error::invalid("cpuCount", "must be at least 1, is 0"));
+    }
+    if vcpus > MAX_VCPUS {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("CPU count must be at most {MAX_VCPUS}"),
+        ));
+    }
+    if vcpus != 1 && !vcpus.is_multiple_of(2) {
         return Err(Error::new(
             Kind::Invalid,
             "CPU count must be 1 or an even number",
         ));
     }
-    let most = limits.max_vcpus.min(MAX_VCPUS);
-    if vcpus > most {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!("CPU count cannot exceed {most}"),
+    if vcpus > limits.max_vcpus {
+        return Err(over_limit("CPU count", limits.max_vcpus, ""));
+    }
+    if memory < MIN_MEMORY_MIB {
+        return Err(Error::invalid(
+            "memoryMB",
+            format_args!("must be at least {MIN_MEMORY_MIB}, is {memory}"),
         ));
     }
-    if memory < MIN_MEMORY_MIB || !memory.is_multiple_of(2) {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!("Memory must be an even number of at least {MIN_MEMORY_MIB} MiB"),
-        ));
+    if !memory.is_multiple_of(2) {
+        return Err(Error::new(Kind::Invalid, "Memory must be divisible by 2"));
     }
     if memory > limits.max_memory_mib {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!("Memory cannot exceed {} MiB", limits.max_memory_mib),
-        ));
+        return Err(over_limit("Memory", limits.max_memory_mib, " MiB"));
     }
     if request
         .min_free_disk_mib
         .is_some_and(|disk| disk > limits.max_disk_mib)
     {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!("Free disk space cannot exceed {} MiB", limits.max_disk_mib),
-        ));
+        return Err(over_limit("Free disk space", limits.max_disk_mib, " MiB"));
     }
     Ok((vcpus, memory))
+}
+
+/// Clients look for how these messages begin.
+fn over_limit(what: &str, most: u32, unit: &str) -> Error {
+    Error::new(
+        Kind::Invalid,
+        format!(
+            "{what} can't be higher than {most}{unit} (if you need more, have the team's limit \
+             raised)"
+        ),
+    )
 }
 
 /// The template that an image of the hosted service stands for: clients name it
@@ -668,6 +689,50 @@ mod tests {
         assert_eq!(of("x:v1", &["t2", "V1"]).expect("valid"), ["v1", "t2"]);
         assert!(of("x", &["a b"]).is_err());
         assert!(of("x", &["6e9a1d2c-0f0b-4b57-9f63-0a8f5a0a7a11"]).is_err());
+    }
+
+    #[test]
+    fn sizes_have_the_documented_limits_and_texts() {
+        let team = hearth_store::Team {
+            id: hearth_ids::TeamId::random(),
+            slug: "t".to_owned(),
+            name: "T".to_owned(),
+            limits: hearth_store::TeamLimits::default(),
+            banned: false,
+            blocked_reason: None,
+            created_at: Utc::now(),
+        };
+        let caller = Caller {
+            key_id: uuid::Uuid::new_v4(),
+            team: Arc::new(team),
+        };
+        let of = |vcpus, memory_mib, min_free_disk_mib| {
+            let request = NewTemplateBuild {
+                vcpus,
+                memory_mib,
+                min_free_disk_mib,
+                ..NewTemplateBuild::default()
+            };
+            shape(&caller, &request).map_err(|error| (error.kind, error.message))
+        };
+        assert_eq!(of(None, None, None), Ok((2, 1024)));
+        assert_eq!(of(Some(8), Some(8192), Some(25_600)), Ok((8, 8192)));
+        assert_eq!(of(Some(1), Some(128), None), Ok((1, 128)));
+        for (vcpus, memory, disk, begin) in [
+            (0, 512, 0, "validation error: cpuCount: "),
+            (3, 512, 0, "CPU count must be 1 or an even number"),
+            (33, 512, 0, "CPU count must be at most 32"),
+            (10, 512, 0, "CPU count can't be higher than 8 ("),
+            (2, 126, 0, "validation error: memoryMB: "),
+            (2, 0, 0, "validation error: memoryMB: "),
+            (2, 513, 0, "Memory must be divisible by 2"),
+            (2, 8194, 0, "Memory can't be higher than 8192 MiB ("),
+            (2, 512, 25_601, "Free disk space can't be higher than 25600 MiB ("),
+        ] {
+            let (kind, message) = of(Some(vcpus), Some(memory), Some(disk)).expect_err(begin);
+            assert_eq!(kind, Kind::Invalid);
+            assert!(message.starts_with(begin), "{message}");
+        }
     }
 
     #[test]

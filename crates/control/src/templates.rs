@@ -125,6 +125,50 @@ impl Control {
         }
     }
 
+    /// Reads a reference whose tag, where there is one, is to be assigned.
+    pub(crate) fn template_parse_new(field: &str, text: &str) -> Result<TemplateReference, Error> {
+        let reference = Self::template_parse(field, text)?;
+        match reference.check_new_tag() {
+            Ok(()) => Ok(reference),
+            Err(error) => Err(Error::invalid(field, error)),
+        }
+    }
+
+    /// The build of a template that a reference's tag names: by a tag that was
+    /// assigned, or by the build's own id.
+    pub(crate) async fn template_build_named(
+        &self,
+        template: &TemplateId,
+        reference: &TemplateReference,
+    ) -> Result<Option<Build>, Error> {
+        let tag = reference.tag_or_default();
+        let tagged = self.template_tagged(template, tag).await?;
+        match (tagged, reference.build()) {
+            (None, Some(id)) => {
+                let build = self.store.build(id).await?;
+                Ok(build.filter(|build| build.template_id == *template))
+            }
+            (tagged, _) => Ok(tagged),
+        }
+    }
+
+    /// Refuses a reference whose tag names no build of the template.
+    pub(crate) async fn template_check_tag(
+        &self,
+        template: &TemplateId,
+        reference: &TemplateReference,
+    ) -> Result<(), Error> {
+        match &reference.tag {
+            Some(tag) if self.template_build_named(template, reference).await?.is_none() => {
+                Err(Error::not_found(format!(
+                    "tag '{tag}' does not exist for template '{}'",
+                    reference.alias
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The build that a reference names, ready to be started from.
     pub(crate) async fn template_resolve(
         &self,
@@ -133,7 +177,7 @@ impl Control {
     ) -> Result<Resolved, Error> {
         let template = self.template_find(caller, reference).await?;
         let build = self
-            .template_tagged(&template.id, reference.tag_or_default())
+            .template_build_named(&template.id, reference)
             .await?
             .filter(|build| build.status == BuildStatus::Ready);
         let Some(build) = build else {
@@ -165,21 +209,26 @@ impl Control {
         request: &PageRequest,
     ) -> Result<Page<TemplateView>, Error> {
         let query = request.check::<TemplateId>()?;
-        let views = self.template_list(caller).await?;
-        Ok(query.page(views, |view| (view.template.created_at, &view.template.id)))
+        let templates = self.template_list_own(caller).await?;
+        let page = query.page(templates, |template| (template.created_at, &template.id));
+        Ok(Page {
+            entries: self.template_views(caller, page.entries).await?,
+            next_token: page.next_token,
+        })
     }
 
-    /// The caller's templates and those that everybody has, newest first.
+    /// The caller's templates, newest first.
     pub async fn template_list(&self, caller: &Caller) -> Result<Vec<TemplateView>, Error> {
-        let mut templates = self.store.template_list(caller.team_id()).await?;
-        templates.extend(
-            self.store
-                .template_list_default()
-                .await?
-                .into_iter()
-                .filter(|template| template.team_id != caller.team_id()),
-        );
+        let templates = self.template_list_own(caller).await?;
         self.template_views(caller, templates).await
+    }
+
+    /// What the team made itself. The default templates are everybody's, that team's
+    /// too in whose name they are kept.
+    async fn template_list_own(&self, caller: &Caller) -> Result<Vec<Template>, Error> {
+        let mut templates = self.store.template_list(caller.team_id()).await?;
+        templates.retain(|template| !template.is_default);
+        Ok(templates)
     }
 
     /// The templates that everybody has, newest first.
@@ -247,14 +296,7 @@ impl Control {
     ) -> Result<TemplateAccess, Error> {
         let reference = Self::template_parse("alias", reference)?;
         let template = self.template_find(caller, &reference).await?;
-        if let Some(tag) = &reference.tag
-            && self.template_tagged(&template.id, tag).await?.is_none()
-        {
-            return Err(Error::not_found(format!(
-                "tag '{tag}' does not exist for template '{}'",
-                reference.alias
-            )));
-        }
+        self.template_check_tag(&template.id, &reference).await?;
         Ok(TemplateAccess {
             template_id: template.id,
             public: template.public,

@@ -77,6 +77,8 @@ pub(crate) enum Refusal {
     AlreadyRunning,
     #[error("cannot be paused while in 'killing' state")]
     PauseOfKilled,
+    #[error("cannot be snapshotted while in '{0}' state")]
+    SnapshotWhile(&'static str),
     #[error("is not running")]
     NotRunning,
 }
@@ -87,6 +89,8 @@ impl Refusal {
             Self::NotFound => Error::sandbox_not_found(id.as_str()),
             // The contract has no quotes around this one.
             Self::AlreadyRunning => Error::new(Kind::Conflict, format!("Sandbox {id} {self}")),
+            // And single ones around this one.
+            Self::SnapshotWhile(_) => Error::new(Kind::Conflict, format!("Sandbox '{id}' {self}")),
             _ => Error::new(Kind::Conflict, format!("Sandbox \"{id}\" {self}")),
         }
     }
@@ -144,6 +148,9 @@ pub(crate) fn decide(request: Request, state: State) -> Step {
     match (state, request) {
         (State::Starting, _) => Refuse(Refusal::NotFound),
         (State::Killing, R::Pause) => Refuse(Refusal::PauseOfKilled),
+        // What there is to resume is going already.
+        (State::Killing, R::Resume) => Refuse(Refusal::NotFound),
+        (State::Killing, R::Snapshot) => Refuse(Refusal::SnapshotWhile("killing")),
         (State::Killing, _) => Refuse(Refusal::Being("killed")),
 
         (State::Running, R::Resume) => Refuse(Refusal::AlreadyRunning),
@@ -156,12 +163,14 @@ pub(crate) fn decide(request: Request, state: State) -> Step {
 
         (State::Pausing, R::Pause) => Join,
         (State::Pausing, R::Connect | R::Resume) => Wait,
+        (State::Pausing, R::Snapshot) => Refuse(Refusal::SnapshotWhile("pausing")),
         (State::Pausing, _) => Refuse(Refusal::Being("paused")),
 
         (State::Resuming, R::Connect | R::Resume) => Join,
         (State::Resuming, _) => Wait,
 
         (State::Snapshotting, R::Resume | R::Change) => Refuse(Refusal::Being("snapshotted")),
+        (State::Snapshotting, R::Snapshot) => Refuse(Refusal::SnapshotWhile("snapshotting")),
         (State::Snapshotting | State::RollingBack, _) => Wait,
     }
 }

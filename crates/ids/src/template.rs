@@ -1,8 +1,7 @@
 //! Template ids and the references `[namespace/]alias[:tag]` that clients use.
 
-use crate::{ParseError, random_base36, text_serde};
+use crate::{BuildId, ParseError, random_base36, text_serde};
 use std::{fmt, str::FromStr};
-use uuid::Uuid;
 
 /// The tag meant when a reference names none.
 pub const DEFAULT_TAG: &str = "default";
@@ -45,7 +44,7 @@ impl fmt::Display for TemplateId {
 text_serde!(TemplateId);
 
 /// A client's way to name a template: `[namespace/]alias[:tag]`, where the alias
-/// may also be a template's id.
+/// may also be a template's id, and the tag the id of one of its builds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TemplateReference {
     pub namespace: Option<String>,
@@ -58,6 +57,24 @@ impl TemplateReference {
     #[must_use]
     pub fn tag_or_default(&self) -> &str {
         self.tag.as_deref().unwrap_or(DEFAULT_TAG)
+    }
+
+    /// The build that the tag names by its id, where the tag is a UUID.
+    #[must_use]
+    pub fn build(&self) -> Option<BuildId> {
+        self.tag.as_deref()?.parse().ok()
+    }
+
+    /// Refuses a reference whose tag is to be assigned and is a UUID: those name
+    /// builds, so a tag of that form could not be told from one.
+    pub fn check_new_tag(&self) -> Result<(), ParseError> {
+        match self.build() {
+            None => Ok(()),
+            Some(_) => Err(ParseError::TemplateReference {
+                text: self.to_string(),
+                why: "a new tag must not be a UUID",
+            }),
+        }
     }
 }
 
@@ -90,9 +107,6 @@ impl FromStr for TemplateReference {
                 return refuse(
                     "the tag takes 1 to 128 characters of a-z, 0-9, \"-\", \"_\" and \".\"",
                 );
-            }
-            if Uuid::parse_str(tag).is_ok() {
-                return refuse("the tag must not be a UUID");
             }
         }
         Ok(Self {
@@ -151,7 +165,19 @@ mod tests {
         for text in ["", "Base", "a/b/c", "a:", "/a", "a b", "a:b:c", "../x"] {
             assert!(parse(text).is_err(), "{text:?} was taken");
         }
-        assert!(parse("a:6e9a1d2c-0f0b-4b57-9f63-0a8f5a0a7a11").is_err());
+    }
+
+    #[test]
+    fn a_builds_id_is_a_tag_to_read_but_not_to_assign() {
+        let id = "6e9a1d2c-0f0b-4b57-9f63-0a8f5a0a7a11";
+        let reference = parse(&format!("a:{id}")).expect("valid");
+        assert_eq!(reference.build().map(|id| id.to_string()).as_deref(), Some(id));
+        let refused = reference.check_new_tag().expect_err("is a UUID");
+        assert!(refused.to_string().contains("must not be a UUID"), "{refused}");
+        for text in ["a", "a:v1", "a:6e9a1d2c"] {
+            let reference = parse(text).expect("valid");
+            assert_eq!((reference.build(), reference.check_new_tag()), (None, Ok(())));
+        }
     }
 
     proptest! {

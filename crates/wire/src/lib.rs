@@ -13,6 +13,7 @@ mod metric;
 mod network;
 mod sandbox;
 mod secret;
+mod team;
 mod template;
 mod template_build;
 mod time;
@@ -30,6 +31,7 @@ pub use sandbox::{
     VolumeMount,
 };
 pub use secret::{NewSecret, Secret, SecretUpdate};
+pub use team::Team;
 pub use template::{
     AliasInfo, BuildStatus, TeamUser, Template, TemplateBuild, TemplateTag, TemplateWithBuilds,
 };

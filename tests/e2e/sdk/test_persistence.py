@@ -208,6 +208,7 @@ def test_snapshots_are_templates(create):
     until(lambda: sandbox.files.exists("/dev/shm/memory"), "the process to run")
     named = sandbox.create_snapshot("kept")
     assert named.snapshot_id == "default/kept:default"
+    assert named.names == ["default/kept"]
     sandbox.files.write("/home/user/file", "later")
     plain = sandbox.create_snapshot()
     snapshots = []

@@ -2,7 +2,7 @@
 
 use crate::convert;
 use crate::error::Result;
-use crate::extract::{Authenticated, Body, OptionalBody, SandboxPath};
+use crate::extract::{Authenticated, Body, OptionalBody, SandboxPath, SegmentPath, sandbox_id};
 use crate::state::AppState;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -19,9 +19,11 @@ use hearth_wire::{ApiError, NetworkUpdate, RefreshSandbox, TimeoutSandbox};
 pub(crate) async fn timeout(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
-    SandboxPath(id): SandboxPath,
+    SegmentPath(id): SegmentPath,
     Body(body): Body<TimeoutSandbox>,
 ) -> Result<StatusCode> {
+    caller.check_timeout(body.timeout)?;
+    let id = sandbox_id(&id)?;
     state
         .control
         .sandbox_set_timeout(&caller, &id, body.timeout)

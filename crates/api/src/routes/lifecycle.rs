@@ -3,7 +3,7 @@
 use super::list::next_token;
 use crate::convert::{self, Generation};
 use crate::error::Result;
-use crate::extract::{Authenticated, Body, OptionalBody, SandboxPath};
+use crate::extract::{Authenticated, Body, OptionalBody, SandboxPath, SegmentPath, sandbox_id};
 use crate::query::Query;
 use crate::state::AppState;
 use axum::Json;
@@ -51,7 +51,7 @@ pub(crate) async fn pause(
 pub(crate) async fn resume(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
-    SandboxPath(id): SandboxPath,
+    SegmentPath(id): SegmentPath,
     OptionalBody(body): OptionalBody<ResumeSandbox>,
 ) -> Result<(StatusCode, Json<Sandbox>)> {
     let request = ConnectRequest {
@@ -60,6 +60,8 @@ pub(crate) async fn resume(
             .unwrap_or_else(|| Generation::First.default_timeout()),
         memory: body.memory.unwrap_or(true),
     };
+    caller.check_timeout(request.timeout_seconds)?;
+    let id = sandbox_id(&id)?;
     let access = state.control.sandbox_resume(&caller, &id, request).await?;
     Ok((StatusCode::CREATED, Json(convert::sandbox(access))))
 }
@@ -76,7 +78,7 @@ pub(crate) async fn resume(
 pub(crate) async fn fork(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
-    SandboxPath(id): SandboxPath,
+    SegmentPath(id): SegmentPath,
     OptionalBody(body): OptionalBody<ForkSandbox>,
 ) -> Result<(StatusCode, Json<Vec<ForkResult>>)> {
     let request = ForkRequest {
@@ -85,6 +87,8 @@ pub(crate) async fn fork(
             .unwrap_or_else(|| Generation::First.default_timeout()),
         count: body.count.unwrap_or(1),
     };
+    caller.check_timeout(request.timeout_seconds)?;
+    let id = sandbox_id(&id)?;
     let forks = state.control.sandbox_fork(&caller, &id, request).await?;
     let results = forks.into_iter().map(convert::fork).collect();
     Ok((StatusCode::CREATED, Json(results)))
@@ -147,7 +151,7 @@ pub(crate) async fn snapshot(
         ("nextToken" = Option<String>, Query),
     ),
     responses(
-        (status = 200, description = "A page, newest first", body = Vec<SnapshotInfo>, headers(
+        (status = 200, description = "A page, newest first; each snapshot once, with its newest build", body = Vec<SnapshotInfo>, headers(
             ("X-Next-Token" = String, description = "Where there is a next page"),
         )),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 500, body = ApiError),

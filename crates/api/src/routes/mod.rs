@@ -10,6 +10,7 @@ mod metrics;
 mod pages;
 mod sandboxes;
 mod secrets;
+mod teams;
 mod template_builds;
 mod template_changes;
 mod templates;
@@ -44,6 +45,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(collect!(lifecycle::snapshots))
         .routes(collect!(secrets::list, secrets::create))
         .routes(collect!(secrets::info, secrets::update, secrets::destroy))
+        .routes(collect!(teams::list))
         .routes(collect!(templates::list_first))
         .routes(collect!(
             templates::list_second,

@@ -2,13 +2,12 @@
 
 use crate::convert::{self, Generation};
 use crate::error::Result;
-use crate::extract::{Authenticated, Body, OptionalBody, SandboxPath};
+use crate::extract::{Authenticated, Body, OptionalBody, SandboxPath, SegmentPath, sandbox_id};
 use crate::state::AppState;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use hearth_control::{Caller, ConnectRequest, Error, IdempotencyKey};
-use hearth_ids::SandboxId;
 use hearth_wire::{ApiError, ConnectSandbox, NewSandbox, Sandbox, SandboxDetail};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -117,13 +116,13 @@ pub(crate) async fn delete(
 pub(crate) async fn connect_first(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
-    SandboxPath(id): SandboxPath,
+    SegmentPath(id): SegmentPath,
     Body(body): Body<ConnectSandbox>,
 ) -> Result<(StatusCode, Json<Sandbox>)> {
     if body.timeout.is_none() {
         return Err(Error::invalid("timeout", "is required").into());
     }
-    connect(state, caller, id, body, Generation::First).await
+    connect(state, caller, &id, body, Generation::First).await
 }
 
 #[utoipa::path(post, path = "/v2/sandboxes/{sandboxID}/connect", tag = "sandboxes", security(("ApiKeyAuth" = [])),
@@ -139,16 +138,16 @@ pub(crate) async fn connect_first(
 pub(crate) async fn connect_second(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
-    SandboxPath(id): SandboxPath,
+    SegmentPath(id): SegmentPath,
     OptionalBody(body): OptionalBody<ConnectSandbox>,
 ) -> Result<(StatusCode, Json<Sandbox>)> {
-    connect(state, caller, id, body, Generation::Second).await
+    connect(state, caller, &id, body, Generation::Second).await
 }
 
 async fn connect(
     state: AppState,
     caller: Caller,
-    id: SandboxId,
+    id: &str,
     body: ConnectSandbox,
     generation: Generation,
 ) -> Result<(StatusCode, Json<Sandbox>)> {
@@ -156,6 +155,8 @@ async fn connect(
         timeout_seconds: body.timeout.unwrap_or_else(|| generation.default_timeout()),
         memory: body.memory.unwrap_or(true),
     };
+    caller.check_timeout(request.timeout_seconds)?;
+    let id = sandbox_id(id)?;
     let connected = state.control.sandbox_connect(&caller, &id, request).await?;
     let status = if connected.resumed {
         StatusCode::CREATED

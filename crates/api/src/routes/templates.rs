@@ -15,7 +15,7 @@ use hearth_wire::{AliasInfo, ApiError, Template, TemplateTag, TemplateWithBuilds
 #[utoipa::path(get, path = "/templates", tag = "templates", security(("ApiKeyAuth" = [])),
     params(("teamID" = Option<String>, Query, description = "Must be the key's team")),
     responses(
-        (status = 200, description = "The team's templates and the default ones, newest first", body = Vec<Template>),
+        (status = 200, description = "The team's own templates, newest first; `/default-templates` has those of every team", body = Vec<Template>),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 500, body = ApiError),
 ))]
 pub(crate) async fn list_first(

@@ -82,6 +82,21 @@ fn refusals_have_the_documented_texts() {
             named("is being snapshotted"),
         ),
         (
+            Request::Resume,
+            State::Killing,
+            named("doesn't exist or you don't have access to it"),
+        ),
+        (
+            Request::Snapshot,
+            State::Snapshotting,
+            format!("Sandbox '{id}' cannot be snapshotted while in 'snapshotting' state"),
+        ),
+        (
+            Request::Snapshot,
+            State::Pausing,
+            format!("Sandbox '{id}' cannot be snapshotted while in 'pausing' state"),
+        ),
+        (
             Request::Pause,
             State::Killing,
             named("cannot be paused while in 'killing' state"),

@@ -57,7 +57,7 @@ pub(super) async fn list(
             AND build_assignments.sequence IN (
                 SELECT max(sequence) FROM build_assignments AS latest
                 WHERE latest.template_id = snapshots.template_id GROUP BY latest.tag)
-         ORDER BY build_assignments.created_at DESC, snapshots.build_id DESC",
+         ORDER BY build_assignments.created_at DESC, build_assignments.sequence DESC",
     )
     .bind(team.to_string())
     .bind(sandbox.map(SandboxId::as_str))

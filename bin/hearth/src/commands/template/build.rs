@@ -165,7 +165,8 @@ fn credentials(args: &Args) -> anyhow::Result<Option<FromImageRegistry>> {
 fn name(args: &Args) -> anyhow::Result<String> {
     if let Some(name) = &args.name {
         let parsed = name.to_ascii_lowercase().parse::<TemplateReference>();
-        parsed.with_context(|| format!("--name {name}"))?;
+        let checked = parsed.and_then(|reference| reference.check_new_tag());
+        checked.with_context(|| format!("--name {name}"))?;
         return Ok(name.clone());
     }
     let (directory, _) = places(args)?;
