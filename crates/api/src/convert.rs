@@ -2,8 +2,8 @@
 //! generations of the API are applied here, and nowhere else.
 
 use hearth_control::{
-    Build, BuildStatus, EgressProxy, EgressProxyTls, Error, HeaderTransform, Lifecycle, LogEntry,
-    LogLevel, Metric, NetworkRule, NetworkSettings, NetworkUpdate, NewSandbox, OnTimeout,
+    Build, BuildStatus, EgressProxy, EgressProxyTls, Error, HeaderTransform, Lifecycle, ListedSandbox,
+    LogEntry, LogLevel, Metric, NetworkRule, NetworkSettings, NetworkUpdate, NewSandbox, OnTimeout,
     SandboxAccess, SandboxView, SnapshotView, TagAssignment, TemplateAlias, TemplateView,
     VisibleState, VolumeMount,
 };
@@ -246,22 +246,30 @@ pub(crate) fn sandbox_detail(view: SandboxView) -> wire::SandboxDetail {
     }
 }
 
-pub(crate) fn listed_sandbox(view: SandboxView) -> wire::ListedSandbox {
-    let access = view.access;
+pub(crate) fn listed_sandbox(listed: ListedSandbox) -> wire::ListedSandbox {
+    let end_at = listed.end_at();
+    let ListedSandbox {
+        summary,
+        state: visible,
+    } = listed;
+    let mounts = match summary.paused {
+        Some(_) => Vec::new(),
+        None => summary.volume_mounts,
+    };
     wire::ListedSandbox {
-        template_id: access.template_id.to_string(),
-        sandbox_id: access.sandbox_id.to_string(),
+        template_id: summary.template_id.to_string(),
+        sandbox_id: summary.sandbox_id.to_string(),
         client_id: wire::CLIENT_ID.to_owned(),
-        alias: access.alias,
-        started_at: view.started_at,
-        end_at: view.end_at,
-        cpu_count: view.vcpus,
-        memory_mb: view.memory_mib,
-        disk_size_mb: view.disk_mib,
-        metadata: view.metadata,
-        state: state(view.state),
-        envd_version: access.envd_version,
-        volume_mounts: volume_mounts(view.volume_mounts),
+        alias: summary.alias,
+        started_at: summary.started_at,
+        end_at,
+        cpu_count: summary.vcpus,
+        memory_mb: summary.memory_mib,
+        disk_size_mb: summary.disk_mib,
+        metadata: summary.metadata,
+        state: state(visible),
+        envd_version: summary.envd_version,
+        volume_mounts: volume_mounts(mounts),
     }
 }
 

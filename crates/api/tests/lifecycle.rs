@@ -292,11 +292,11 @@ async fn a_pause_that_the_node_began_is_joined_and_one_that_failed_is_begun_anew
         let id = api.sandbox(&json!({"templateID": "base"})).await;
         let pausing = NodeSandboxState::Pausing;
         api.node.change(&id, |sandbox| sandbox.state = pausing);
-        let looks = api.node.lists.load(Ordering::SeqCst);
+        let looks = api.node.gets.load(Ordering::SeqCst);
         let ends = async {
             // It has seen that it must wait, and looks again.
             until("the pause waits", || {
-                api.node.lists.load(Ordering::SeqCst) >= looks + 2
+                api.node.gets.load(Ordering::SeqCst) >= looks + 2
             })
             .await;
             if fails {
@@ -879,10 +879,10 @@ async fn traffic_wakes_what_may_be_woken_after_its_tokens() {
     assert_eq!(wake(&asleep, visit(8000)).await, Err(WakeRefusal::NotFound));
     for state in [NodeSandboxState::Snapshotting, NodeSandboxState::Resuming] {
         set_state(&api, &asleep, state);
-        let looks = api.node.lists.load(Ordering::SeqCst);
+        let looks = api.node.gets.load(Ordering::SeqCst);
         let arrives = async {
             until("the visitor waits", || {
-                api.node.lists.load(Ordering::SeqCst) >= looks + 2
+                api.node.gets.load(Ordering::SeqCst) >= looks + 2
             })
             .await;
             set_state(&api, &asleep, NodeSandboxState::Running);

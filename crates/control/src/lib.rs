@@ -50,12 +50,12 @@ pub use network::{
 };
 pub use node::{
     Lifecycle, Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, NodeSandboxState, OnTimeout,
-    Paused, SandboxConfig, SandboxUpdate, VolumeMount,
+    Paused, SandboxConfig, SandboxQuery, SandboxSummary, SandboxUpdate, VolumeMount,
 };
 pub use page::{Direction, Page, PageRequest};
 pub use sandboxes::{
     ConnectRequest, Connected, ForkRequest, ListRequest, Metric, NewSandbox, PauseRequest,
-    SandboxAccess, SandboxPage, SandboxView, StateFilter, VisibleState, Visitor, WakeRefusal,
+    ListedSandbox, SandboxAccess, SandboxPage, SandboxView, StateFilter, VisibleState, Visitor, WakeRefusal,
     no_volumes,
 };
 pub use secrets::{NewSecret, SecretInfo, SecretKeepError, SecretKeeper, SecretKey, SecretUpdate};

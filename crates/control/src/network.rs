@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+/// Of all settings together, in their JSON form.
+const MAX_BYTES: usize = 16 * 1024;
 const MAX_DESTINATIONS: usize = 1000;
 const MAX_RULE_DOMAINS: usize = 10;
 const MAX_HEADERS: usize = 20;
@@ -144,7 +146,23 @@ impl NetworkSettings {
         if let Some(rules) = self.rules.take() {
             self.rules = Some(check_rules(rules, features)?);
         }
+        self.check_size()?;
         Ok(self)
+    }
+}
+
+impl NetworkSettings {
+    /// Bounds all of the settings together, and with them every text in them: the
+    /// node keeps them with the sandbox, paused or not.
+    fn check_size(&self) -> Result<(), Error> {
+        let bytes = serde_json::to_vec(self).map_err(Error::internal)?.len();
+        if bytes <= MAX_BYTES {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "network",
+            format_args!("must have at most {MAX_BYTES} bytes as JSON, has {bytes}"),
+        ))
     }
 }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// What a sandbox is made of and belongs to. The node keeps it for as long as
-/// the sandbox lives and gives it back in lists.
+/// the sandbox lives and gives it back with the sandbox.
 #[derive(Debug, Clone)]
 pub struct SandboxConfig {
     pub sandbox_id: SandboxId,
@@ -113,6 +113,41 @@ pub struct NodeSandbox {
     pub paused: Option<Paused>,
 }
 
+/// Which sandboxes a list holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SandboxQuery<'a> {
+    /// Only those of this team.
+    pub team: Option<TeamId>,
+    /// Only those made from this template.
+    pub template: Option<&'a TemplateId>,
+    /// Not those that are paused.
+    pub skip_paused: bool,
+    /// With their metadata, the one part of a summary that may be large.
+    pub with_metadata: bool,
+}
+
+/// What lists tell of a sandbox: no variables, no tokens, no network settings.
+#[derive(Debug, Clone)]
+pub struct SandboxSummary {
+    pub sandbox_id: SandboxId,
+    pub template_id: TemplateId,
+    pub build_id: BuildId,
+    pub team_id: TeamId,
+    pub alias: Option<String>,
+    /// Empty unless it was asked for.
+    pub metadata: BTreeMap<String, String>,
+    pub volume_mounts: Vec<VolumeMount>,
+    pub state: NodeSandboxState,
+    pub started_at: DateTime<Utc>,
+    pub end_at: DateTime<Utc>,
+    pub vcpus: u32,
+    pub memory_mib: u32,
+    pub disk_mib: u32,
+    pub envd_version: String,
+    /// Present while it is paused.
+    pub paused: Option<Paused>,
+}
+
 /// A build on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeBuild {
@@ -202,8 +237,12 @@ pub trait Node: Send + Sync + 'static {
     ) -> Result<NodeSandbox, NodeError>;
     async fn update(&self, id: &SandboxId, update: SandboxUpdate)
     -> Result<NodeSandbox, NodeError>;
-    /// Every sandbox of the node, in any state, paused ones among them.
-    async fn list(&self) -> Result<Vec<NodeSandbox>, NodeError>;
+    /// The sandbox of this id, in any state; `None` where the node has none.
+    async fn get(&self, id: &SandboxId) -> Result<Option<NodeSandbox>, NodeError>;
+    /// The sandboxes of the node that match, in any state, paused ones among them.
+    /// For a sandbox whose id is known [`Self::get`] costs less, however many others
+    /// there are.
+    async fn list(&self, query: SandboxQuery<'_>) -> Result<Vec<SandboxSummary>, NodeError>;
     /// Ends a sandbox in any state, and what was kept of it; answers when all that
     /// it held is free.
     async fn delete(&self, id: &SandboxId) -> Result<(), NodeError>;

@@ -10,7 +10,7 @@
 use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind, code};
-use crate::node::{NodeError, NodeSandbox, NodeSandboxState};
+use crate::node::{NodeError, NodeSandbox, NodeSandboxState, SandboxQuery};
 use crate::page::{Page, PageRequest};
 use crate::sandboxes::approach::{Approach, Owner, Reached};
 use crate::sandboxes::lifecycle::Moved;
@@ -281,10 +281,14 @@ impl Control {
             ));
         }
         self.template_check_tag(&template.id, &reference).await?;
-        let listed = self.node.list().await.map_err(Error::from_node)?;
-        let user = listed.iter().find(|sandbox| {
-            sandbox.config.template_id == template.id && sandbox.state != NodeSandboxState::Stopping
-        });
+        let query = SandboxQuery {
+            template: Some(&template.id),
+            ..SandboxQuery::default()
+        };
+        let users = self.node.list(query).await.map_err(Error::from_node)?;
+        let user = users
+            .iter()
+            .find(|sandbox| sandbox.state != NodeSandboxState::Stopping);
         if let Some(user) = user {
             let state = match user.paused {
                 Some(_) => "paused",

@@ -10,7 +10,8 @@ use chrono::{DateTime, Utc};
 use connectrpc::client::{CallOptions, ClientConfig, Http2Connection, SharedHttp2Connection};
 use connectrpc::{CompressionRegistry, ConnectError, ErrorCode, Protocol};
 use hearth_control::{
-    Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, SandboxConfig, SandboxUpdate,
+    Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, SandboxConfig, SandboxQuery, SandboxSummary,
+    SandboxUpdate,
 };
 use hearth_ids::{BuildId, SandboxId};
 use hearth_node_proto::hearth::{node::v1 as proto, template::v1 as template_proto};
@@ -27,8 +28,11 @@ const RESERVE_TIMEOUT: Duration = Duration::from_secs(3);
 const QUICK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls that wait for the connection; what comes on top waits for them.
 const MAX_WAITING_CALLS: usize = 1024;
-/// A list holds every sandbox's metadata and environment.
-const MAX_MESSAGE_BYTES: usize = 256 * 1024 * 1024;
+/// Far above the largest answer, which is one sandbox with all that was asked of it;
+/// lists come in pages that are smaller.
+const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+/// What one answer may take in memory, many small parts included.
+const MAX_MESSAGE_MEMORY_BYTES: usize = 64 * 1024 * 1024;
 
 pub struct NodeClient {
     sandboxes: proto::SandboxServiceClient<SharedHttp2Connection>,
@@ -54,7 +58,7 @@ impl NodeClient {
             .with_compression(CompressionRegistry::new())
             .with_default_timeout(QUICK_TIMEOUT)
             .with_default_max_message_size(MAX_MESSAGE_BYTES)
-            .with_default_element_memory_limit(MAX_MESSAGE_BYTES);
+            .with_default_element_memory_limit(MAX_MESSAGE_MEMORY_BYTES);
         Self {
             sandboxes: proto::SandboxServiceClient::new(connection.clone(), config.clone()),
             builds: proto::BuildServiceClient::new(connection.clone(), config.clone()),
@@ -111,18 +115,48 @@ impl Node for NodeClient {
         convert::sandbox_in(response.into_owned().sandbox.into_option())
     }
 
-    async fn list(&self) -> Result<Vec<NodeSandbox>, NodeError> {
-        let response = self
-            .sandboxes
-            .list(proto::SandboxListRequest::default())
-            .await
-            .map_err(node_error)?;
-        response
-            .into_owned()
-            .sandboxes
-            .into_iter()
-            .map(|sandbox| convert::sandbox_in(Some(sandbox)))
-            .collect()
+    async fn get(&self, id: &SandboxId) -> Result<Option<NodeSandbox>, NodeError> {
+        let request = proto::SandboxGetRequest {
+            sandbox_id: id.to_string(),
+            ..Default::default()
+        };
+        match self.sandboxes.get(request).await {
+            Ok(response) => {
+                let sandbox = response.into_owned().sandbox.into_option();
+                convert::sandbox_in(sandbox).map(Some)
+            }
+            Err(error) if error.code == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(node_error(error)),
+        }
+    }
+
+    async fn list(&self, query: SandboxQuery<'_>) -> Result<Vec<SandboxSummary>, NodeError> {
+        let mut sandboxes = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = proto::SandboxListRequest {
+                team_id: query.team.map(|id| id.to_string()),
+                template_id: query.template.map(ToString::to_string),
+                skip_paused: query.skip_paused,
+                with_metadata: query.with_metadata,
+                page_token: page_token.clone(),
+                ..Default::default()
+            };
+            let page = self.sandboxes.list(request).await.map_err(node_error)?;
+            let page = page.into_owned();
+            for sandbox in page.sandboxes {
+                sandboxes.push(convert::summary_in(sandbox)?);
+            }
+            match page.next_page_token {
+                last if last.is_empty() => return Ok(sandboxes),
+                // Tokens rise, so that the loop has an end.
+                next if next > page_token => page_token = next,
+                _ => {
+                    let why = "the node sent a page token that leads back".to_owned();
+                    return Err(NodeError::Internal(why));
+                }
+            }
+        }
     }
 
     async fn delete(&self, id: &SandboxId) -> Result<(), NodeError> {

@@ -5,7 +5,7 @@ use buffa_types::google::protobuf::Timestamp;
 use chrono::{DateTime, Utc};
 use hearth_control::{
     Lifecycle, NodeBuild, NodeError, NodeInfo, NodeSandbox, NodeSandboxState, OnTimeout, Paused,
-    SandboxConfig,
+    SandboxConfig, SandboxSummary,
 };
 use hearth_node_proto::hearth::node::v1 as proto;
 use secrecy::{ExposeSecret, SecretString};
@@ -83,18 +83,11 @@ pub(crate) fn sandbox_in(sandbox: Option<proto::Sandbox>) -> Result<NodeSandbox,
         text => Some(parse("address", text)?),
     };
     let state = state_in(sandbox.state)?;
-    let paused_at = sandbox.paused_at.into_option();
-    let paused = match (state, paused_at) {
-        (NodeSandboxState::Paused, time) => Some(Paused {
-            at: time_in("paused_at", time)?,
-            memory: sandbox.paused_with_memory,
-        }),
-        (NodeSandboxState::Resuming, Some(time)) => Some(Paused {
-            at: time_in("paused_at", Some(time))?,
-            memory: sandbox.paused_with_memory,
-        }),
-        _ => None,
-    };
+    let paused = paused_in(
+        state,
+        sandbox.paused_at.into_option(),
+        sandbox.paused_with_memory,
+    )?;
     Ok(NodeSandbox {
         config: config_in(config)?,
         state,
@@ -108,6 +101,43 @@ pub(crate) fn sandbox_in(sandbox: Option<proto::Sandbox>) -> Result<NodeSandbox,
         execution_id: sandbox.execution_id,
         address,
     })
+}
+
+pub(crate) fn summary_in(summary: proto::SandboxSummary) -> Result<SandboxSummary, NodeError> {
+    let state = state_in(summary.state)?;
+    let paused_at = summary.paused_at.into_option();
+    Ok(SandboxSummary {
+        sandbox_id: parse("sandbox_id", &summary.sandbox_id)?,
+        template_id: parse("template_id", &summary.template_id)?,
+        build_id: parse("build_id", &summary.build_id)?,
+        team_id: parse("team_id", &summary.team_id)?,
+        alias: summary.alias,
+        metadata: summary.metadata.into_iter().collect(),
+        volume_mounts: json_in("volume_mounts_json", &summary.volume_mounts_json)?
+            .unwrap_or_default(),
+        state,
+        paused: paused_in(state, paused_at, summary.paused_with_memory)?,
+        started_at: time_in("started_at", summary.started_at.into_option())?,
+        end_at: time_in("end_at", summary.end_at.into_option())?,
+        vcpus: summary.vcpu_count,
+        memory_mib: summary.memory_mib,
+        disk_mib: summary.disk_mib,
+        envd_version: summary.envd_version,
+    })
+}
+
+fn paused_in(
+    state: NodeSandboxState,
+    at: Option<Timestamp>,
+    memory: bool,
+) -> Result<Option<Paused>, NodeError> {
+    let paused = match (state, at) {
+        (NodeSandboxState::Paused, at) => at,
+        (NodeSandboxState::Resuming, Some(at)) => Some(at),
+        _ => return Ok(None),
+    };
+    let at = time_in("paused_at", paused)?;
+    Ok(Some(Paused { at, memory }))
 }
 
 fn state_in(state: EnumValue<proto::SandboxState>) -> Result<NodeSandboxState, NodeError> {

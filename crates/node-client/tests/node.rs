@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use connectrpc::{ConnectError, RequestContext, Response, Router, ServiceRequest, ServiceResult};
 use hearth_control::{
     Lifecycle, NetworkSettings, Node, NodeError, NodeSandbox, NodeSandboxState, OnTimeout,
-    SandboxConfig, SandboxUpdate, VolumeMount,
+    SandboxConfig, SandboxQuery, SandboxUpdate, VolumeMount,
 };
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use hearth_node_client::NodeClient;
@@ -30,6 +30,39 @@ struct Service {
     sandboxes: Mutex<Vec<proto::Sandbox>>,
     builds: Mutex<Vec<String>>,
     refusal: Mutex<Option<ConnectError>>,
+    /// What lists were asked for.
+    lists: Mutex<Vec<proto::SandboxListRequest>>,
+}
+
+/// Sandboxes in one page of a list.
+const PAGE: usize = 8;
+
+fn summary(sandbox: &proto::Sandbox, with_metadata: bool) -> proto::SandboxSummary {
+    let sandbox = sandbox.clone();
+    let config = sandbox.config.into_option().expect("has a config");
+    proto::SandboxSummary {
+        sandbox_id: config.sandbox_id,
+        template_id: config.template_id,
+        build_id: config.build_id,
+        team_id: config.team_id,
+        alias: config.alias,
+        metadata: if with_metadata {
+            config.metadata
+        } else {
+            Default::default()
+        },
+        volume_mounts_json: config.volume_mounts_json,
+        state: sandbox.state,
+        started_at: sandbox.started_at,
+        end_at: sandbox.end_at,
+        vcpu_count: sandbox.vcpu_count,
+        memory_mib: sandbox.memory_mib,
+        disk_mib: sandbox.disk_mib,
+        envd_version: sandbox.envd_version,
+        paused_at: sandbox.paused_at,
+        paused_with_memory: sandbox.paused_with_memory,
+        ..Default::default()
+    }
 }
 
 impl Service {
@@ -93,11 +126,57 @@ impl proto::SandboxService for Service {
     async fn list(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, proto::SandboxListRequest>,
+        request: ServiceRequest<'_, proto::SandboxListRequest>,
     ) -> ServiceResult<proto::SandboxListResponse> {
         self.refuse()?;
+        let request = request.to_owned_message();
+        let mut page: Vec<proto::SandboxSummary> = self
+            .sandboxes
+            .lock()
+            .expect("unpoisoned")
+            .iter()
+            .map(|sandbox| summary(sandbox, request.with_metadata))
+            .filter(|summary| {
+                let team = request.team_id.as_ref();
+                summary.sandbox_id > request.page_token
+                    && team.is_none_or(|team| summary.team_id == *team)
+            })
+            .collect();
+        page.sort_by(|a, b| a.sandbox_id.cmp(&b.sandbox_id));
+        let more = page.len() > PAGE;
+        page.truncate(PAGE);
+        let last = page.last().filter(|_| more);
+        let next_page_token = last.map_or_else(String::new, |last| last.sandbox_id.clone());
+        self.lists
+            .lock()
+            .expect("unpoisoned")
+            .push(request);
         Response::ok(proto::SandboxListResponse {
-            sandboxes: self.sandboxes.lock().expect("unpoisoned").clone(),
+            sandboxes: page,
+            next_page_token,
+            ..Default::default()
+        })
+    }
+
+    /// The sandbox of the id, or the only one there is, whatever it is called.
+    async fn get(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, proto::SandboxGetRequest>,
+    ) -> ServiceResult<proto::SandboxGetResponse> {
+        self.refuse()?;
+        let id = request.to_owned_message().sandbox_id;
+        let sandboxes = self.sandboxes.lock().expect("unpoisoned");
+        let named = sandboxes.iter().find(|sandbox| {
+            let config = sandbox.config.as_option();
+            config.is_some_and(|config| config.sandbox_id == id)
+        });
+        let found = match (named, sandboxes.as_slice()) {
+            (Some(found), _) | (None, [found]) => found.clone(),
+            _ => return Err(ConnectError::not_found("no such sandbox")),
+        };
+        Response::ok(proto::SandboxGetResponse {
+            sandbox: MessageField::some(found),
             ..Default::default()
         })
     }
@@ -308,9 +387,31 @@ async fn what_is_sent_comes_back() {
         (2, 1024, 2048)
     );
     assert_eq!(made.address, Some("10.11.0.7".parse().expect("an address")));
-    let listed = client.list().await.expect("lists");
-    assert_eq!(listed.len(), 1);
-    assert_same(&sent, &listed[0]);
+    let got = client.get(&sent.sandbox_id).await.expect("answers");
+    assert_same(&sent, &got.expect("is there"));
+    let listed = client.list(SandboxQuery::default()).await.expect("lists");
+    let [listed] = listed.as_slice() else {
+        panic!("{listed:?}");
+    };
+    assert_eq!(listed.sandbox_id, sent.sandbox_id);
+    assert_eq!(listed.template_id, sent.template_id);
+    assert_eq!((listed.build_id, listed.team_id), (sent.build_id, sent.team_id));
+    assert_eq!((&listed.alias, &listed.volume_mounts), (&sent.alias, &sent.volume_mounts));
+    assert!(listed.metadata.is_empty(), "it was not asked for");
+    assert_eq!((listed.end_at, listed.state), (end_at, NodeSandboxState::Running));
+    assert_eq!((listed.vcpus, listed.memory_mib, listed.disk_mib), (2, 1024, 2048));
+    let query = SandboxQuery {
+        team: Some(sent.team_id),
+        template: Some(&sent.template_id),
+        skip_paused: true,
+        with_metadata: true,
+    };
+    let listed = client.list(query).await.expect("lists");
+    assert_eq!(listed[0].metadata, sent.metadata);
+    let asked = service.lists.lock().expect("unpoisoned").pop().expect("a list");
+    assert_eq!(asked.team_id, Some(sent.team_id.to_string()));
+    assert_eq!(asked.template_id, Some(sent.template_id.to_string()));
+    assert!(asked.skip_paused && asked.with_metadata);
 
     let update = SandboxUpdate {
         end_at: Some(end_at),
@@ -365,16 +466,17 @@ async fn a_paused_sandbox_and_its_way_back_cross_the_wire() {
             ..Default::default()
         });
     }
-    let listed = client.list().await.expect("lists").remove(0);
-    assert_eq!(
-        (listed.state, listed.address),
-        (NodeSandboxState::Paused, None)
-    );
-    let paused = listed.paused.expect("says when and how");
-    assert_eq!(
-        (paused.at.timestamp(), paused.memory),
-        (1_700_000_000, true)
-    );
+    let got = client.get(&sent.sandbox_id).await.expect("answers");
+    let got = got.expect("is there");
+    assert_eq!((got.state, got.address), (NodeSandboxState::Paused, None));
+    let listed = client.list(SandboxQuery::default()).await.expect("lists");
+    for paused in [got.paused, listed[0].paused] {
+        let paused = paused.expect("says when and how");
+        assert_eq!(
+            (paused.at.timestamp(), paused.memory),
+            (1_700_000_000, true)
+        );
+    }
 
     let end_at: DateTime<Utc> = "2030-01-02T03:04:05Z".parse().expect("a time");
     let resumed = client
@@ -417,21 +519,42 @@ async fn builds_are_listed_and_deleted() {
     server.abort();
 }
 
+/// Forty sandboxes of a megabyte each: more than any one message may hold.
 #[tokio::test]
-async fn a_list_may_be_larger_than_a_usual_message() {
+async fn what_others_keep_in_their_sandboxes_stands_in_nobodys_way() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("node.sock");
     let service = Arc::new(Service::default());
     let server = serve(&service, &path);
     let client = NodeClient::unix(&path);
-    for _ in 0..20 {
+    let large = TeamId::random();
+    for _ in 0..40 {
         let mut config = config();
+        config.team_id = large;
         config
             .env_vars
             .insert("LARGE".to_owned(), "x".repeat(1024 * 1024));
         client.create(config, Utc::now()).await.expect("creates");
     }
-    assert_eq!(client.list().await.expect("lists").len(), 20);
+    let mine = config();
+    client.create(mine.clone(), Utc::now()).await.expect("creates");
+
+    let got = client.get(&mine.sandbox_id).await.expect("answers");
+    assert_same(&mine, &got.expect("is there"));
+    let unknown = client.get(&SandboxId::random()).await.expect("answers");
+    assert!(unknown.is_none());
+    let of = async |team| {
+        let query = SandboxQuery {
+            team: Some(team),
+            ..SandboxQuery::default()
+        };
+        let listed = client.list(query).await.expect("lists");
+        let asked = std::mem::take(&mut *service.lists.lock().expect("unpoisoned"));
+        (listed.len(), asked.len())
+    };
+    assert_eq!(of(mine.team_id).await, (1, 1));
+    assert_eq!(of(large).await, (40, 5), "page by page");
+    client.delete(&mine.sandbox_id).await.expect("deletes");
     server.abort();
 }
 
@@ -496,7 +619,7 @@ async fn a_node_may_come_late_go_and_come_back() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("node.sock");
     let client = NodeClient::unix(&path);
-    let error = client.list().await.expect_err("nobody is there");
+    let error = client.list(SandboxQuery::default()).await.expect_err("nobody is there");
     assert!(matches!(error, NodeError::Unreachable(_)), "{error:?}");
 
     // A runtime of its own: when that ends, so does every connection.
@@ -505,16 +628,16 @@ async fn a_node_may_come_late_go_and_come_back() {
     let guard = process.enter();
     serve(&service, &path);
     drop(guard);
-    client.list().await.expect("the node came");
+    client.list(SandboxQuery::default()).await.expect("the node came");
     client.create(config(), Utc::now()).await.expect("creates");
 
     process.shutdown_background();
-    client.list().await.expect_err("nobody listens");
+    client.list(SandboxQuery::default()).await.expect_err("nobody listens");
     std::fs::remove_file(&path).expect("removes");
     let server = serve(&service, &path);
     let back = async {
         loop {
-            match client.list().await {
+            match client.list(SandboxQuery::default()).await {
                 Ok(listed) => break listed,
                 Err(NodeError::Unreachable(_)) => tokio::task::yield_now().await,
                 Err(error) => panic!("{error:?}"),
@@ -555,7 +678,7 @@ async fn what_a_node_sends_is_checked() {
         let mut bad = good.clone();
         spoil(&mut bad);
         *service.sandboxes.lock().expect("unpoisoned") = vec![bad];
-        match client.list().await {
+        match client.get(&SandboxId::random()).await {
             Err(NodeError::Internal(text)) => assert!(text.contains(field), "{field}: {text}"),
             other => panic!("{field}: {other:?}"),
         }

@@ -15,6 +15,7 @@ pub mod config;
 mod error;
 pub mod hooks;
 mod journal;
+mod listing;
 mod node;
 mod processor;
 mod recovery;

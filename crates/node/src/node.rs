@@ -7,7 +7,7 @@ use crate::{
     error::{Error, chain},
     hooks::{Announcer, Hooks, NoHooks},
     journal::{Found, Journals, Keeping, Origin, Record},
-    recovery,
+    listing, recovery,
     registry::{Count, Registry},
     sandbox::{Command, Handle, driver::Driver, ground::Ground, resources::Resources},
     spares::{self, Spare, Spares},
@@ -416,6 +416,16 @@ impl Node {
     #[must_use]
     pub fn list(&self) -> Vec<Status> {
         self.shared.registry.statuses()
+    }
+
+    pub(crate) fn page(&self, query: &listing::Query) -> listing::Page {
+        listing::page(self.list(), query)
+    }
+
+    /// Whether there is such a sandbox, in any state: one look-up in memory.
+    #[must_use]
+    pub fn has(&self, id: &SandboxId) -> bool {
+        self.shared.registry.has(id)
     }
 
     /// # Errors

@@ -51,6 +51,10 @@ impl Registry {
             .ok_or_else(|| Error::NotFound(id.clone()))
     }
 
+    pub(crate) fn has(&self, id: &SandboxId) -> bool {
+        self.lock().contains_key(id)
+    }
+
     pub(crate) fn remove(&self, id: &SandboxId) {
         self.lock().remove(id);
     }

@@ -3,6 +3,7 @@
 
 use crate::{
     error::{Error, chain},
+    listing::{Page, Query},
     node::{EndAt, Node},
     spec::{SandboxSpec, SandboxState, Status, TimeoutAction},
 };
@@ -92,11 +93,22 @@ impl proto::SandboxService for Service {
     async fn list(
         &self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, proto::SandboxListRequest>,
+        request: ServiceRequest<'_, proto::SandboxListRequest>,
     ) -> ServiceResult<proto::SandboxListResponse> {
-        let sandboxes = self.node.list().iter().map(sandbox).collect();
-        Response::ok(proto::SandboxListResponse {
-            sandboxes,
+        let query = query(&request.to_owned_message())?;
+        let page = self.node.page(&query);
+        Response::ok(list_response(&page, query.with_metadata))
+    }
+
+    async fn get(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, proto::SandboxGetRequest>,
+    ) -> ServiceResult<proto::SandboxGetResponse> {
+        let id = parse(request.sandbox_id)?;
+        let status = self.node.status(&id).map_err(connect_error)?;
+        Response::ok(proto::SandboxGetResponse {
+            sandbox: MessageField::some(sandbox(&status)),
             ..Default::default()
         })
     }
@@ -251,6 +263,76 @@ fn timeout_action(action: EnumValue<proto::TimeoutAction>) -> Result<TimeoutActi
     }
 }
 
+fn query(request: &proto::SandboxListRequest) -> Result<Query, ConnectError> {
+    let team = request.team_id.as_deref().map(parse).transpose()?;
+    let template = request.template_id.as_deref().map(parse).transpose()?;
+    let after = match request.page_token.as_str() {
+        "" => None,
+        token => Some(parse(token)?),
+    };
+    Ok(Query {
+        team,
+        template,
+        skip_paused: request.skip_paused,
+        with_metadata: request.with_metadata,
+        after,
+    })
+}
+
+fn list_response(page: &Page, with_metadata: bool) -> proto::SandboxListResponse {
+    let summaries = page.sandboxes.iter();
+    proto::SandboxListResponse {
+        sandboxes: summaries
+            .map(|status| summary(status, with_metadata))
+            .collect(),
+        next_page_token: page.next.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+fn summary(status: &Status, with_metadata: bool) -> proto::SandboxSummary {
+    let spec = &status.spec;
+    let metadata = spec.metadata.iter().filter(|_| with_metadata);
+    proto::SandboxSummary {
+        sandbox_id: spec.sandbox_id.to_string(),
+        template_id: spec.template_id.to_string(),
+        build_id: spec.build_id.to_string(),
+        team_id: spec.team_id.to_string(),
+        alias: spec.alias.clone(),
+        metadata: metadata
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+        volume_mounts_json: spec.volume_mounts_json.clone(),
+        state: state(status.state),
+        started_at: MessageField::some(timestamp(status.started_at)),
+        end_at: MessageField::some(timestamp(status.end_at)),
+        vcpu_count: status.vcpus,
+        memory_mib: status.memory_mib,
+        disk_mib: status.disk_mib,
+        envd_version: status.envd_version.clone(),
+        paused_at: paused_at(status),
+        paused_with_memory: status.paused.is_some_and(|paused| paused.with_memory),
+        ..Default::default()
+    }
+}
+
+fn state(state: SandboxState) -> EnumValue<proto::SandboxState> {
+    EnumValue::from(match state {
+        SandboxState::Starting => proto::SandboxState::SANDBOX_STATE_STARTING,
+        SandboxState::Running => proto::SandboxState::SANDBOX_STATE_RUNNING,
+        SandboxState::Pausing => proto::SandboxState::SANDBOX_STATE_PAUSING,
+        SandboxState::Snapshotting => proto::SandboxState::SANDBOX_STATE_SNAPSHOTTING,
+        SandboxState::Paused => proto::SandboxState::SANDBOX_STATE_PAUSED,
+        SandboxState::Resuming => proto::SandboxState::SANDBOX_STATE_RESUMING,
+        SandboxState::Stopping => proto::SandboxState::SANDBOX_STATE_STOPPING,
+    })
+}
+
+fn paused_at(status: &Status) -> MessageField<Timestamp, buffa::Inline<Timestamp>> {
+    let at = status.paused.map(|paused| timestamp(paused.at));
+    at.map_or_else(MessageField::none, MessageField::some)
+}
+
 fn sandbox(status: &Status) -> proto::Sandbox {
     let spec = &status.spec;
     proto::Sandbox {
@@ -277,15 +359,7 @@ fn sandbox(status: &Status) -> proto::Sandbox {
             }),
             ..Default::default()
         }),
-        state: EnumValue::from(match status.state {
-            SandboxState::Starting => proto::SandboxState::SANDBOX_STATE_STARTING,
-            SandboxState::Running => proto::SandboxState::SANDBOX_STATE_RUNNING,
-            SandboxState::Pausing => proto::SandboxState::SANDBOX_STATE_PAUSING,
-            SandboxState::Snapshotting => proto::SandboxState::SANDBOX_STATE_SNAPSHOTTING,
-            SandboxState::Paused => proto::SandboxState::SANDBOX_STATE_PAUSED,
-            SandboxState::Resuming => proto::SandboxState::SANDBOX_STATE_RESUMING,
-            SandboxState::Stopping => proto::SandboxState::SANDBOX_STATE_STOPPING,
-        }),
+        state: state(status.state),
         started_at: MessageField::some(timestamp(status.started_at)),
         end_at: MessageField::some(timestamp(status.end_at)),
         vcpu_count: status.vcpus,
@@ -297,10 +371,7 @@ fn sandbox(status: &Status) -> proto::Sandbox {
             .address
             .map(|address| address.to_string())
             .unwrap_or_default(),
-        paused_at: status
-            .paused
-            .map(|paused| timestamp(paused.at))
-            .map_or_else(MessageField::none, MessageField::some),
+        paused_at: paused_at(status),
         paused_with_memory: status.paused.is_some_and(|paused| paused.with_memory),
         ..Default::default()
     }
@@ -352,5 +423,65 @@ fn connect_error(error: Error) -> ConnectError {
         Error::Damaged { .. } => ConnectError::data_loss(text),
         Error::ShuttingDown => ConnectError::unavailable(text),
         Error::Step { .. } => ConnectError::internal(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listing::{PAGE_BYTES, page, tests::status};
+    use buffa::Message as _;
+    use hearth_ids::TeamId;
+
+    /// What a list tells is bounded by its page, and holds nothing that is secret or
+    /// that the sandboxes' owner can make large, but the metadata where asked for.
+    #[test]
+    fn lists_are_bounded_and_tell_no_secrets() {
+        let (large, small) = (TeamId::random(), TeamId::random());
+        let mut statuses = Vec::new();
+        for _ in 0..70 {
+            statuses.push(status(large, SandboxState::Paused, 256 << 10));
+        }
+        statuses.push(status(small, SandboxState::Running, 10));
+        let encoded = |query: &Query| {
+            let page = page(statuses.clone(), query);
+            list_response(&page, query.with_metadata).encode_to_vec()
+        };
+        let own = Query {
+            team: Some(small),
+            with_metadata: true,
+            ..Query::default()
+        };
+        assert!(encoded(&own).len() < 1024, "the cost of one's own alone");
+        let all = encoded(&Query::default());
+        assert!(all.len() < 70 * 512, "{}", all.len());
+        let with_metadata = Query {
+            with_metadata: true,
+            ..Query::default()
+        };
+        let with_metadata = encoded(&with_metadata);
+        assert!(with_metadata.len() <= PAGE_BYTES, "{}", with_metadata.len());
+        for message in [all, with_metadata] {
+            let text = String::from_utf8_lossy(&message);
+            for hidden in ["secret-token", "eeeeeeee", "nnnnnnnn"] {
+                assert!(!text.contains(hidden), "{hidden}");
+            }
+        }
+    }
+
+    #[test]
+    fn malformed_queries_are_refused() {
+        let refused = |request: proto::SandboxListRequest| {
+            let error = query(&request).expect_err("is refused");
+            assert_eq!(error.code, connectrpc::ErrorCode::InvalidArgument);
+        };
+        refused(proto::SandboxListRequest {
+            team_id: Some("x".to_owned()),
+            ..Default::default()
+        });
+        refused(proto::SandboxListRequest {
+            page_token: "x".to_owned(),
+            ..Default::default()
+        });
     }
 }

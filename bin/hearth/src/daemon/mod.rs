@@ -414,12 +414,15 @@ pub fn make_state_dir(settings: &Settings) -> anyhow::Result<()> {
 /// Ends the sandboxes of the daemon that runs, but for those that are paused;
 /// returns how many there were.
 pub async fn end_sandboxes(settings: &Settings) -> anyhow::Result<usize> {
-    use hearth_control::{Node as _, NodeError, NodeSandboxState};
+    use hearth_control::{Node as _, NodeError, SandboxQuery};
     let node = NodeClient::unix(settings.node_socket());
-    let mut sandboxes = node.list().await?;
-    sandboxes.retain(|sandbox| sandbox.state != NodeSandboxState::Paused);
+    let query = SandboxQuery {
+        skip_paused: true,
+        ..SandboxQuery::default()
+    };
+    let sandboxes = node.list(query).await?;
     for sandbox in &sandboxes {
-        match node.delete(&sandbox.config.sandbox_id).await {
+        match node.delete(&sandbox.sandbox_id).await {
             Ok(()) | Err(NodeError::NotFound(_)) => {}
             Err(error) => return Err(error.into()),
         }

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Asks the node at every look-up: there is no second table that could lag. What
-/// is not found running is the control plane's to wake.
+/// the node has and is not found running is the control plane's to wake.
 pub struct NodeRoutes {
     node: Arc<Node>,
     control: Arc<Control>,
@@ -53,6 +53,10 @@ impl Routes for NodeRoutes {
         port: u16,
         credentials: &Credentials,
     ) -> Result<Arc<Route>, WakeError> {
+        // Strangers ask for ids by the thousand: one look at a table in memory ends that.
+        if !self.node.has(id) {
+            return Err(WakeError::NotFound);
+        }
         let visitor = Visitor {
             port,
             traffic_access_token: credentials.traffic_access_token.clone(),

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use hearth_control::{
     Agent, AgentError, AgentMetrics, Node, NodeBuild, NodeError, NodeInfo, NodeSandbox,
-    NodeSandboxState, Paused, SandboxConfig, SandboxUpdate,
+    NodeSandboxState, Paused, SandboxConfig, SandboxQuery, SandboxSummary, SandboxUpdate,
 };
 use hearth_ids::{BuildId, SandboxId};
 use secrecy::SecretString;
@@ -44,8 +44,11 @@ pub struct FakeNode {
     pub creates: AtomicUsize,
     pub resumes: AtomicUsize,
     pub pauses: AtomicUsize,
-    /// How often somebody looked at the sandboxes.
+    /// How often it was asked for one sandbox, and for lists; and how many sandboxes
+    /// it told of in lists.
+    pub gets: AtomicUsize,
     pub lists: AtomicUsize,
+    pub listed: AtomicUsize,
     /// What the next creates fail with.
     pub failure: Mutex<Option<NodeError>>,
     /// A create that fails makes its sandbox in spite of that.
@@ -66,7 +69,9 @@ impl Default for FakeNode {
             creates: AtomicUsize::new(0),
             resumes: AtomicUsize::new(0),
             pauses: AtomicUsize::new(0),
+            gets: AtomicUsize::new(0),
             lists: AtomicUsize::new(0),
+            listed: AtomicUsize::new(0),
             failure: Mutex::default(),
             creates_anyway: Mutex::new(false),
             faults: Mutex::default(),
@@ -102,6 +107,19 @@ impl FakeNode {
         let id: SandboxId = id.parse().expect("an id");
         let mut sandboxes = self.sandboxes.lock().expect("unpoisoned");
         change(sandboxes.get_mut(&id).expect("a sandbox"));
+    }
+
+    /// Sandboxes of somebody, made without the API.
+    pub fn add(&self, sandbox: NodeSandbox) {
+        let id = sandbox.config.sandbox_id.clone();
+        self.sandboxes.lock().expect("unpoisoned").insert(id, sandbox);
+    }
+
+    /// What it was asked since the last time: for one sandbox, for lists, and how
+    /// many sandboxes those lists told of.
+    pub fn asked(&self) -> (usize, usize, usize) {
+        let take = |count: &AtomicUsize| count.swap(0, Ordering::SeqCst);
+        (take(&self.gets), take(&self.lists), take(&self.listed))
     }
 
     pub fn sandbox(&self, id: &str) -> NodeSandbox {
@@ -208,6 +226,31 @@ fn settle_running(sandbox: &mut NodeSandbox) {
     sandbox.execution_id = uuid::Uuid::new_v4().to_string();
 }
 
+fn summary(sandbox: &NodeSandbox, with_metadata: bool) -> SandboxSummary {
+    let config = sandbox.config.clone();
+    SandboxSummary {
+        sandbox_id: config.sandbox_id,
+        template_id: config.template_id,
+        build_id: config.build_id,
+        team_id: config.team_id,
+        alias: config.alias,
+        metadata: if with_metadata {
+            config.metadata
+        } else {
+            BTreeMap::new()
+        },
+        volume_mounts: config.volume_mounts,
+        state: sandbox.state,
+        started_at: sandbox.started_at,
+        end_at: sandbox.end_at,
+        vcpus: sandbox.vcpus,
+        memory_mib: sandbox.memory_mib,
+        disk_mib: sandbox.disk_mib,
+        envd_version: sandbox.envd_version.clone(),
+        paused: sandbox.paused,
+    }
+}
+
 fn not_found(id: &SandboxId) -> NodeError {
     NodeError::NotFound(format!("sandbox {id} is not on this node"))
 }
@@ -268,10 +311,28 @@ impl Node for FakeNode {
         })
     }
 
-    async fn list(&self) -> Result<Vec<NodeSandbox>, NodeError> {
+    async fn get(&self, id: &SandboxId) -> Result<Option<NodeSandbox>, NodeError> {
+        self.gets.fetch_add(1, Ordering::SeqCst);
+        let sandboxes = self.sandboxes.lock().expect("unpoisoned");
+        Ok(sandboxes.get(id).cloned())
+    }
+
+    async fn list(&self, query: SandboxQuery<'_>) -> Result<Vec<SandboxSummary>, NodeError> {
         self.lists.fetch_add(1, Ordering::SeqCst);
         let sandboxes = self.sandboxes.lock().expect("unpoisoned");
-        Ok(sandboxes.values().cloned().collect())
+        let matching = sandboxes.values().filter(|sandbox| {
+            let config = &sandbox.config;
+            query.team.is_none_or(|team| config.team_id == team)
+                && query
+                    .template
+                    .is_none_or(|template| config.template_id == *template)
+                && !(query.skip_paused && sandbox.state == NodeSandboxState::Paused)
+        });
+        let listed: Vec<SandboxSummary> = matching
+            .map(|sandbox| summary(sandbox, query.with_metadata))
+            .collect();
+        self.listed.fetch_add(listed.len(), Ordering::SeqCst);
+        Ok(listed)
     }
 
     async fn delete(&self, id: &SandboxId) -> Result<(), NodeError> {

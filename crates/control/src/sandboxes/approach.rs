@@ -120,10 +120,10 @@ impl<'a> Approach<'a> {
     }
 
     async fn find(&self) -> Result<NodeSandbox, Error> {
-        let listed = self.control.node.list().await.map_err(Error::from_node)?;
-        listed
-            .into_iter()
-            .find(|sandbox| sandbox.config.sandbox_id == *self.id && self.owns(sandbox))
+        let found = self.control.node.get(self.id).await;
+        found
+            .map_err(Error::from_node)?
+            .filter(|sandbox| self.owns(sandbox))
             .ok_or_else(|| Refusal::NotFound.error(self.id))
     }
 

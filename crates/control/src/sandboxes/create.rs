@@ -17,7 +17,8 @@ use crate::idempotency::{Begin, IdempotencyKey, Outcome};
 use crate::limits::Reservation;
 use crate::network::NetworkSettings;
 use crate::node::{
-    Lifecycle, NodeError, NodeSandbox, NodeSandboxState, OnTimeout, SandboxConfig, VolumeMount,
+    Lifecycle, NodeError, NodeSandbox, NodeSandboxState, OnTimeout, SandboxConfig, SandboxQuery,
+    VolumeMount,
 };
 use crate::templates::Resolved;
 use chrono::{TimeDelta, Utc};
@@ -31,6 +32,8 @@ use std::sync::Arc;
 /// node may have.
 const MAX_METADATA_BYTES: usize = 256 * 1024;
 const MAX_ENV_BYTES: usize = 1024 * 1024;
+/// Most of the entries of either, as each costs more than its text.
+const MAX_ENTRIES: usize = 10_000;
 
 /// A request for a sandbox, defaults filled in.
 #[derive(Debug, Clone, Serialize)]
@@ -76,14 +79,13 @@ pub fn no_volumes() -> Error {
     .never_retry()
 }
 
-/// Whether a sandbox counts for a team's limit: one that ends or is paused does
+/// Whether a sandbox counts for its team's limit: one that ends or is paused does
 /// not.
-pub(crate) fn occupies(sandbox: &NodeSandbox, team: TeamId) -> bool {
-    sandbox.config.team_id == team
-        && !matches!(
-            sandbox.state,
-            NodeSandboxState::Stopping | NodeSandboxState::Paused
-        )
+fn occupies(state: NodeSandboxState) -> bool {
+    !matches!(
+        state,
+        NodeSandboxState::Stopping | NodeSandboxState::Paused
+    )
 }
 
 impl From<Error> for Failure {
@@ -156,6 +158,12 @@ impl NewSandbox {
 }
 
 fn check_map(field: &str, map: &BTreeMap<String, String>, most: usize) -> Result<(), Error> {
+    if map.len() > MAX_ENTRIES {
+        return Err(Error::invalid(
+            field,
+            format_args!("must have at most {MAX_ENTRIES} entries, has {}", map.len()),
+        ));
+    }
     let bytes: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
     if bytes <= most {
         Ok(())
@@ -287,19 +295,10 @@ impl Control {
         let reference = Self::template_parse("templateID", &request.template)?;
         let team = caller.team_id();
         let reservation = self.reservations.reserve(team, id.clone());
-        let listed = self.node.list().await.map_err(|error| Failure {
-            error: placement_error(error),
-            outcome_unknown: resumed,
-        })?;
-        let made = listed.iter().find(|sandbox| {
-            sandbox.config.team_id == team
-                && sandbox.config.sandbox_id == id
-                && sandbox.state != NodeSandboxState::Stopping
-        });
-        if resumed && let Some(made) = made {
+        if resumed && let Some(made) = self.made_before(team, &id).await? {
             return match made.state {
                 NodeSandboxState::Starting => Err(in_progress()),
-                _ => Ok(made.clone()),
+                _ => Ok(made),
             };
         }
         let resolved = self.template_resolve(caller, &reference).await?;
@@ -309,8 +308,45 @@ impl Control {
             time,
             config,
         };
-        self.start_within(placement, &reservation, &listed, resumed)
-            .await
+        self.start_within(placement, &reservation, resumed).await
+    }
+
+    /// What an earlier attempt at the same create has made.
+    async fn made_before(
+        &self,
+        team: TeamId,
+        id: &SandboxId,
+    ) -> Result<Option<NodeSandbox>, Failure> {
+        let found = self.node.get(id).await.map_err(|error| Failure {
+            error: placement_error(error),
+            outcome_unknown: true,
+        })?;
+        Ok(found.filter(|sandbox| {
+            sandbox.config.team_id == team && sandbox.state != NodeSandboxState::Stopping
+        }))
+    }
+
+    /// Refuses one sandbox more than a team may have at the same time.
+    pub(crate) async fn check_concurrency(
+        &self,
+        team: &Team,
+        reservation: &Reservation,
+    ) -> Result<(), Error> {
+        let query = SandboxQuery {
+            team: Some(team.id),
+            skip_paused: true,
+            ..SandboxQuery::default()
+        };
+        let listed = self.node.list(query).await.map_err(placement_error)?;
+        let mine = listed
+            .iter()
+            .filter(|sandbox| occupies(sandbox.state))
+            .map(|sandbox| &sandbox.sandbox_id);
+        let most = team.limits.max_concurrent_sandboxes;
+        if reservation.count_with(mine) > usize::try_from(most).unwrap_or(usize::MAX) {
+            return Err(too_many(most));
+        }
+        Ok(())
     }
 
     /// Has the node start a sandbox, within the team's limit.
@@ -320,28 +356,21 @@ impl Control {
     ) -> Result<NodeSandbox, Failure> {
         let id = placement.config.sandbox_id.clone();
         let reservation = self.reservations.reserve(placement.team.id, id);
-        let listed = self.node.list().await;
-        let listed = listed.map_err(|error| Failure::from(placement_error(error)))?;
-        self.start_within(placement, &reservation, &listed, false)
-            .await
+        self.start_within(placement, &reservation, false).await
     }
 
     async fn start_within(
         self: &Arc<Self>,
         placement: Placement<'_>,
         reservation: &Reservation,
-        listed: &[NodeSandbox],
         resumed: bool,
     ) -> Result<NodeSandbox, Failure> {
         let Placement { team, time, config } = placement;
-        let mine = listed
-            .iter()
-            .filter(|sandbox| occupies(sandbox, team.id))
-            .map(|sandbox| &sandbox.config.sandbox_id);
-        let most = team.limits.max_concurrent_sandboxes;
-        if reservation.count_with(mine) > usize::try_from(most).unwrap_or(usize::MAX) {
-            return Err(too_many(most).into());
-        }
+        let counted = self.check_concurrency(team, reservation).await;
+        counted.map_err(|error| Failure {
+            error,
+            outcome_unknown: false,
+        })?;
         let template_id = config.template_id.clone();
         match self.node.create(config, Utc::now() + time).await {
             Ok(sandbox) => {
@@ -419,7 +448,7 @@ fn in_progress() -> Failure {
     }
 }
 
-pub(crate) fn too_many(most: u32) -> Error {
+fn too_many(most: u32) -> Error {
     // Sending the request again cannot help before something else ends.
     Error::new(
         Kind::LimitReached,

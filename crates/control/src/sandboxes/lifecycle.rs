@@ -4,7 +4,7 @@
 //! not stop it half-way, and those who joined hear what came of it.
 
 use super::approach::{Approach, Owner, Reached};
-use super::create::{occupies, placement_error, too_many};
+use super::create::placement_error;
 use super::{SandboxAccess, sandbox_error, time_to_live};
 use crate::Control;
 use crate::auth::Caller;
@@ -224,17 +224,8 @@ impl Control {
     ) -> Moved {
         let id = &sandbox.config.sandbox_id;
         let reservation = self.reservations.reserve(team.id, id.clone());
-        let listed = match self.node.list().await {
-            Ok(listed) => listed,
-            Err(error) => return Moved::Done(Err(placement_error(error))),
-        };
-        let mine = listed
-            .iter()
-            .filter(|other| occupies(other, team.id))
-            .map(|other| &other.config.sandbox_id);
-        let most = team.limits.max_concurrent_sandboxes;
-        if reservation.count_with(mine) > usize::try_from(most).unwrap_or(usize::MAX) {
-            return Moved::Done(Err(too_many(most)));
+        if let Err(error) = self.check_concurrency(team, &reservation).await {
+            return Moved::Done(Err(error));
         }
         let end_at = Utc::now() + time;
         let resumed = self.node.resume(id, end_at, discard_memory).await;

@@ -1,10 +1,10 @@
 //! Listing sandboxes, a page at a time.
 
-use super::{SandboxView, VisibleState, visible};
+use super::{VisibleState, visible};
 use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
-use crate::node::NodeSandbox;
+use crate::node::{SandboxQuery, SandboxSummary};
 use crate::page::PageRequest;
 use chrono::{DateTime, Utc};
 use hearth_ids::{SandboxId, TemplateId};
@@ -37,9 +37,25 @@ pub struct ListRequest {
     pub page: PageRequest,
 }
 
+/// A sandbox in a list.
+#[derive(Debug, Clone)]
+pub struct ListedSandbox {
+    pub summary: SandboxSummary,
+    pub state: VisibleState,
+}
+
+impl ListedSandbox {
+    /// A paused one ended when it was paused.
+    #[must_use]
+    pub fn end_at(&self) -> DateTime<Utc> {
+        let paused = self.summary.paused;
+        paused.map_or(self.summary.end_at, |paused| paused.at)
+    }
+}
+
 #[derive(Debug)]
 pub struct SandboxPage {
-    pub sandboxes: Vec<SandboxView>,
+    pub sandboxes: Vec<ListedSandbox>,
     pub next_token: Option<String>,
     /// How many running sandboxes the filters let through on all pages; absent
     /// where running ones were not asked for.
@@ -56,13 +72,13 @@ impl Control {
         let matching = self.sandbox_matching(caller, &request).await?;
         let running = matching
             .iter()
-            .filter(|(_, state)| *state == VisibleState::Running)
+            .filter(|listed| listed.state == VisibleState::Running)
             .count();
-        let page = query.page(matching, |(sandbox, _)| {
-            (sandbox.started_at, &sandbox.config.sandbox_id)
+        let page = query.page(matching, |listed| {
+            (listed.summary.started_at, &listed.summary.sandbox_id)
         });
         Ok(SandboxPage {
-            sandboxes: self.views(page.entries),
+            sandboxes: page.entries,
             next_token: page.next_token,
             total_running: request.states.running.then_some(running),
         })
@@ -73,7 +89,7 @@ impl Control {
         &self,
         caller: &Caller,
         metadata: BTreeMap<String, String>,
-    ) -> Result<Vec<SandboxView>, Error> {
+    ) -> Result<Vec<ListedSandbox>, Error> {
         let request = ListRequest {
             states: StateFilter {
                 running: true,
@@ -82,23 +98,16 @@ impl Control {
             metadata,
             ..ListRequest::default()
         };
-        let mut views = self.views(self.sandbox_matching(caller, &request).await?);
-        views.sort_by_key(|view| std::cmp::Reverse(view.started_at));
-        Ok(views)
-    }
-
-    fn views(&self, sandboxes: Vec<(NodeSandbox, VisibleState)>) -> Vec<SandboxView> {
-        sandboxes
-            .into_iter()
-            .map(|(sandbox, state)| self.sandbox_view(sandbox, state))
-            .collect()
+        let mut listed = self.sandbox_matching(caller, &request).await?;
+        listed.sort_by_key(|listed| std::cmp::Reverse(listed.summary.started_at));
+        Ok(listed)
     }
 
     async fn sandbox_matching(
         &self,
         caller: &Caller,
         request: &ListRequest,
-    ) -> Result<Vec<(NodeSandbox, VisibleState)>, Error> {
+    ) -> Result<Vec<ListedSandbox>, Error> {
         let template = match &request.template {
             Some(text) => match self.template_filter(caller, text).await? {
                 Some(template) => Some(template),
@@ -106,12 +115,20 @@ impl Control {
             },
             None => None,
         };
-        let listed = self.node.list().await.map_err(Error::from_node)?;
+        let query = SandboxQuery {
+            team: Some(caller.team_id()),
+            template: template.as_ref(),
+            skip_paused: !request.states.paused,
+            with_metadata: true,
+        };
+        let listed = self.node.list(query).await.map_err(Error::from_node)?;
         Ok(listed
             .into_iter()
-            .filter(|sandbox| sandbox.config.team_id == caller.team_id())
-            .filter_map(|sandbox| visible(sandbox.state).map(|state| (sandbox, state)))
-            .filter(|(sandbox, state)| request.matches(sandbox, *state, template.as_ref()))
+            .filter_map(|summary| {
+                let state = visible(summary.state)?;
+                Some(ListedSandbox { summary, state })
+            })
+            .filter(|listed| request.matches(listed))
             .collect())
     }
 
@@ -137,24 +154,19 @@ impl Control {
 }
 
 impl ListRequest {
-    fn matches(
-        &self,
-        sandbox: &NodeSandbox,
-        state: VisibleState,
-        template: Option<&TemplateId>,
-    ) -> bool {
-        let wanted = match state {
+    fn matches(&self, listed: &ListedSandbox) -> bool {
+        let wanted = match listed.state {
             VisibleState::Running => self.states.running,
             VisibleState::Paused => self.states.paused,
         };
+        let sandbox = &listed.summary;
         wanted
             && self
                 .started_after
                 .is_none_or(|time| sandbox.started_at > time)
-            && template.is_none_or(|template| sandbox.config.template_id == *template)
             && self
                 .metadata
                 .iter()
-                .all(|(key, value)| sandbox.config.metadata.get(key) == Some(value))
+                .all(|(key, value)| sandbox.metadata.get(key) == Some(value))
     }
 }

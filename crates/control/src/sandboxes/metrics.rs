@@ -4,11 +4,11 @@
 use crate::Control;
 use crate::agent::AgentMetrics;
 use crate::auth::Caller;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::node::{NodeSandbox, NodeSandboxState};
 use chrono::{DateTime, TimeDelta, Utc};
 use hearth_ids::SandboxId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -75,33 +75,30 @@ impl Control {
                 ),
             ));
         }
-        let mut asked = self
-            .node
-            .list()
-            .await
-            .map_err(Error::from_node)?
-            .into_iter()
-            .filter(|sandbox| {
-                sandbox.config.team_id == caller.team_id()
-                    && ids.contains(&sandbox.config.sandbox_id)
-            });
+        let ids: BTreeSet<SandboxId> = ids.iter().cloned().collect();
+        let mut asked = ids.into_iter();
         let mut samples = BTreeMap::new();
         let mut running = JoinSet::new();
         loop {
             while running.len() < CONCURRENCY
-                && let Some(sandbox) = asked.next()
+                && let Some(id) = asked.next()
             {
-                let control = Arc::clone(self);
+                let (control, caller) = (Arc::clone(self), caller.clone());
                 running.spawn(async move {
-                    let sample = control.sample(&sandbox).await;
-                    (sandbox.config.sandbox_id, sample)
+                    let sample = match control.sandbox_find(&caller, &id).await {
+                        Ok(sandbox) => control.sample(&sandbox).await,
+                        Err(error) if error.kind == Kind::NotFound => None,
+                        Err(error) => return Err(error),
+                    };
+                    Ok((id, sample))
                 });
             }
             match running.join_next().await {
-                Some(Ok((id, Some(sample)))) => {
+                Some(Ok(Ok((id, Some(sample))))) => {
                     samples.insert(id, sample);
                 }
-                Some(Ok((_, None))) => {}
+                Some(Ok(Ok((_, None)))) => {}
+                Some(Ok(Err(error))) => return Err(error),
                 Some(Err(error)) => return Err(Error::internal(error)),
                 None => return Ok(samples),
             }

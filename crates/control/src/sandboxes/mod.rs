@@ -1,7 +1,8 @@
 //! Sandboxes: finding one, and what is done to one that runs.
 //!
-//! Every call first asks the node for what it has. A sandbox of another team is
-//! as good as absent, and so is one that is being stopped or is not up yet: to
+//! Every call first asks the node for the one sandbox that it is about, so that
+//! its cost does not depend on what others have. A sandbox of another team is as
+//! good as absent, and so is one that is being stopped or is not up yet: to
 //! callers a sandbox exists from the end of its create to the begin of its end.
 
 pub(crate) mod approach;
@@ -16,7 +17,7 @@ mod wake;
 pub use create::{NewSandbox, no_volumes};
 pub use fork::ForkRequest;
 pub use lifecycle::{ConnectRequest, Connected, PauseRequest};
-pub use list::{ListRequest, SandboxPage, StateFilter};
+pub use list::{ListRequest, ListedSandbox, SandboxPage, StateFilter};
 pub use metrics::Metric;
 pub use wake::{Visitor, WakeRefusal};
 
@@ -120,14 +121,9 @@ impl Control {
         caller: &Caller,
         id: &SandboxId,
     ) -> Result<NodeSandbox, Error> {
-        self.node
-            .list()
-            .await
-            .map_err(Error::from_node)?
-            .into_iter()
-            .find(|sandbox| {
-                sandbox.config.sandbox_id == *id && sandbox.config.team_id == caller.team_id()
-            })
+        let found = self.node.get(id).await.map_err(Error::from_node)?;
+        found
+            .filter(|sandbox| sandbox.config.team_id == caller.team_id())
             .ok_or_else(|| Error::sandbox_not_found(id.as_str()))
     }
 

@@ -88,14 +88,11 @@ impl Control {
     }
 
     async fn visited(&self, id: &SandboxId) -> Result<NodeSandbox, WakeRefusal> {
-        let listed = self.node.list().await.map_err(|error| {
-            tracing::warn!(%error, %id, "cannot look for a sandbox that traffic asks for");
+        let found = self.node.get(id).await.map_err(|error| {
+            tracing::warn!(%error, %id, "look up visited sandbox failed");
             WakeRefusal::Failed
         })?;
-        listed
-            .into_iter()
-            .find(|sandbox| sandbox.config.sandbox_id == *id)
-            .ok_or(WakeRefusal::NotFound)
+        found.ok_or(WakeRefusal::NotFound)
     }
 
     async fn wake(self: &Arc<Self>, sandbox: &NodeSandbox) -> Result<(), Error> {

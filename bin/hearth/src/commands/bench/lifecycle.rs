@@ -121,14 +121,7 @@ impl Bench {
                 ..SandboxUpdate::default()
             };
             self.node.update(id, update).await?;
-            loop {
-                let sandboxes = self.node.list().await?;
-                if sandboxes
-                    .iter()
-                    .all(|sandbox| sandbox.config.sandbox_id != *id)
-                {
-                    break;
-                }
+            while self.node.get(id).await?.is_some() {
                 anyhow::ensure!(Utc::now() < end + LIVES * 10, "the end time passed in vain");
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }

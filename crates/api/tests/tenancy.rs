@@ -1,0 +1,136 @@
+//! What one team has costs another nothing: requests ask the node for the one
+//! sandbox that they are about, and for lists of the caller's own.
+
+mod support;
+
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
+use hearth_control::{NetworkSettings, NodeSandboxState, Paused, WakeRefusal};
+use hearth_ids::SandboxId;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use support::Api;
+
+/// Paused sandboxes of another team, each as large as one can be.
+async fn crowd(api: &Api, count: usize) {
+    let (team, key) = api.other_team("large").await;
+    let body = json!({"templateID": "base", "timeout": 60}).to_string();
+    let made = api.call_as(&key, Method::POST, "/v2/sandboxes", body).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+    let model = api.node.sandbox(made.json()["sandboxID"].as_str().expect("an id"));
+    assert_eq!(model.config.team_id, team);
+    for _ in 1..count {
+        let mut sandbox = model.clone();
+        sandbox.config.sandbox_id = SandboxId::random();
+        sandbox.config.env_vars = BTreeMap::from([("LARGE".to_owned(), "x".repeat(64 << 10))]);
+        sandbox.config.network = Some(NetworkSettings {
+            allow_out: Some(vec!["192.0.2.0/24".to_owned(); 100]),
+            ..NetworkSettings::default()
+        });
+        sandbox.state = NodeSandboxState::Paused;
+        sandbox.paused = Some(Paused {
+            at: chrono::Utc::now(),
+            memory: true,
+        });
+        api.node.add(sandbox);
+    }
+}
+
+#[tokio::test]
+async fn the_cost_of_a_request_does_not_depend_on_what_others_have() {
+    let api = Api::with(|config| config.features.pause = true).await;
+    let mut alone = Vec::new();
+    for others in [0, 300] {
+        if others > 0 {
+            crowd(&api, others).await;
+        }
+        let costs = session(&api).await;
+        if others == 0 {
+            alone = costs;
+        } else {
+            assert_eq!(costs, alone, "calls and sandboxes told of, by request");
+        }
+    }
+    for (what, (gets, lists, listed)) in alone {
+        assert!(gets <= 3 && lists <= 1 && listed <= 1, "{what}: {gets} {lists} {listed}");
+    }
+}
+
+type Cost = (&'static str, (usize, usize, usize));
+
+/// A sandbox's life by all the requests there are, and what each asked of the node.
+async fn session(api: &Api) -> Vec<Cost> {
+    let mut costs = Vec::new();
+    api.node.asked();
+    let id = api.sandbox(&json!({"templateID": "base"})).await;
+    costs.push(("create", api.node.asked()));
+    let one = format!("/sandboxes/{id}");
+    let steps: [(&'static str, Method, String, Value, u16); 13] = [
+        ("detail", Method::GET, one.clone(), Value::Null, 200),
+        ("list", Method::GET, "/v2/sandboxes".to_owned(), Value::Null, 200),
+        ("first list", Method::GET, "/sandboxes".to_owned(), Value::Null, 200),
+        ("metrics", Method::GET, format!("{one}/metrics"), Value::Null, 200),
+        ("all metrics", Method::GET, format!("/sandboxes/metrics?sandbox_ids={id}"), Value::Null, 200),
+        ("timeout", Method::POST, format!("{one}/timeout"), json!({"timeout": 60}), 204),
+        ("network", Method::PUT, format!("{one}/network"), json!({}), 204),
+        ("snapshot", Method::POST, format!("{one}/snapshots"), json!({"name": "own"}), 201),
+        ("delete of a template", Method::DELETE, "/templates/own".to_owned(), Value::Null, 204),
+        ("pause", Method::POST, format!("{one}/pause"), json!({}), 204),
+        ("resume", Method::POST, format!("{one}/resume"), json!({}), 201),
+        ("connect", Method::POST, format!("{one}/connect"), json!({"timeout": 9}), 200),
+        ("delete", Method::DELETE, one.clone(), Value::Null, 204),
+    ];
+    for (what, method, path, body, status) in steps {
+        let body = match body {
+            Value::Null => Body::empty(),
+            body => Body::from(body.to_string()),
+        };
+        let answer = api.call(method, &path, body).await;
+        assert_eq!(answer.status.as_u16(), status, "{what}: {}", answer.text);
+        costs.push((what, api.node.asked()));
+    }
+    let unknown = SandboxId::random();
+    let visit = api.control.sandbox_wake(&unknown, &hearth_control::Visitor::default());
+    assert_eq!(visit.await, Err(WakeRefusal::NotFound));
+    let asked = api.node.asked();
+    assert_eq!(asked, (1, 0, 0), "a visit is one look-up");
+    costs.push(("visit", asked));
+    costs
+}
+
+#[tokio::test]
+async fn network_settings_are_bounded_as_a_whole() {
+    let api = Api::with(|config| config.features.egress_proxy = true).await;
+    let certificate = |bytes: usize| {
+        json!({
+            "address": "proxy.example:3128",
+            "tls": {"enabled": true, "caCert": "c".repeat(bytes)},
+        })
+    };
+    let id = api
+        .sandbox(&json!({"templateID": "base", "network": {"egressProxy": certificate(12_000)}}))
+        .await;
+    let headers: BTreeMap<String, String> = (0..10)
+        .map(|index| (format!("x-{index}"), "v".repeat(2000)))
+        .collect();
+    for network in [
+        json!({"egressProxy": certificate(16 << 10)}),
+        json!({"egressProxy": {"address": "proxy.example:1", "password": "p".repeat(16 << 10)}}),
+        json!({"rules": {"example.com": [{"transform": {"headers": headers}}]}}),
+        json!({"allowOut": vec!["192.0.2.1/32".to_owned(); 1000], "denyOut": vec!["192.0.2.1/32"; 1000]}),
+    ] {
+        let create = json!({"templateID": "base", "network": network}).to_string();
+        let path = format!("/sandboxes/{id}/network");
+        for answer in [
+            api.call(Method::POST, "/v2/sandboxes", create).await,
+            api.call(Method::PUT, &path, network.to_string()).await,
+        ] {
+            let message = answer.error(400);
+            assert!(
+                message.starts_with("validation error: network: must have at most 16384 bytes"),
+                "{message}"
+            );
+        }
+    }
+    assert_eq!(api.node.count(), 1);
+}
