@@ -11,7 +11,7 @@ from support.daemon import Hearth, running
 @pytest.fixture(scope="session")
 def hearth() -> Iterator[Hearth]:
     """One running Hearth, with the environment pointing the SDK at it."""
-    with running(config={"node": {"spares": 1}}) as daemon:
+    with running(config={"node": {"warm_pool_size": 1}}) as daemon:
         yield daemon
         daemon.down()
         left = daemon.leftovers()

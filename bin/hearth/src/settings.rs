@@ -114,9 +114,15 @@ pub struct Node {
     pub max_sandboxes: usize,
     pub memory_reserve_mib: u64,
     pub disk_reserve_mib: u64,
-    /// Sandboxes made ahead for each template in use: a create that finds one takes
-    /// a fraction of the time. Each takes some 60 MiB; 0 for none.
-    pub spares: usize,
+    /// Warm sandboxes kept of each template in use: a create that finds one takes a
+    /// fraction of the time. Each takes some 60 MiB; 0 for none. `spares` is the name
+    /// that this had before.
+    #[serde(alias = "spares")]
+    pub warm_pool_size: usize,
+    /// The share of the host's memory, in percent, that the warm sandboxes of all
+    /// templates may take together, each counted as 128 MiB; those of the template
+    /// that was used the longest ago give way first.
+    pub warm_pool_memory_percent: u8,
     /// Certificates, in PEM, of authorities that every sandbox's tools trust beside
     /// the usual ones, such as a company's. Builds too, unless `builds.ca_file` says
     /// otherwise.
@@ -270,7 +276,8 @@ impl Default for Node {
             max_sandboxes: hearth_node::config::DEFAULT_MAX_SANDBOXES,
             memory_reserve_mib: hearth_node::config::DEFAULT_MEMORY_RESERVE_BYTES >> 20,
             disk_reserve_mib: hearth_node::config::DEFAULT_DISK_RESERVE_BYTES >> 20,
-            spares: hearth_node::config::DEFAULT_SPARES_PER_BUILD,
+            warm_pool_size: hearth_node::config::DEFAULT_WARM_POOL_SIZE,
+            warm_pool_memory_percent: hearth_node::config::DEFAULT_WARM_POOL_MEMORY_PERCENT,
             ca_file: None,
             keep_consoles: false,
             grpc_address: None,
@@ -405,6 +412,9 @@ impl Settings {
         }
         if self.node.grpc_address.is_some() != self.node.grpc_token_file.is_some() {
             bail!("node.grpc_address and node.grpc_token_file go together: the port is never open");
+        }
+        if self.node.warm_pool_memory_percent > 100 {
+            bail!("node.warm_pool_memory_percent must be at most 100");
         }
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
             bail!("tls.certificate and tls.key go together");
@@ -558,6 +568,26 @@ mod tests {
     fn unknown_fields_are_refused() {
         let error = toml::from_str::<Settings>("[api]\nprot = 1\n").expect_err("a misspelt field");
         assert!(error.to_string().contains("prot"), "{error}");
+    }
+
+    #[test]
+    fn the_warm_pool_has_its_former_name_too() {
+        for name in ["warm_pool_size", "spares"] {
+            let settings: Settings = toml::from_str(&format!("[node]\n{name} = 7")).expect("valid");
+            assert_eq!(settings.node.warm_pool_size, 7, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_share_of_memory_is_at_most_all_of_it() {
+        let mut settings = Settings::default();
+        settings.check().expect("the defaults are fine");
+        settings.node.warm_pool_memory_percent = 101;
+        let error = settings.check().expect_err("is more than all");
+        assert!(
+            error.to_string().contains("warm_pool_memory_percent"),
+            "{error}"
+        );
     }
 
     #[test]

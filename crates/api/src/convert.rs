@@ -2,10 +2,10 @@
 //! generations of the API are applied here, and nowhere else.
 
 use hearth_control::{
-    Build, BuildStatus, EgressProxy, EgressProxyTls, Error, HeaderTransform, Lifecycle, ListedSandbox,
-    LogEntry, LogLevel, Metric, NetworkRule, NetworkSettings, NetworkUpdate, NewSandbox, OnTimeout,
-    SandboxAccess, SandboxView, SnapshotView, TagAssignment, TemplateAlias, TemplateView,
-    VisibleState, VolumeMount,
+    Build, BuildStatus, EgressProxy, EgressProxyTls, Error, HeaderTransform, Lifecycle,
+    ListedSandbox, LogEntry, LogLevel, Metric, NetworkRule, NetworkSettings, NetworkUpdate,
+    NewSandbox, OnTimeout, SandboxAccess, SandboxView, SnapshotView, TagAssignment, TemplateAlias,
+    TemplateView, VisibleState, VolumeMount,
 };
 use hearth_wire as wire;
 use secrecy::ExposeSecret;

@@ -337,7 +337,10 @@ async fn a_timeout_over_the_limit_is_refused_whatever_the_id() {
             let path = format!("/sandboxes/{id}/{call}");
             let answer = api.post(&path, &json!({"timeout": 24 * 3600 + 1})).await;
             let message = answer.error(400);
-            assert!(message.starts_with("validation error: timeout: "), "{message}");
+            assert!(
+                message.starts_with("validation error: timeout: "),
+                "{message}"
+            );
             api.post(&path, &json!({"timeout": 60})).await.error(404);
         }
         let path = format!("/v2/sandboxes/{id}/connect");
@@ -349,17 +352,24 @@ async fn a_timeout_over_the_limit_is_refused_whatever_the_id() {
 #[tokio::test]
 async fn a_malformed_build_id_is_none() {
     let api = Api::start().await;
-    for path in ["/templates/base/builds/nonsense", "/templates/nowhere/builds/7"] {
+    for path in [
+        "/templates/base/builds/nonsense",
+        "/templates/nowhere/builds/7",
+    ] {
         for rest in ["/status", "/logs"] {
             let answer = api.get(&format!("{path}{rest}")).await;
             assert_eq!(answer.error(400), "Invalid build id");
         }
         assert_eq!(api.delete(path).await.error(400), "Invalid build id");
-        let start = api.post(&format!("/v2{path}"), &json!({"fromTemplate": "base"})).await;
+        let start = api
+            .post(&format!("/v2{path}"), &json!({"fromTemplate": "base"}))
+            .await;
         assert_eq!(start.error(400), "Invalid build id");
     }
     let unknown = hearth_ids::BuildId::random();
-    let answer = api.get(&format!("/templates/base/builds/{unknown}/status")).await;
+    let answer = api
+        .get(&format!("/templates/base/builds/{unknown}/status"))
+        .await;
     assert_eq!(answer.error(400), format!("Build '{unknown}' not found"));
 }
 
@@ -367,14 +377,18 @@ async fn a_malformed_build_id_is_none() {
 async fn a_key_tells_its_team() {
     let api = Api::start().await;
     let (team, key) = api.other_team("other").await;
-    let answer = api.call_as(&key, Method::GET, "/teams", Body::empty()).await;
+    let answer = api
+        .call_as(&key, Method::GET, "/teams", Body::empty())
+        .await;
     assert_eq!(
         answer.json(),
         json!([{"teamID": team.to_string(), "name": "other", "apiKey": key, "isDefault": true}])
     );
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     let templates = format!("/templates?teamID={team}");
-    let answer = api.call_as(&key, Method::GET, &templates, Body::empty()).await;
+    let answer = api
+        .call_as(&key, Method::GET, &templates, Body::empty())
+        .await;
     assert_eq!(answer.json(), json!([]));
 }
 

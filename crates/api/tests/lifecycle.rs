@@ -519,10 +519,10 @@ async fn a_snapshot_is_listed_once_with_its_newest_build() {
         let taken = post(&api, &id, "snapshots", json!({"name": name})).await;
         assert_eq!(taken.status, StatusCode::CREATED, "{}", taken.text);
     }
-    let kept = |tag: &str| json!({"snapshotID": format!("default/kept:{tag}"), "names": ["default/kept"]});
-    let listed = |query: &'static str| async {
-        api.get(&format!("/snapshots{query}")).await.json()
-    };
+    let kept =
+        |tag: &str| json!({"snapshotID": format!("default/kept:{tag}"), "names": ["default/kept"]});
+    let listed =
+        |query: &'static str| async { api.get(&format!("/snapshots{query}")).await.json() };
     for name in ["?name=kept", "?name=default/kept", "?name=kept:v2"] {
         assert_eq!(listed(name).await, json!([kept("v2")]), "{name}");
     }
@@ -537,7 +537,9 @@ async fn a_snapshot_is_listed_once_with_its_newest_build() {
     assert_eq!(builds.len(), 3);
     for build in builds {
         let build = build["buildID"].as_str().expect("an id");
-        let copy = api.sandbox(&json!({"templateID": format!("kept:{build}")})).await;
+        let copy = api
+            .sandbox(&json!({"templateID": format!("kept:{build}")}))
+            .await;
         assert_eq!(api.node.sandbox(&copy).config.build_id.to_string(), build);
     }
 }

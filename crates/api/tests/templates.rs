@@ -56,7 +56,11 @@ async fn lists_hold_the_teams_own_templates_in_exact_pages() {
     let mut made = Vec::new();
     for index in 0..4 {
         let wanted = own(&api, &format!("own{index}"));
-        let id = api.control.template_publish(wanted).await.expect("publishes");
+        let id = api
+            .control
+            .template_publish(wanted)
+            .await
+            .expect("publishes");
         made.push(id.to_string());
     }
     made.sort();
@@ -66,7 +70,10 @@ async fn lists_hold_the_teams_own_templates_in_exact_pages() {
             .map(|entry| entry["templateID"].as_str().expect("an id").to_owned())
             .collect()
     };
-    let mut all = ids(&api.get(&format!("/templates?teamID={}", api.team)).await.json());
+    let mut all = ids(&api
+        .get(&format!("/templates?teamID={}", api.team))
+        .await
+        .json());
     all.sort();
     assert_eq!(all, made);
     for (limit, pages) in [(1, 4), (2, 2), (3, 2), (4, 1), (5, 1)] {
@@ -77,14 +84,17 @@ async fn lists_hold_the_teams_own_templates_in_exact_pages() {
             read.extend(ids(&answer.json()));
             let token = answer.header("x-next-token");
             assert_eq!(token.is_some(), page < pages, "limit {limit}, page {page}");
-            let token: String = form_urlencoded::byte_serialize(token.unwrap_or_default().as_bytes()).collect();
+            let token: String =
+                form_urlencoded::byte_serialize(token.unwrap_or_default().as_bytes()).collect();
             path = format!("/v2/templates?limit={limit}&nextToken={token}");
         }
         read.sort();
         assert_eq!(read, made, "limit {limit}");
     }
     let (_, key) = api.other_team("other").await;
-    let theirs = api.call_as(&key, Method::GET, "/v2/templates", Body::empty()).await;
+    let theirs = api
+        .call_as(&key, Method::GET, "/v2/templates", Body::empty())
+        .await;
     assert_eq!(theirs.json(), json!([]));
 }
 
@@ -94,7 +104,10 @@ async fn a_build_is_named_by_its_id_but_no_tag_is_one() {
     let first = own(&api, "mine");
     let second = own(&api, "mine");
     for build in [&first, &second] {
-        api.control.template_publish(build.clone()).await.expect("publishes");
+        api.control
+            .template_publish(build.clone())
+            .await
+            .expect("publishes");
     }
     let reference = format!("mine:{}", first.build_id);
     let id = api.sandbox(&json!({"templateID": reference})).await;
@@ -102,7 +115,10 @@ async fn a_build_is_named_by_its_id_but_no_tag_is_one() {
     let alias = format!("/templates/aliases/{reference}");
     assert_eq!(api.get(&alias).await.status, StatusCode::OK);
     let tagged = api
-        .post("/templates/tags", &json!({"target": reference, "tags": ["old"]}))
+        .post(
+            "/templates/tags",
+            &json!({"target": reference, "tags": ["old"]}),
+        )
         .await;
     assert_eq!(tagged.status, StatusCode::CREATED, "{}", tagged.text);
     assert_eq!(tagged.json()["buildID"], first.build_id.to_string());
@@ -118,9 +134,16 @@ async fn a_build_is_named_by_its_id_but_no_tag_is_one() {
     }
     let uuid = BuildId::random().to_string();
     let refused = api
-        .post("/templates/tags", &json!({"target": "mine", "tags": [uuid]}))
+        .post(
+            "/templates/tags",
+            &json!({"target": "mine", "tags": [uuid]}),
+        )
         .await;
-    assert!(refused.error(400).contains("must not be a UUID"), "{}", refused.text);
+    assert!(
+        refused.error(400).contains("must not be a UUID"),
+        "{}",
+        refused.text
+    );
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ mod support;
 
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
-use hearth_control::{NetworkSettings, NodeSandboxState, Paused, WakeRefusal};
+use hearth_control::{NetworkSettings, NodeSandboxState, Paused, Visitor, WakeRefusal};
 use hearth_ids::SandboxId;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -17,7 +17,9 @@ async fn crowd(api: &Api, count: usize) {
     let body = json!({"templateID": "base", "timeout": 60}).to_string();
     let made = api.call_as(&key, Method::POST, "/v2/sandboxes", body).await;
     assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
-    let model = api.node.sandbox(made.json()["sandboxID"].as_str().expect("an id"));
+    let model = api
+        .node
+        .sandbox(made.json()["sandboxID"].as_str().expect("an id"));
     assert_eq!(model.config.team_id, team);
     for _ in 1..count {
         let mut sandbox = model.clone();
@@ -52,7 +54,10 @@ async fn the_cost_of_a_request_does_not_depend_on_what_others_have() {
         }
     }
     for (what, (gets, lists, listed)) in alone {
-        assert!(gets <= 3 && lists <= 1 && listed <= 1, "{what}: {gets} {lists} {listed}");
+        assert!(
+            gets <= 3 && lists <= 1 && listed <= 1,
+            "{what}: {gets} {lists} {listed}"
+        );
     }
 }
 
@@ -67,17 +72,83 @@ async fn session(api: &Api) -> Vec<Cost> {
     let one = format!("/sandboxes/{id}");
     let steps: [(&'static str, Method, String, Value, u16); 13] = [
         ("detail", Method::GET, one.clone(), Value::Null, 200),
-        ("list", Method::GET, "/v2/sandboxes".to_owned(), Value::Null, 200),
-        ("first list", Method::GET, "/sandboxes".to_owned(), Value::Null, 200),
-        ("metrics", Method::GET, format!("{one}/metrics"), Value::Null, 200),
-        ("all metrics", Method::GET, format!("/sandboxes/metrics?sandbox_ids={id}"), Value::Null, 200),
-        ("timeout", Method::POST, format!("{one}/timeout"), json!({"timeout": 60}), 204),
-        ("network", Method::PUT, format!("{one}/network"), json!({}), 204),
-        ("snapshot", Method::POST, format!("{one}/snapshots"), json!({"name": "own"}), 201),
-        ("delete of a template", Method::DELETE, "/templates/own".to_owned(), Value::Null, 204),
-        ("pause", Method::POST, format!("{one}/pause"), json!({}), 204),
-        ("resume", Method::POST, format!("{one}/resume"), json!({}), 201),
-        ("connect", Method::POST, format!("{one}/connect"), json!({"timeout": 9}), 200),
+        (
+            "list",
+            Method::GET,
+            "/v2/sandboxes".to_owned(),
+            Value::Null,
+            200,
+        ),
+        (
+            "first list",
+            Method::GET,
+            "/sandboxes".to_owned(),
+            Value::Null,
+            200,
+        ),
+        (
+            "metrics",
+            Method::GET,
+            format!("{one}/metrics"),
+            Value::Null,
+            200,
+        ),
+        (
+            "all metrics",
+            Method::GET,
+            format!("/sandboxes/metrics?sandbox_ids={id}"),
+            Value::Null,
+            200,
+        ),
+        (
+            "timeout",
+            Method::POST,
+            format!("{one}/timeout"),
+            json!({"timeout": 60}),
+            204,
+        ),
+        (
+            "network",
+            Method::PUT,
+            format!("{one}/network"),
+            json!({}),
+            204,
+        ),
+        (
+            "snapshot",
+            Method::POST,
+            format!("{one}/snapshots"),
+            json!({"name": "own"}),
+            201,
+        ),
+        (
+            "delete of a template",
+            Method::DELETE,
+            "/templates/own".to_owned(),
+            Value::Null,
+            204,
+        ),
+        (
+            "pause",
+            Method::POST,
+            format!("{one}/pause"),
+            json!({}),
+            204,
+        ),
+        (
+            "resume",
+            Method::POST,
+            format!("{one}/resume"),
+            json!({}),
+            201,
+        ),
+        (
+            "connect",
+            Method::POST,
+            format!("{one}/connect"),
+            json!({"timeout": 9}),
+            200,
+        ),
         ("delete", Method::DELETE, one.clone(), Value::Null, 204),
     ];
     for (what, method, path, body, status) in steps {
@@ -90,7 +161,9 @@ async fn session(api: &Api) -> Vec<Cost> {
         costs.push((what, api.node.asked()));
     }
     let unknown = SandboxId::random();
-    let visit = api.control.sandbox_wake(&unknown, &hearth_control::Visitor::default());
+    let visit = api
+        .control
+        .sandbox_wake(&unknown, &hearth_control::Visitor::default());
     assert_eq!(visit.await, Err(WakeRefusal::NotFound));
     let asked = api.node.asked();
     assert_eq!(asked, (1, 0, 0), "a visit is one look-up");

@@ -54,9 +54,9 @@ pub use node::{
 };
 pub use page::{Direction, Page, PageRequest};
 pub use sandboxes::{
-    ConnectRequest, Connected, ForkRequest, ListRequest, Metric, NewSandbox, PauseRequest,
-    ListedSandbox, SandboxAccess, SandboxPage, SandboxView, StateFilter, VisibleState, Visitor, WakeRefusal,
-    no_volumes,
+    ConnectRequest, Connected, ForkRequest, ListRequest, ListedSandbox, Metric, NewSandbox,
+    PauseRequest, SandboxAccess, SandboxPage, SandboxView, StateFilter, VisibleState, Visitor,
+    WakeRefusal, no_volumes,
 };
 pub use secrets::{NewSecret, SecretInfo, SecretKeepError, SecretKeeper, SecretKey, SecretUpdate};
 pub use snapshots::{SnapshotFilter, SnapshotRequest, SnapshotView};

@@ -727,7 +727,12 @@ mod tests {
             (2, 0, 0, "validation error: memoryMB: "),
             (2, 513, 0, "Memory must be divisible by 2"),
             (2, 8194, 0, "Memory can't be higher than 8192 MiB ("),
-            (2, 512, 25_601, "Free disk space can't be higher than 25600 MiB ("),
+            (
+                2,
+                512,
+                25_601,
+                "Free disk space can't be higher than 25600 MiB (",
+            ),
         ] {
             let (kind, message) = of(Some(vcpus), Some(memory), Some(disk)).expect_err(begin);
             assert_eq!(kind, Kind::Invalid);

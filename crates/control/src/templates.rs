@@ -159,7 +159,12 @@ impl Control {
         reference: &TemplateReference,
     ) -> Result<(), Error> {
         match &reference.tag {
-            Some(tag) if self.template_build_named(template, reference).await?.is_none() => {
+            Some(tag)
+                if self
+                    .template_build_named(template, reference)
+                    .await?
+                    .is_none() =>
+            {
                 Err(Error::not_found(format!(
                     "tag '{tag}' does not exist for template '{}'",
                     reference.alias

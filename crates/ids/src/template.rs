@@ -171,12 +171,21 @@ mod tests {
     fn a_builds_id_is_a_tag_to_read_but_not_to_assign() {
         let id = "6e9a1d2c-0f0b-4b57-9f63-0a8f5a0a7a11";
         let reference = parse(&format!("a:{id}")).expect("valid");
-        assert_eq!(reference.build().map(|id| id.to_string()).as_deref(), Some(id));
+        assert_eq!(
+            reference.build().map(|id| id.to_string()).as_deref(),
+            Some(id)
+        );
         let refused = reference.check_new_tag().expect_err("is a UUID");
-        assert!(refused.to_string().contains("must not be a UUID"), "{refused}");
+        assert!(
+            refused.to_string().contains("must not be a UUID"),
+            "{refused}"
+        );
         for text in ["a", "a:v1", "a:6e9a1d2c"] {
             let reference = parse(text).expect("valid");
-            assert_eq!((reference.build(), reference.check_new_tag()), (None, Ok(())));
+            assert_eq!(
+                (reference.build(), reference.check_new_tag()),
+                (None, Ok(()))
+            );
         }
     }
 

@@ -147,10 +147,7 @@ impl proto::SandboxService for Service {
         page.truncate(PAGE);
         let last = page.last().filter(|_| more);
         let next_page_token = last.map_or_else(String::new, |last| last.sandbox_id.clone());
-        self.lists
-            .lock()
-            .expect("unpoisoned")
-            .push(request);
+        self.lists.lock().expect("unpoisoned").push(request);
         Response::ok(proto::SandboxListResponse {
             sandboxes: page,
             next_page_token,
@@ -395,11 +392,23 @@ async fn what_is_sent_comes_back() {
     };
     assert_eq!(listed.sandbox_id, sent.sandbox_id);
     assert_eq!(listed.template_id, sent.template_id);
-    assert_eq!((listed.build_id, listed.team_id), (sent.build_id, sent.team_id));
-    assert_eq!((&listed.alias, &listed.volume_mounts), (&sent.alias, &sent.volume_mounts));
+    assert_eq!(
+        (listed.build_id, listed.team_id),
+        (sent.build_id, sent.team_id)
+    );
+    assert_eq!(
+        (&listed.alias, &listed.volume_mounts),
+        (&sent.alias, &sent.volume_mounts)
+    );
     assert!(listed.metadata.is_empty(), "it was not asked for");
-    assert_eq!((listed.end_at, listed.state), (end_at, NodeSandboxState::Running));
-    assert_eq!((listed.vcpus, listed.memory_mib, listed.disk_mib), (2, 1024, 2048));
+    assert_eq!(
+        (listed.end_at, listed.state),
+        (end_at, NodeSandboxState::Running)
+    );
+    assert_eq!(
+        (listed.vcpus, listed.memory_mib, listed.disk_mib),
+        (2, 1024, 2048)
+    );
     let query = SandboxQuery {
         team: Some(sent.team_id),
         template: Some(&sent.template_id),
@@ -408,7 +417,12 @@ async fn what_is_sent_comes_back() {
     };
     let listed = client.list(query).await.expect("lists");
     assert_eq!(listed[0].metadata, sent.metadata);
-    let asked = service.lists.lock().expect("unpoisoned").pop().expect("a list");
+    let asked = service
+        .lists
+        .lock()
+        .expect("unpoisoned")
+        .pop()
+        .expect("a list");
     assert_eq!(asked.team_id, Some(sent.team_id.to_string()));
     assert_eq!(asked.template_id, Some(sent.template_id.to_string()));
     assert!(asked.skip_paused && asked.with_metadata);
@@ -537,7 +551,10 @@ async fn what_others_keep_in_their_sandboxes_stands_in_nobodys_way() {
         client.create(config, Utc::now()).await.expect("creates");
     }
     let mine = config();
-    client.create(mine.clone(), Utc::now()).await.expect("creates");
+    client
+        .create(mine.clone(), Utc::now())
+        .await
+        .expect("creates");
 
     let got = client.get(&mine.sandbox_id).await.expect("answers");
     assert_same(&mine, &got.expect("is there"));
@@ -619,7 +636,10 @@ async fn a_node_may_come_late_go_and_come_back() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("node.sock");
     let client = NodeClient::unix(&path);
-    let error = client.list(SandboxQuery::default()).await.expect_err("nobody is there");
+    let error = client
+        .list(SandboxQuery::default())
+        .await
+        .expect_err("nobody is there");
     assert!(matches!(error, NodeError::Unreachable(_)), "{error:?}");
 
     // A runtime of its own: when that ends, so does every connection.
@@ -628,11 +648,17 @@ async fn a_node_may_come_late_go_and_come_back() {
     let guard = process.enter();
     serve(&service, &path);
     drop(guard);
-    client.list(SandboxQuery::default()).await.expect("the node came");
+    client
+        .list(SandboxQuery::default())
+        .await
+        .expect("the node came");
     client.create(config(), Utc::now()).await.expect("creates");
 
     process.shutdown_background();
-    client.list(SandboxQuery::default()).await.expect_err("nobody listens");
+    client
+        .list(SandboxQuery::default())
+        .await
+        .expect_err("nobody listens");
     std::fs::remove_file(&path).expect("removes");
     let server = serve(&service, &path);
     let back = async {

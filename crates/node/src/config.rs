@@ -10,8 +10,10 @@ pub const DEFAULT_MEMORY_RESERVE_BYTES: u64 = 512 << 20;
 pub const DEFAULT_DISK_RESERVE_BYTES: u64 = 256 << 20;
 /// How long the agent may take to answer its settings after a restore.
 pub const DEFAULT_AGENT_TIMEOUT: Duration = Duration::from_secs(20);
-/// VMs that are made ahead for each template in use, unless configured.
-pub const DEFAULT_SPARES_PER_BUILD: usize = 4;
+/// Warm sandboxes of each template in use, unless configured.
+pub const DEFAULT_WARM_POOL_SIZE: usize = 4;
+/// The share of the host's memory for all warm sandboxes, unless configured.
+pub const DEFAULT_WARM_POOL_MEMORY_PERCENT: u8 = 25;
 /// Port of the agent in every guest.
 pub const AGENT_PORT: u16 = 49983;
 /// First user id that VM processes run as; slot `i` takes `base + i`.
@@ -29,8 +31,11 @@ pub struct NodeConfig {
     pub disk_reserve_bytes: u64,
     pub agent_timeout: Duration,
     pub uid_base: u32,
-    /// VMs that are made ahead for each template in use; 0 for none.
-    pub spares_per_build: usize,
+    /// Warm sandboxes of each template in use; 0 for none.
+    pub warm_pool_size: usize,
+    /// The share of the host's memory for all warm sandboxes together, each counted
+    /// as 128 MiB.
+    pub warm_pool_memory_percent: u8,
     pub grpc: GrpcConfig,
     /// Certificates, in PEM, of authorities that every sandbox trusts beside the usual.
     pub ca_bundle: Option<String>,

@@ -23,8 +23,8 @@ mod registry;
 mod sandbox;
 mod server;
 mod service;
-mod spares;
 mod spec;
+mod warm_pool;
 
 /// Builds that sandboxes in this state directory need, by their journals. For use
 /// while no daemon runs.

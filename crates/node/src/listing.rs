@@ -102,7 +102,7 @@ pub(crate) mod tests {
             alias: None,
             metadata: [("key".to_owned(), "m".repeat(metadata_bytes))].into(),
             env_vars: [("NAME".to_owned(), "e".repeat(1 << 20))].into(),
-            envd_access_token: "secret-token".to_owned(),
+            envd_access_token: Some("secret-token".to_owned()),
             traffic_access_token: None,
             allow_internet_access: None,
             network_json: "n".repeat(4 << 20),
@@ -152,7 +152,14 @@ pub(crate) mod tests {
         };
         assert_eq!(ids(Query::default()).len(), 3);
         let team = Some(one);
-        assert_eq!(ids(Query { team, ..Query::default() }).len(), 2);
+        assert_eq!(
+            ids(Query {
+                team,
+                ..Query::default()
+            })
+            .len(),
+            2
+        );
         let running = Query {
             team,
             skip_paused: true,
@@ -160,7 +167,10 @@ pub(crate) mod tests {
         };
         assert_eq!(ids(running), [statuses[0].spec.sandbox_id.clone()]);
         let template = Some(statuses[2].spec.template_id.clone());
-        let made_from = ids(Query { template, ..Query::default() });
+        let made_from = ids(Query {
+            template,
+            ..Query::default()
+        });
         assert_eq!(made_from, [statuses[2].spec.sandbox_id.clone()]);
     }
 

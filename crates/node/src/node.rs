@@ -10,8 +10,8 @@ use crate::{
     listing, recovery,
     registry::{Count, Registry},
     sandbox::{Command, Handle, driver::Driver, ground::Ground, resources::Resources},
-    spares::{self, Spare, Spares},
     spec::{SandboxSpec, SandboxState, Status},
+    warm_pool::{self, WarmPool, WarmSandbox},
 };
 use chrono::{DateTime, Utc};
 use hearth_egress::Egress;
@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     pub registry: Registry,
     pub builds: Arc<LocalStore>,
     pub hooks: Announcer,
-    pub spares: Spares,
+    pub warm_pool: WarmPool,
     /// Told when a build may have become needless.
     pub collect: Notify,
     /// Cancelled when the daemon goes down: drivers let go of their VMs.
@@ -126,7 +126,7 @@ impl Node {
             .await
             .map_err(Error::step("prepare the network"))?;
         let shared = Arc::new(Shared {
-            spares: Spares::new(config.spares_per_build),
+            warm_pool: WarmPool::new(&config)?,
             config,
             engine,
             slots,
@@ -152,7 +152,7 @@ impl Node {
         node.shared.collect.notify_one();
         node.drivers
             .spawn(collect_garbage(Arc::clone(&node.shared)));
-        node.drivers.spawn(spares::keep(Arc::clone(&node.shared)));
+        node.drivers.spawn(warm_pool::run(Arc::clone(&node.shared)));
         node.shared.egress.start();
         Ok(node)
     }
@@ -179,12 +179,12 @@ impl Node {
             .await
             .map_err(Error::build(build))?;
         let id = spec.sandbox_id.clone();
-        let driver = match self.shared.spares.take(&id) {
-            Some(spare) if spare.fits(build) => self.adopt_spare(spare, spec, now, end_at)?,
+        let driver = match self.shared.warm_pool.take(&id) {
+            Some(warm) if warm.fits(build) => self.claim(warm, spec, now, end_at)?,
             unfit => {
                 // It died since it was promised. Its id is free once it is gone.
-                if let Some(spare) = unfit {
-                    spares::discard(&self.shared, spare).await;
+                if let Some(warm) = unfit {
+                    warm_pool::discard(&self.shared, warm).await;
                 }
                 Box::pin(self.driver_from_nothing(spec, now, end_at)).await?
             }
@@ -225,25 +225,25 @@ impl Node {
         };
         let full = |count| matches!(self.shared.refuse(count), Some(Error::Capacity(_)));
         if full(self.shared.registry.count()) {
-            spares::make_room(&self.shared).await;
+            warm_pool::make_room(&self.shared).await;
         }
         admit()
     }
 
-    /// Makes a spare the sandbox of these settings. Its room was taken before: it
-    /// is refused only where nothing at all may start.
-    fn adopt_spare(
+    /// Makes a warm sandbox that of these settings. Its room was taken before: it is
+    /// refused only where nothing at all may start.
+    fn claim(
         &self,
-        spare: Spare,
+        warm: WarmSandbox,
         spec: SandboxSpec,
         now: DateTime<Utc>,
         end_at: DateTime<Utc>,
     ) -> Result<Driver, Error> {
-        let Spare {
+        let WarmSandbox {
             ground,
             record: made,
             resources,
-        } = spare;
+        } = warm;
         let id = spec.sandbox_id.clone();
         let record = made.given_to(spec, now, end_at);
         let (driver, handle) =
@@ -261,12 +261,12 @@ impl Node {
         }
     }
 
-    /// The id of a sandbox of this build that is made already, to create it with.
+    /// The id of a warm sandbox of this build, to create it with.
     pub async fn reserve(&self, build: BuildId) -> Option<SandboxId> {
         if self.shared.detach.is_cancelled() {
             return None;
         }
-        self.shared.spares.reserve(build).await
+        self.shared.warm_pool.reserve(build).await
     }
 
     /// # Errors
@@ -382,12 +382,14 @@ impl Node {
             .collect())
     }
 
-    /// Lets no further sandbox be started from a build; its files go when nothing
-    /// needs them any more.
+    /// Lets no further sandbox be started from a build, and ends its warm ones; its
+    /// files go when nothing needs them any more.
     ///
     /// # Errors
     /// [`Error::BuildNotFound`].
     pub async fn delete_build(&self, build: BuildId) -> Result<(), Error> {
+        // First of all, and also where somebody else has deleted the build already.
+        warm_pool::forget(&self.shared, build).await;
         self.shared
             .builds
             .retire(build)

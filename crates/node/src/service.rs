@@ -285,7 +285,11 @@ fn list_response(page: &Page, with_metadata: bool) -> proto::SandboxListResponse
         sandboxes: summaries
             .map(|status| summary(status, with_metadata))
             .collect(),
-        next_page_token: page.next.as_ref().map(ToString::to_string).unwrap_or_default(),
+        next_page_token: page
+            .next
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         ..Default::default()
     }
 }

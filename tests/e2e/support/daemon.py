@@ -64,8 +64,8 @@ def render_toml(values: dict[str, Any]) -> str:
 
 
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """Nothing is made ahead unless a test is about it: counts stay exact, cores free."""
-    return {**config, "node": {"spares": 0, **config.get("node", {})}}
+    """No warm pool unless a test is about it: counts stay exact, cores free."""
+    return {**config, "node": {"warm_pool_size": 0, **config.get("node", {})}}
 
 
 class Hearth:

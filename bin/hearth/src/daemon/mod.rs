@@ -225,7 +225,8 @@ fn node_config(settings: &Settings) -> anyhow::Result<NodeConfig> {
         disk_reserve_bytes: settings.node.disk_reserve_mib << 20,
         agent_timeout: DEFAULT_AGENT_TIMEOUT,
         uid_base: DEFAULT_UID_BASE,
-        spares_per_build: settings.node.spares,
+        warm_pool_size: settings.node.warm_pool_size,
+        warm_pool_memory_percent: settings.node.warm_pool_memory_percent,
         grpc: GrpcConfig {
             socket: settings.node_socket(),
             tcp,

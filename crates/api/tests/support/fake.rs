@@ -112,7 +112,10 @@ impl FakeNode {
     /// Sandboxes of somebody, made without the API.
     pub fn add(&self, sandbox: NodeSandbox) {
         let id = sandbox.config.sandbox_id.clone();
-        self.sandboxes.lock().expect("unpoisoned").insert(id, sandbox);
+        self.sandboxes
+            .lock()
+            .expect("unpoisoned")
+            .insert(id, sandbox);
     }
 
     /// What it was asked since the last time: for one sandbox, for lists, and how

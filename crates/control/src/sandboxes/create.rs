@@ -82,10 +82,7 @@ pub fn no_volumes() -> Error {
 /// Whether a sandbox counts for its team's limit: one that ends or is paused does
 /// not.
 fn occupies(state: NodeSandboxState) -> bool {
-    !matches!(
-        state,
-        NodeSandboxState::Stopping | NodeSandboxState::Paused
-    )
+    !matches!(state, NodeSandboxState::Stopping | NodeSandboxState::Paused)
 }
 
 impl From<Error> for Failure {

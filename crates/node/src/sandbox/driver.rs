@@ -132,13 +132,13 @@ impl Driver {
             let Err(error) = handed else {
                 return Ok(());
             };
-            // A spare may die at any moment; a sandbox can still be made from nothing.
-            tracing::warn!(sandbox = %self.id(), error = %chain(&error), "a sandbox made ahead is of no use");
+            // A warm VM may die at any moment; a sandbox can still be made from nothing.
+            tracing::warn!(sandbox = %self.id(), error = %chain(&error), "claim warm sandbox failed");
             self.resources.release(&self.shared).await?;
             self.shared
                 .journals
                 .remove(self.id())
-                .map_err(Error::step("remove the files of a sandbox made ahead"))?;
+                .map_err(Error::step("remove the files of a warm sandbox"))?;
             self.record.forget_vm();
         }
         self.shared

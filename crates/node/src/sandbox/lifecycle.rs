@@ -12,8 +12,8 @@ use crate::{
     error::{Error, chain},
     hooks::Step,
     journal::{Keeping, Origin, Paused},
-    spares,
     spec::{SandboxState, Status},
+    warm_pool,
 };
 use chrono::{DateTime, Utc};
 use hearth_ids::{BuildId, ExecutionId};
@@ -298,7 +298,7 @@ impl Driver {
         Ok(self.status())
     }
 
-    /// Whether there is room for this sandbox; spares give way.
+    /// Whether there is room for this sandbox; warm ones give way.
     async fn admit(&self) -> Result<(), Error> {
         let refusal = || {
             let others = self.shared.registry.count_others(self.id());
@@ -306,7 +306,7 @@ impl Driver {
         };
         match refusal() {
             None => Ok(()),
-            Some(error) => match spares::make_room(&self.shared).await {
+            Some(error) => match warm_pool::make_room(&self.shared).await {
                 true => refusal().map_or(Ok(()), Err),
                 false => Err(error),
             },

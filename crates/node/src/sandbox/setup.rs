@@ -16,8 +16,9 @@ use crate::{
     hooks::Step,
     journal::{Origin, Record},
     node::Shared,
-    processor, spares,
+    processor,
     spec::SandboxState,
+    warm_pool,
 };
 use hearth_block::{
     Device, DeviceConfig, WritableConfig,
@@ -82,7 +83,7 @@ pub(crate) async fn start(
     introduce(shared, ground, record, resources, identity).await
 }
 
-/// Makes a spare the sandbox of the record, whose VM it is already.
+/// Makes a warm sandbox that of the record, whose VM it is already.
 pub(crate) async fn hand_over(
     shared: &Shared,
     ground: &Ground,
@@ -185,10 +186,10 @@ async fn start_machine(
     }
 }
 
-/// Takes a slot; spares that hold one make room.
+/// Takes a slot; warm sandboxes that hold one make room.
 async fn slot_with_room(shared: &Shared) -> Result<Slot, Error> {
     match acquire_slot(shared).await {
-        Err(Error::Capacity(_)) if Box::pin(spares::make_room(shared)).await => {
+        Err(Error::Capacity(_)) if Box::pin(warm_pool::make_room(shared)).await => {
             acquire_slot(shared).await
         }
         result => result,

@@ -86,8 +86,8 @@ impl Dir {
 pub(crate) struct Home {
     dir: Dir,
     pub(crate) base: BuildId,
-    /// Sandboxes that its nodes make ahead.
-    pub(crate) spares: usize,
+    /// Warm sandboxes that its nodes keep of each build.
+    pub(crate) warm_pool_size: usize,
 }
 
 impl Drop for Home {
@@ -143,7 +143,7 @@ impl Home {
         Self {
             dir: Dir::Own(dir),
             base: newest.build_id,
-            spares: 0,
+            warm_pool_size: 0,
         }
     }
 
@@ -156,7 +156,7 @@ impl Home {
                 Self {
                     dir: Dir::Given(dir.into()),
                     base: base.parse().unwrap(),
-                    spares: 0,
+                    warm_pool_size: 0,
                 }
             }
         }
@@ -174,6 +174,19 @@ impl Home {
             .unwrap();
         let words = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.signal(), Some(6), "{order}: {words}");
+    }
+
+    /// Gives the home a base build that may be marked and removed: a directory of its
+    /// own, with links to the files of the shared one.
+    pub(crate) fn own_base(&self) {
+        let link = self.state().join("builds").join(self.base.to_string());
+        let shared = std::fs::read_link(&link).unwrap();
+        std::fs::remove_file(&link).unwrap();
+        std::fs::create_dir(&link).unwrap();
+        for entry in std::fs::read_dir(shared).unwrap() {
+            let entry = entry.unwrap();
+            std::os::unix::fs::symlink(entry.path(), link.join(entry.file_name())).unwrap();
+        }
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -198,7 +211,8 @@ impl Home {
         };
         let engine = QemuEngine::new(QemuConfig::new(accelerator)).unwrap();
         let config = NodeConfig {
-            spares_per_build: self.spares,
+            warm_pool_size: self.warm_pool_size,
+            warm_pool_memory_percent: 100,
             node_id: "test".to_owned(),
             state_dir: self.state(),
             run_dir: self.run(),

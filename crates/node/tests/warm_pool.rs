@@ -1,4 +1,4 @@
-//! Sandboxes made ahead, on real microVMs.
+//! The warm pool, on real microVMs.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -9,10 +9,10 @@ use hearth_node::{Error, Node, SandboxState};
 use std::time::Duration;
 use support::{Home, in_an_hour, isolated, run, state, until};
 
-/// The id of a spare, once there is one.
+/// The id of a warm sandbox, once there is one.
 async fn reserved(node: &Node, build: BuildId) -> SandboxId {
     let mut id = None;
-    until("spare", async || {
+    until("warm sandbox", async || {
         id = node.reserve(build).await;
         id.is_some()
     })
@@ -21,13 +21,13 @@ async fn reserved(node: &Node, build: BuildId) -> SandboxId {
 }
 
 #[test]
-fn a_spare_becomes_a_sandbox_like_any_other() {
-    isolated("a_spare_becomes_a_sandbox_like_any_other", async || {
+fn a_warm_sandbox_becomes_one_like_any_other() {
+    isolated("a_warm_sandbox_becomes_one_like_any_other", async || {
         let mut home = Home::new().await;
-        home.spares = 1;
+        home.warm_pool_size = 1;
         let node = home.start().await;
         let id = reserved(&node, home.base).await;
-        assert!(node.list().is_empty(), "a spare is nobody's");
+        assert!(node.list().is_empty(), "a warm sandbox is nobody's");
         assert!(matches!(node.status(&id), Err(Error::NotFound(_))));
 
         let mut spec = home.spec(home.base);
@@ -69,12 +69,12 @@ fn a_spare_becomes_a_sandbox_like_any_other() {
 }
 
 #[test]
-fn a_dead_spare_is_not_given_out_and_a_full_node_gives_them_up() {
+fn a_dead_warm_sandbox_is_not_given_out_and_a_full_node_gives_them_up() {
     isolated(
-        "a_dead_spare_is_not_given_out_and_a_full_node_gives_them_up",
+        "a_dead_warm_sandbox_is_not_given_out_and_a_full_node_gives_them_up",
         async || {
             let mut home = Home::new().await;
-            home.spares = 1;
+            home.warm_pool_size = 1;
             let node = home.start().await;
             let promised = reserved(&node, home.base).await;
             for pid in home.vm_processes() {
@@ -88,7 +88,7 @@ fn a_dead_spare_is_not_given_out_and_a_full_node_gives_them_up() {
             assert_eq!(run(&made, "echo alive").await, "alive");
             node.delete_all().await;
 
-            // Up to the limit, spares or not.
+            // Up to the limit, warm sandboxes or not.
             let mut made = 0;
             loop {
                 match node.create(home.spec(home.base), in_an_hour()).await {
@@ -99,6 +99,42 @@ fn a_dead_spare_is_not_given_out_and_a_full_node_gives_them_up() {
             }
             assert_eq!(made, 8, "the limit of the tests' nodes");
             node.delete_all().await;
+            node.shutdown(Duration::from_secs(30)).await;
+            home.assert_nothing_left();
+        },
+    );
+}
+
+#[test]
+fn a_deleted_builds_warm_sandboxes_end_at_once_and_unfit_builds_get_none() {
+    isolated(
+        "a_deleted_builds_warm_sandboxes_end_at_once_and_unfit_builds_get_none",
+        async || {
+            let mut home = Home::new().await;
+            home.own_base();
+            home.warm_pool_size = 1;
+            let node = home.start().await;
+            // A snapshot can have none: it is asked for, and stays without.
+            let spec = home.spec(home.base);
+            let source = spec.sandbox_id.clone();
+            node.create(spec, in_an_hour()).await.unwrap();
+            let snapshot = BuildId::random();
+            node.checkpoint(&source, snapshot).await.unwrap();
+            assert_eq!(node.reserve(snapshot).await, None);
+            node.delete(&source).await.unwrap();
+
+            let promised = reserved(&node, home.base).await;
+            assert_eq!(home.vm_processes().len(), 1, "the template's alone");
+            node.delete_build(home.base).await.unwrap();
+            assert!(home.vm_processes().is_empty(), "the promised one too");
+            assert_eq!(node.reserve(home.base).await, None);
+            let mut spec = home.spec(home.base);
+            spec.sandbox_id = promised;
+            let refused = node.create(spec, in_an_hour()).await;
+            assert!(
+                matches!(refused, Err(Error::BuildNotFound { .. })),
+                "{refused:?}"
+            );
             node.shutdown(Duration::from_secs(30)).await;
             home.assert_nothing_left();
         },
