@@ -521,8 +521,7 @@ async fn a_snapshot_is_listed_once_with_its_newest_build() {
     }
     let kept =
         |tag: &str| json!({"snapshotID": format!("default/kept:{tag}"), "names": ["default/kept"]});
-    let listed =
-        |query: &'static str| async { api.get(&format!("/snapshots{query}")).await.json() };
+    let listed = async |query: &str| api.get(&format!("/snapshots{query}")).await.json();
     for name in ["?name=kept", "?name=default/kept", "?name=kept:v2"] {
         assert_eq!(listed(name).await, json!([kept("v2")]), "{name}");
     }

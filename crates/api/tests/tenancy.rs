@@ -161,10 +161,9 @@ async fn session(api: &Api) -> Vec<Cost> {
         costs.push((what, api.node.asked()));
     }
     let unknown = SandboxId::random();
-    let visit = api
-        .control
-        .sandbox_wake(&unknown, &hearth_control::Visitor::default());
-    assert_eq!(visit.await, Err(WakeRefusal::NotFound));
+    let visitor = Visitor::default();
+    let visit = api.control.sandbox_wake(&unknown, &visitor).await;
+    assert_eq!(visit, Err(WakeRefusal::NotFound));
     let asked = api.node.asked();
     assert_eq!(asked, (1, 0, 0), "a visit is one look-up");
     costs.push(("visit", asked));

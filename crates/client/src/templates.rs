@@ -24,9 +24,14 @@ use tokio_util::io::ReaderStream;
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
 
 impl ControlClient {
-    /// The team's templates and the default ones, newest first.
+    /// The team's own templates, newest first.
     pub async fn template_list(&self) -> Result<Vec<Template>> {
         self.get("/templates").await
+    }
+
+    /// The templates that every team has, newest first.
+    pub async fn template_list_default(&self) -> Result<Vec<Template>> {
+        self.get("/default-templates").await
     }
 
     /// A template, by id or name, with its newest builds; an error with status 404

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import httpx
@@ -49,6 +50,26 @@ def test_second_start_keeps_keys_and_is_another_daemon(own_hearth):
         assert api.get("/v2/sandboxes").json() == []
 
 
+def test_lists_for_people_and_for_programs(own_hearth):
+    (team,) = json.loads(own_hearth.run("team", "ls", "--json").stdout)
+    with own_hearth.client() as api:
+        (told,) = api.get("/teams").json()
+        made = api.post("/secrets", json={"name": "listed", "value": "hidden"})
+        assert made.status_code == 201, made.text
+    assert told["teamID"] == team["teamID"] and told["apiKey"] == own_hearth.api_key
+    keys = json.loads(own_hearth.run("key", "ls", "--json").stdout)
+    assert {key["teamID"] for key in keys} == {team["teamID"]}
+    for command in (["team", "ls"], ["key", "ls"], ["key", "list"]):
+        printed = own_hearth.run(*command).stdout
+        assert team["teamID"] in printed and re.search(r"(now|ago)", printed), printed
+    (secret,) = json.loads(own_hearth.run("secret", "ls", "--json").stdout)
+    assert secret["name"] == "listed" and "hidden" not in json.dumps(secret)
+    templates = json.loads(own_hearth.run("template", "ls", "--json").stdout)
+    assert [template["names"] for template in templates] == [["base"]]
+    (build,) = json.loads(own_hearth.run("snapshot", "ls", "--json").stdout)
+    assert build["buildID"] == templates[0]["buildID"]
+
+
 def test_key_file_is_roots_alone(own_hearth):
     found = [
         path
@@ -74,7 +95,11 @@ def test_key_is_in_no_argument_list_and_log(own_hearth):
 
 def test_sandbox_list_and_kill(own_hearth):
     sandbox = Sandbox.create()
-    assert sandbox.sandbox_id in own_hearth.run("sandbox", "ls").stdout
+    listed = own_hearth.run("sandbox", "ls").stdout
+    (line,) = [line for line in listed.splitlines() if sandbox.sandbox_id in line]
+    assert re.match(rf"{sandbox.sandbox_id} +running +base +(now|\d+ seconds? ago) +in \d", line)
+    (listed,) = json.loads(own_hearth.run("sandbox", "ls", "--json").stdout)
+    assert listed["sandboxID"] == sandbox.sandbox_id and listed["state"] == "running"
     own_hearth.run("sandbox", "kill", sandbox.sandbox_id)
     assert sandbox.sandbox_id not in own_hearth.run("sandbox", "ls").stdout
     missing = own_hearth.run("sandbox", "kill", sandbox.sandbox_id, check=False)

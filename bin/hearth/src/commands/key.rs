@@ -1,10 +1,12 @@
 //! `hearth key`: API keys, through the store, whether or not the daemon runs.
 
+use super::output::{Format, relative};
 use crate::{daemon, settings::Settings};
 use anyhow::{Context, bail};
+use chrono::Utc;
 use clap::Subcommand;
 use hearth_control::keys;
-use hearth_store::Store;
+use hearth_store::{ApiKey, Store, Team};
 use secrecy::ExposeSecret;
 use std::process::ExitCode;
 
@@ -25,8 +27,12 @@ enum Command {
         #[arg(long, default_value = daemon::DEFAULT_TEAM)]
         team: String,
     },
-    /// List the keys, masked
-    List,
+    /// List the keys, masked, with the IDs of their teams
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        format: Format,
+    },
     /// Revoke a key; its next request is refused
     Revoke {
         /// ID of the key, as `hearth key list` prints it
@@ -47,24 +53,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
             );
             println!("{}", key.expose_secret());
         }
-        Command::List => {
-            println!(
-                "{:<38} {:<12} {:<20} {:<16} LAST USED",
-                "ID", "TEAM", "NAME", "KEY"
-            );
-            for team in store.team_list().await? {
-                for key in keys::list(store.as_ref(), team.id).await? {
-                    let mask = format!("{}{}…{}", key.mask.prefix, key.mask.first, key.mask.last);
-                    let used = key
-                        .last_used_at
-                        .map_or_else(|| "never".to_owned(), |at| at.to_rfc3339());
-                    println!(
-                        "{:<38} {:<12} {:<20} {mask:<16} {used}",
-                        key.id, team.slug, key.name
-                    );
-                }
-            }
-        }
+        Command::List { format } => list(store.as_ref(), format).await?,
         Command::Revoke { id } => {
             let id: uuid::Uuid = id.parse().with_context(|| format!("{id:?} is no key ID"))?;
             if !revoke(store.as_ref(), id).await? {
@@ -76,11 +65,51 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+async fn list(store: &dyn Store, format: Format) -> anyhow::Result<()> {
+    let mut keys = Vec::new();
+    for team in store.team_list().await? {
+        let of_team = keys::list(store, team.id).await?;
+        keys.extend(of_team.into_iter().map(|key| (team.clone(), key)));
+    }
+    let json: Vec<serde_json::Value> = keys.iter().map(|(team, key)| json(team, key)).collect();
+    let now = Utc::now();
+    let header = ["ID", "NAME", "KEY", "TEAM", "TEAM ID", "CREATED", "LAST USED"];
+    let rows = keys.into_iter().map(|(team, key)| {
+        let used = key.last_used_at.map(|at| relative(at, now));
+        [
+            key.id.to_string(),
+            key.name.clone(),
+            mask(&key),
+            team.slug,
+            team.id.to_string(),
+            relative(key.created_at, now),
+            used.unwrap_or_else(|| "never".to_owned()),
+        ]
+    });
+    format.print(&json, header, rows)
+}
+
+fn mask(key: &ApiKey) -> String {
+    format!("{}{}…{}", key.mask.prefix, key.mask.first, key.mask.last)
+}
+
+fn json(team: &Team, key: &ApiKey) -> serde_json::Value {
+    serde_json::json!({
+        "id": key.id.to_string(),
+        "name": key.name,
+        "key": mask(key),
+        "team": team.slug,
+        "teamID": team.id.to_string(),
+        "createdAt": key.created_at,
+        "lastUsedAt": key.last_used_at,
+    })
+}
+
 /// Revokes the key in whichever team it is; false when there is none.
 async fn revoke(store: &dyn Store, id: uuid::Uuid) -> anyhow::Result<bool> {
     for team in store.team_list().await? {
         if store
-            .api_key_revoke(team.id, id, chrono::Utc::now())
+            .api_key_revoke(team.id, id, Utc::now())
             .await?
         {
             return Ok(true);

@@ -6,10 +6,12 @@ mod doctor;
 mod down;
 mod env;
 mod key;
+mod output;
 mod sandbox;
 mod secret;
 mod serve;
 mod snapshot;
+mod team;
 mod template;
 mod trust;
 mod up;
@@ -47,6 +49,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Manage API keys
     Key(key::Args),
+    /// List teams
+    Team(team::Args),
     /// Keep secrets that rules put into requests
     Secret(secret::Args),
     /// List, pause, resume, copy and end sandboxes
@@ -75,6 +79,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Dns(args) => dns::run(&settings, args).await,
             Command::Doctor(args) => doctor::run(&settings, &args).await,
             Command::Key(args) => key::run(&settings, args).await,
+            Command::Team(args) => team::run(&settings, args).await,
             Command::Secret(args) => secret::run(&settings, args).await,
             Command::Sandbox(args) => sandbox::run(&settings, args).await,
             Command::Snapshot(args) => snapshot::run(&settings, args).await,

@@ -1,9 +1,11 @@
 //! `hearth sandbox`: what there is, its pauses, copies and end.
 
 use super::client;
+use super::output::{Format, relative};
 use crate::settings::Settings;
+use chrono::Utc;
 use clap::Subcommand;
-use hearth_client::{ControlClient, ListQuery, SandboxId};
+use hearth_client::{ControlClient, ListQuery, SandboxId, SandboxState};
 use std::{process::ExitCode, time::Duration};
 
 #[derive(Debug, clap::Args)]
@@ -15,7 +17,11 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List running and paused sandboxes
-    Ls,
+    #[command(visible_alias = "list")]
+    Ls {
+        #[command(flatten)]
+        format: Format,
+    },
     /// End sandboxes, running or paused
     Kill {
         /// IDs of the sandboxes
@@ -71,7 +77,7 @@ enum Command {
 pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     let client = client(settings)?;
     let fine = match args.command {
-        Command::Ls => list(&client).await?,
+        Command::Ls { format } => list(&client, format).await?,
         Command::Kill { ids } => kill(&client, &ids).await?,
         Command::Pause { ids, disk_only } => pause(&client, &ids, disk_only).await?,
         Command::Resume { ids, timeout } => {
@@ -107,23 +113,27 @@ fn parse(id: &str) -> anyhow::Result<SandboxId> {
     Ok(SandboxId::parse_client(id)?)
 }
 
-async fn list(client: &ControlClient) -> anyhow::Result<bool> {
-    println!(
-        "{:<22} {:<8} {:<20} {:<26} {:<26}",
-        "SANDBOX", "STATE", "TEMPLATE", "STARTED", "ENDS"
-    );
-    for sandbox in client.sandbox_list_all(&ListQuery::default()).await? {
-        let template = sandbox.alias.as_deref().unwrap_or(&sandbox.template_id);
+async fn list(client: &ControlClient, format: Format) -> anyhow::Result<bool> {
+    let sandboxes = client.sandbox_list_all(&ListQuery::default()).await?;
+    let now = Utc::now();
+    let header = ["SANDBOX", "STATE", "TEMPLATE", "STARTED", "ENDS", "CPUS", "MEMORY"];
+    let rows = sandboxes.iter().map(|sandbox| {
         let (state, ends) = match sandbox.state {
-            hearth_client::SandboxState::Running => ("running", sandbox.end_at.to_string()),
-            hearth_client::SandboxState::Paused => ("paused", "-".to_owned()),
+            SandboxState::Running => ("running", relative(sandbox.end_at, now)),
+            SandboxState::Paused => ("paused", "-".to_owned()),
         };
-        println!(
-            "{:<22} {state:<8} {template:<20} {:<26} {ends:<26}",
-            sandbox.sandbox_id,
-            sandbox.started_at.to_string(),
-        );
-    }
+        let template = sandbox.alias.as_ref().unwrap_or(&sandbox.template_id);
+        [
+            sandbox.sandbox_id.clone(),
+            state.to_owned(),
+            template.clone(),
+            relative(sandbox.started_at, now),
+            ends,
+            sandbox.cpu_count.to_string(),
+            format!("{} MiB", sandbox.memory_mb),
+        ]
+    });
+    format.print(&sandboxes, header, rows)?;
     Ok(true)
 }
 

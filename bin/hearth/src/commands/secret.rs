@@ -1,11 +1,13 @@
 //! `hearth secret`: values that rules put into sandboxes' requests, and that no
 //! sandbox ever sees.
 
+use super::output::{Format, relative};
 use crate::daemon::{self, secret_files::SecretFiles};
 use crate::settings::Settings;
 use anyhow::{Context, bail};
+use chrono::Utc;
 use clap::Subcommand;
-use hearth_control::{SecretKeeper as _, SecretKey};
+use hearth_control::{SecretInfo, SecretKeeper as _, SecretKey};
 use std::io::Read;
 use std::process::ExitCode;
 
@@ -26,7 +28,11 @@ enum Command {
         name: String,
     },
     /// List the names of the secrets
-    List,
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        format: Format,
+    },
     /// Forget a secret
     Remove { name: String },
 }
@@ -52,17 +58,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
             files.set(team, &name, value.into())?;
             println!("Kept {name}.");
         }
-        Command::List => {
-            let mut names: Vec<String> = files
-                .list(team)?
-                .into_iter()
-                .map(|secret| secret.name)
-                .collect();
-            names.sort_unstable();
-            for name in names {
-                println!("{name}");
-            }
-        }
+        Command::List { format } => list(files.list(team)?, format)?,
         Command::Remove { name } => {
             if !files.remove(team, &SecretKey::of(&name))? {
                 bail!("there is no secret {name:?}");
@@ -71,4 +67,30 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn list(mut secrets: Vec<SecretInfo>, format: Format) -> anyhow::Result<()> {
+    secrets.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    let json: Vec<serde_json::Value> = secrets
+        .iter()
+        .map(|secret| {
+            serde_json::json!({
+                "secretID": secret.id,
+                "name": secret.name,
+                "currentVersion": secret.version,
+                "createdAt": secret.created_at,
+                "updatedAt": secret.updated_at,
+            })
+        })
+        .collect();
+    let now = Utc::now();
+    let rows = secrets.into_iter().map(|secret| {
+        [
+            secret.name,
+            secret.version.to_string(),
+            relative(secret.created_at, now),
+            relative(secret.updated_at, now),
+        ]
+    });
+    format.print(&json, ["NAME", "VERSION", "CREATED", "UPDATED"], rows)
 }

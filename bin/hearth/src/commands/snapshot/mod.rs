@@ -3,11 +3,13 @@
 
 mod disk;
 
+use super::output::{Format, relative};
 use crate::{
     daemon::lock::{self, Lock},
     settings::Settings,
 };
 use anyhow::Context;
+use chrono::Utc;
 use clap::Subcommand;
 use hearth_ids::BuildId;
 use hearth_snapshot::{ArtefactStore, Build, Error, LocalStore};
@@ -22,7 +24,11 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List builds with what each takes on the disk
-    Ls,
+    #[command(visible_alias = "list")]
+    Ls {
+        #[command(flatten)]
+        format: Format,
+    },
     /// Print a build's manifest
     Show {
         /// ID of the build
@@ -52,7 +58,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     );
     let store = LocalStore::open(directory)?;
     match args.command {
-        Command::Ls => list(&store).await,
+        Command::Ls { format } => list(&store, format).await,
         Command::Show { build } => {
             let stack = store.stack(build).await?;
             println!("{}", serde_json::to_string_pretty(&stack.build.manifest)?);
@@ -64,32 +70,47 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn list(store: &LocalStore) -> anyhow::Result<ExitCode> {
-    println!(
-        "{:<36} {:<9} {:<20} {:>9} {:>6} {:<12}",
-        "BUILD", "KIND", "CREATED", "MIB", "BELOW", "NAME"
-    );
-    let mut sum = 0;
-    for (build, bytes) in store.list_all().await? {
-        let Build { manifest, .. } = &build;
+async fn list(store: &LocalStore, format: Format) -> anyhow::Result<ExitCode> {
+    let builds = store.list_all().await?;
+    let sum: u64 = builds.iter().map(|(_, bytes)| bytes).sum();
+    let json: Vec<serde_json::Value> = builds.iter().map(json).collect();
+    let now = Utc::now();
+    let header = ["BUILD", "KIND", "CREATED", "MIB", "PARENTS", "NAME"];
+    let rows = builds.iter().map(|(build, bytes)| {
+        let Build { manifest, .. } = build;
         let name = manifest.name.as_deref().unwrap_or_default();
-        let retired = if build.is_retired() {
-            " (deleted, in use)"
-        } else {
-            ""
+        let retired = match build.is_retired() {
+            true => " (deleted, in use)",
+            false => "",
         };
-        println!(
-            "{:<36} {:<9} {:<20} {:>9.1} {:>6} {name}{retired}",
-            manifest.build_id,
-            manifest.kind.as_str(),
-            manifest.created_at.format("%Y-%m-%dT%H:%M:%SZ"),
-            mib(bytes),
-            manifest.parents.len(),
-        );
-        sum += bytes;
+        [
+            manifest.build_id.to_string(),
+            manifest.kind.as_str().to_owned(),
+            relative(manifest.created_at, now),
+            format!("{:.1}", mib(*bytes)),
+            manifest.parents.len().to_string(),
+            format!("{name}{retired}"),
+        ]
+    });
+    format.print(&json, header, rows)?;
+    if !format.is_json() {
+        println!("{:.1} MiB in all", mib(sum));
     }
-    println!("{:.1} MiB in all", mib(sum));
     Ok(ExitCode::SUCCESS)
+}
+
+fn json((build, bytes): &(Build, u64)) -> serde_json::Value {
+    let manifest = &build.manifest;
+    let parents: Vec<String> = manifest.parents.iter().map(ToString::to_string).collect();
+    serde_json::json!({
+        "buildID": manifest.build_id.to_string(),
+        "kind": manifest.kind.as_str(),
+        "name": manifest.name,
+        "createdAt": manifest.created_at,
+        "bytes": bytes,
+        "parents": parents,
+        "deleted": build.is_retired(),
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for display")]

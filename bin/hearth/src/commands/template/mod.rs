@@ -6,8 +6,10 @@ mod prepare;
 mod tag;
 
 use super::client;
+use super::output::{Format, relative};
 use crate::settings::Settings;
 use anyhow::Context;
+use chrono::Utc;
 use clap::Subcommand;
 use hearth_client::ControlClient;
 use std::process::ExitCode;
@@ -20,8 +22,12 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List templates with their tags
-    Ls,
+    /// List templates with their tags: the team's own, and those that every team has
+    #[command(visible_alias = "list")]
+    Ls {
+        #[command(flatten)]
+        format: Format,
+    },
     /// Print a template, its builds and tags
     Show {
         /// ID or name
@@ -58,7 +64,7 @@ enum Command {
 
 pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
-        Command::Ls => list(&client(settings)?).await,
+        Command::Ls { format } => list(&client(settings)?, format).await,
         Command::Show { template } => show(&client(settings)?, &template).await,
         Command::Build(args) => build::run(settings, args).await,
         Command::Tag { template, tags } => tag::assign(&client(settings)?, &template, &tags).await,
@@ -70,36 +76,53 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn list(client: &ControlClient) -> anyhow::Result<ExitCode> {
-    println!(
-        "{:<22} {:<28} {:<20} {:>6} {:>4} {:>10} {:>9} {:<20} {:<8}",
-        "TEMPLATE", "NAME", "TAGS", "BUILDS", "CPUS", "MEMORY MIB", "DISK MIB", "CREATED", "STATUS"
-    );
-    for template in client.template_list().await? {
-        let tags = match client.template_tags(&template.template_id).await {
-            Ok(tags) => tags,
+async fn list(client: &ControlClient, format: Format) -> anyhow::Result<ExitCode> {
+    let mut templates = client.template_list().await?;
+    templates.extend(client.template_list_default().await?);
+    let mut listed = Vec::with_capacity(templates.len());
+    for template in templates {
+        match client.template_tags(&template.template_id).await {
+            Ok(tags) => {
+                let tags: Vec<String> = tags.into_iter().map(|tag| tag.tag).collect();
+                listed.push((template, tags));
+            }
             // Deleted meanwhile.
-            Err(error) if error.status() == Some(404) => continue,
+            Err(error) if error.status() == Some(404) => {}
             Err(error) => return Err(error.into()),
-        };
-        let tags: Vec<String> = tags.into_iter().map(|tag| tag.tag).collect();
-        let shown = |words: &[String]| match words {
-            [] => "-".to_owned(),
-            words => words.join(","),
-        };
-        println!(
-            "{:<22} {:<28} {:<20} {:>6} {:>4} {:>10} {:>9} {:<20} {:<8}",
-            template.template_id,
-            shown(&template.names),
-            shown(&tags),
-            template.build_count,
-            template.cpu_count,
-            template.memory_mb,
-            template.disk_size_mb,
-            template.created_at.format("%Y-%m-%dT%H:%M:%SZ"),
-            template.build_status.as_str(),
-        );
+        }
     }
+    let json = listed
+        .iter()
+        .map(|(template, tags)| {
+            let mut shown = serde_json::to_value(template)?;
+            if let Some(fields) = shown.as_object_mut() {
+                fields.insert("tags".to_owned(), serde_json::to_value(tags)?);
+            }
+            Ok(shown)
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let now = Utc::now();
+    let header = [
+        "TEMPLATE", "NAME", "TAGS", "BUILDS", "CPUS", "MEMORY", "DISK", "CREATED", "STATUS",
+    ];
+    let words = |words: &[String]| match words {
+        [] => "-".to_owned(),
+        words => words.join(","),
+    };
+    let rows = listed.iter().map(|(template, tags)| {
+        [
+            template.template_id.clone(),
+            words(&template.names),
+            words(tags),
+            template.build_count.to_string(),
+            template.cpu_count.to_string(),
+            format!("{} MiB", template.memory_mb),
+            format!("{} MiB", template.disk_size_mb),
+            relative(template.created_at, now),
+            template.build_status.as_str().to_owned(),
+        ]
+    });
+    format.print(&json, header, rows)?;
     Ok(ExitCode::SUCCESS)
 }
 
