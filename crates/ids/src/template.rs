@@ -102,12 +102,8 @@ impl FromStr for TemplateReference {
         if namespace.is_some_and(|namespace| !is_name(namespace)) {
             return refuse("the namespace takes 1 to 128 characters of a-z, 0-9, \"-\" and \"_\"");
         }
-        if let Some(tag) = tag {
-            if !is_tag(tag) {
-                return refuse(
-                    "the tag takes 1 to 128 characters of a-z, 0-9, \"-\", \"_\" and \".\"",
-                );
-            }
+        if tag.is_some_and(|tag| !is_tag(tag)) {
+            return refuse("the tag takes 1 to 128 characters of a-z, 0-9, \"-\", \"_\" and \".\"");
         }
         Ok(Self {
             namespace: namespace.map(str::to_owned),

@@ -73,7 +73,15 @@ async fn list(store: &dyn Store, format: Format) -> anyhow::Result<()> {
     }
     let json: Vec<serde_json::Value> = keys.iter().map(|(team, key)| json(team, key)).collect();
     let now = Utc::now();
-    let header = ["ID", "NAME", "KEY", "TEAM", "TEAM ID", "CREATED", "LAST USED"];
+    let header = [
+        "ID",
+        "NAME",
+        "KEY",
+        "TEAM",
+        "TEAM ID",
+        "CREATED",
+        "LAST USED",
+    ];
     let rows = keys.into_iter().map(|(team, key)| {
         let used = key.last_used_at.map(|at| relative(at, now));
         [
@@ -108,10 +116,7 @@ fn json(team: &Team, key: &ApiKey) -> serde_json::Value {
 /// Revokes the key in whichever team it is; false when there is none.
 async fn revoke(store: &dyn Store, id: uuid::Uuid) -> anyhow::Result<bool> {
     for team in store.team_list().await? {
-        if store
-            .api_key_revoke(team.id, id, Utc::now())
-            .await?
-        {
+        if store.api_key_revoke(team.id, id, Utc::now()).await? {
             return Ok(true);
         }
     }

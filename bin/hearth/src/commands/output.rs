@@ -116,7 +116,10 @@ mod tests {
                 "12 minutes ago".to_owned(),
             ]
         };
-        let rows = [row("base"), row("a-template-with-quite-a-long-name\u{1b}[2J")];
+        let rows = [
+            row("base"),
+            row("a-template-with-quite-a-long-name\u{1b}[2J"),
+        ];
         let table = table(["SANDBOX", "TEMPLATE", "STARTED"], rows, width);
         table.lines().map(str::to_owned).collect()
     }
@@ -126,13 +129,19 @@ mod tests {
         let whole = lines(None);
         assert_eq!(whole.len(), 3);
         assert!(whole[0].starts_with("SANDBOX  "), "{whole:?}");
-        assert!(whole[1].starts_with("iabcdefghij0123456789  base "), "{whole:?}");
+        assert!(
+            whole[1].starts_with("iabcdefghij0123456789  base "),
+            "{whole:?}"
+        );
         assert!(whole[2].contains("a-template-with-quite-a-long-name[2J  12 minutes ago"));
         for width in [40, 50, 60, 80] {
             let cut = lines(Some(width));
             assert_eq!(cut.len(), 3, "a line for each row: {cut:?}");
             for line in &cut {
-                assert!(line.chars().count() <= usize::from(width), "{width}: {line:?}");
+                assert!(
+                    line.chars().count() <= usize::from(width),
+                    "{width}: {line:?}"
+                );
             }
             assert!(cut[2].starts_with("iabcdefghij0123456789"), "{cut:?}");
             assert!(width == 80 || cut[2].contains('…'), "{cut:?}");

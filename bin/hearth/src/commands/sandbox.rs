@@ -116,7 +116,9 @@ fn parse(id: &str) -> anyhow::Result<SandboxId> {
 async fn list(client: &ControlClient, format: Format) -> anyhow::Result<bool> {
     let sandboxes = client.sandbox_list_all(&ListQuery::default()).await?;
     let now = Utc::now();
-    let header = ["SANDBOX", "STATE", "TEMPLATE", "STARTED", "ENDS", "CPUS", "MEMORY"];
+    let header = [
+        "SANDBOX", "STATE", "TEMPLATE", "STARTED", "ENDS", "CPUS", "MEMORY",
+    ];
     let rows = sandboxes.iter().map(|sandbox| {
         let (state, ends) = match sandbox.state {
             SandboxState::Running => ("running", relative(sandbox.end_at, now)),
