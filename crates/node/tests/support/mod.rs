@@ -177,15 +177,21 @@ impl Home {
     }
 
     /// Gives the home a base build that may be marked and removed: a directory of its
-    /// own, with links to the files of the shared one.
+    /// own with the files of the shared one, which nobody writes.
     pub(crate) fn own_base(&self) {
-        let link = self.state().join("builds").join(self.base.to_string());
-        let shared = std::fs::read_link(&link).unwrap();
-        std::fs::remove_file(&link).unwrap();
-        std::fs::create_dir(&link).unwrap();
+        let own = self.state().join("builds").join(self.base.to_string());
+        let shared = std::fs::read_link(&own).unwrap();
+        std::fs::remove_file(&own).unwrap();
+        std::fs::create_dir(&own).unwrap();
         for entry in std::fs::read_dir(shared).unwrap() {
-            let entry = entry.unwrap();
-            std::os::unix::fs::symlink(entry.path(), link.join(entry.file_name())).unwrap();
+            let (from, to) = {
+                let entry = entry.unwrap();
+                (entry.path(), own.join(entry.file_name()))
+            };
+            // Another file system takes no link.
+            if std::fs::hard_link(&from, &to).is_err() {
+                std::fs::copy(&from, &to).unwrap();
+            }
         }
     }
 
