@@ -3,7 +3,7 @@
 
 use crate::{
     Credentials, Error, Mirror, Reference, Registries, aws,
-    client::{Http, message},
+    client::{Elsewhere, Http, message},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
@@ -125,9 +125,10 @@ pub(crate) async fn answer(
         .get(registry, &url, basic.as_ref(), "application/json", 0)
         .await?;
     let status = response.status();
+    let elsewhere = response.extensions().get::<Elsewhere>().is_some();
     let body = http.read(registry, response).await?;
     if status != StatusCode::OK {
-        return Err(unauthorized(message(status, &body)));
+        return Err(unauthorized(message(status, &body, elsewhere)));
     }
     #[derive(Deserialize)]
     struct Answer {

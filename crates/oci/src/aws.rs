@@ -67,7 +67,7 @@ pub(crate) async fn login(
         return Err(Error::Unauthorized {
             registry: host,
             image: "a token".to_owned(),
-            why: message(status, &body),
+            why: message(status, &body, false),
         });
     }
     token(&body).ok_or_else(|| Error::Protocol {

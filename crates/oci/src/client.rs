@@ -1,7 +1,11 @@
 //! HTTP to a registry: every answer bounded in size and in silence, redirects
 //! followed without the credentials.
 
-use crate::{Error, Registries, error::chain};
+use crate::{
+    Error, Registries,
+    dial::{Dialer, Listed},
+    error::chain,
+};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -11,13 +15,12 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use std::{sync::Arc, time::Duration};
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a registry may be silent, before its answer and within it.
 pub(crate) const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 const REDIRECTS: usize = 5;
@@ -38,10 +41,19 @@ fn certificates(
     CertificateDer::pem_slice_iter(pem)
 }
 
+type HttpsClient = Client<HttpsConnector<Dialer>, Full<Bytes>>;
+
+/// Marks an answer that came from another host than the one that was asked first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Elsewhere;
+
 /// Speaks to registries. Clones share the connections.
 #[derive(Clone)]
 pub(crate) struct Http {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// For registries that anybody may name, and for those that the operator lists.
+    public: HttpsClient,
+    private: HttpsClient,
+    listed: Arc<Listed>,
     silence: Duration,
 }
 
@@ -75,21 +87,22 @@ impl Http {
             .map_err(|error| Error::Credentials(error.to_string()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_LIMIT));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(20))
-            .build(connector);
+        let listed = Arc::new(Listed::of(registries));
+        let client = |trusted| {
+            let connector = HttpsConnectorBuilder::new()
+                .with_tls_config(tls.clone())
+                .https_or_http()
+                .enable_http1()
+                .wrap_connector(Dialer::new(Arc::clone(&listed), trusted));
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(Duration::from_secs(20))
+                .build(connector)
+        };
         Ok(Self {
-            client,
+            public: client(false),
+            private: client(true),
+            listed,
             silence: SILENCE_LIMIT,
         })
     }
@@ -133,10 +146,13 @@ impl Http {
             .parse()
             .map_err(|error| protocol(format!("the address {url:?}: {error}")))?;
         for _ in 0..=REDIRECTS {
-            let response = self
+            let mut response = self
                 .send(registry, Method::GET, &uri, &headers, Bytes::new())
                 .await?;
             if !response.status().is_redirection() {
+                if uri.authority().is_none_or(|at| at.as_str() != registry) {
+                    response.extensions_mut().insert(Elsewhere);
+                }
                 return Ok(response);
             }
             let location = response
@@ -173,7 +189,11 @@ impl Http {
         *request.method_mut() = method;
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = headers.clone();
-        match tokio::time::timeout(self.silence, self.client.request(request)).await {
+        let client = match self.listed.has(registry).await {
+            true => &self.private,
+            false => &self.public,
+        };
+        match tokio::time::timeout(self.silence, client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(unreachable(chain(&error))),
             Err(_) => Err(unreachable(format!(
@@ -224,8 +244,12 @@ fn join(base: &Uri, location: &str) -> Option<Uri> {
         .ok()
 }
 
-/// What a registry says in an error, in a few words.
-pub(crate) fn message(status: StatusCode, body: &[u8]) -> String {
+/// What a registry says in an error, in a few words. Of what another host says nothing
+/// is repeated: its words are not the registry's to hand out.
+pub(crate) fn message(status: StatusCode, body: &[u8], elsewhere: bool) -> String {
+    if elsewhere {
+        return format!("the place that it refers to answered with status {status}");
+    }
     #[derive(serde::Deserialize)]
     struct Envelope {
         errors: Vec<One>,

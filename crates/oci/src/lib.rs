@@ -15,6 +15,7 @@ mod auth;
 mod aws;
 mod client;
 mod credentials;
+mod dial;
 mod error;
 mod pull;
 mod reference;

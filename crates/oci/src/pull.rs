@@ -8,7 +8,7 @@
 use crate::{
     Credentials, Error, Reference, Registries,
     auth::{self, Login},
-    client::{Http, MAX_ANSWER, message},
+    client::{Elsewhere, Http, MAX_ANSWER, message},
     error::chain,
     reference::is_digest,
 };
@@ -385,13 +385,14 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
+        let elsewhere = response.extensions().get::<Elsewhere>().is_some();
         let body = self
             .http
             .read(&place.host, response)
             .await
             .unwrap_or_default();
         let (registry, image) = (place.host.clone(), place.image.to_string());
-        let why = message(status, &body);
+        let why = message(status, &body, elsewhere);
         Err(match status {
             StatusCode::NOT_FOUND => Error::NotFound { registry, image },
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Unauthorized {

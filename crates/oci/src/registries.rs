@@ -12,6 +12,10 @@ pub struct Registries {
     pub mirrors: Vec<Mirror>,
     /// `host[:port]` of registries that are spoken to without TLS.
     pub insecure: Vec<String>,
+    /// `host[:port]` or networks (`10.1.0.0/16`) of registries at private addresses.
+    /// Those of `mirrors`, `insecure` and `aws_endpoint` need not be listed again. No
+    /// other private or local address is asked on behalf of a tenant.
+    pub private: Vec<String>,
     /// A file of certificates, in PEM, that registries may present beside the
     /// usual ones.
     pub ca_file: Option<PathBuf>,

@@ -379,3 +379,113 @@ async fn a_manifest_must_be_the_one_that_was_asked_for() {
         .unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
 }
+
+/// A service of the host's own, which no tenant's registry may lead to.
+async fn internal() -> (String, Arc<AtomicUsize>) {
+    const SECRET: &str = r#"{"token":"INTERNAL","note":"db_password=s3cr3t"}"#;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let count = Arc::clone(&asked);
+    let router = Router::new().fallback(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        async { (StatusCode::FORBIDDEN, SECRET) }
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (host, asked)
+}
+
+/// A registry that answers everything with this status and header.
+async fn leading(status: StatusCode, name: http::HeaderName, value: String) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let router =
+        Router::new().fallback(async move || (status, [(name, value)], "").into_response());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    host
+}
+
+#[tokio::test]
+async fn a_tenant_cannot_have_the_hosts_own_services_asked() {
+    let (inner, asked) = internal().await;
+    let port = inner.rsplit_once(':').unwrap().1.to_owned();
+    let client = client(&[], &[]);
+    let mut reasons = Vec::new();
+    for host in [
+        inner.clone(),
+        format!("localhost:{port}"),
+        "127.0.0.1:1".to_owned(),
+        "169.254.169.254:80".to_owned(),
+        "0.0.0.0:9".to_owned(),
+    ] {
+        let error = pull(&client, &format!("{host}/x/y"), &Credentials::Anonymous).await;
+        let why = error.unwrap_err().to_string();
+        assert!(why.contains("registries.private"), "{host}: {why}");
+        reasons.push(why.replace(&host, ""));
+    }
+    // An open port and a closed one look the same.
+    assert_eq!(reasons[0], reasons[2]);
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_registry_cannot_lead_to_the_hosts_own_services() {
+    let (inner, asked) = internal().await;
+    let realm = format!("Bearer realm=\"http://{inner}/admin\"");
+    let tokens = leading(StatusCode::UNAUTHORIZED, WWW_AUTHENTICATE, realm).await;
+    let location = format!("http://{inner}/token");
+    let redirects = leading(StatusCode::FOUND, http::header::LOCATION, location).await;
+    // These two may be asked; what they lead to is not theirs.
+    let client = client(&[&tokens, &redirects], &[]);
+    for host in [tokens, redirects] {
+        let error = pull(&client, &format!("{host}/x/y"), &Credentials::Anonymous).await;
+        let why = error.unwrap_err().to_string();
+        assert!(
+            !why.contains("s3cr3t") && !why.contains("INTERNAL"),
+            "{why}"
+        );
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
+/// An internal registry's name is listed, and a tenant's registry names it as the
+/// place that gives tokens.
+#[tokio::test]
+async fn what_another_host_says_is_not_repeated() {
+    let (inner, asked) = internal().await;
+    let realm = format!("Bearer realm=\"http://{inner}/token\"");
+    let outer = leading(StatusCode::UNAUTHORIZED, WWW_AUTHENTICATE, realm).await;
+    let both = client(&[&outer, &inner], &[]);
+    let name = format!("{outer}/x/y");
+    let error = pull(&both, &name, &Credentials::Anonymous).await;
+    let why = error.unwrap_err().to_string();
+    assert!(
+        why.contains("status 403") && !why.contains("s3cr3t"),
+        "{why}"
+    );
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+
+    // One that is not listed itself gets nobody asked.
+    let alone = client(&[&inner], &[]);
+    let error = pull(&alone, &name, &Credentials::Anonymous).await;
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .contains("registries.private")
+    );
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn private_networks_can_be_listed() {
+    let registries = Registries {
+        private: vec!["127.0.0.0/8".to_owned()],
+        ..Registries::default()
+    };
+    let client = Client::new(&registries).unwrap();
+    // Listed, so it is asked; and nobody is there.
+    let error = pull(&client, "127.0.0.1:1/x/y", &Credentials::Anonymous).await;
+    let why = error.unwrap_err().to_string();
+    assert!(why.contains("refused"), "{why}");
+}
