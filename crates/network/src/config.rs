@@ -28,7 +28,6 @@ const BANDWIDTH_LIMIT: u64 = 1_000_000_000_000;
 
 /// Two ranges that slots take their addresses from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RangePair {
     /// One address per slot: where the host reaches the guest.
     pub slot_range: Ipv4Net,
@@ -88,6 +87,10 @@ pub struct NetworkConfig {
     /// Bits per second that one guest may send, and as many that it may receive, of
     /// any traffic; between 64,000 and 10^12.
     pub bandwidth_max: Option<u64>,
+    /// Networks that no guest may reach, beside those that none ever may.
+    pub deny: Vec<Ipv4Net>,
+    /// Whether guests may deliver mail to port 25 of others.
+    pub smtp: bool,
 }
 
 impl Default for NetworkConfig {
@@ -122,6 +125,8 @@ impl Default for NetworkConfig {
             services: None,
             connections_max: Some(DEFAULT_CONNECTIONS_MAX),
             bandwidth_max: None,
+            deny: Vec::new(),
+            smtp: false,
         }
     }
 }

@@ -139,6 +139,8 @@ fn try_rules() -> Result<()> {
         connections_max: config.connections_max,
         bandwidth_max: config.bandwidth_max,
         policies: &[(0, Policy::offline())],
+        deny: &config.deny,
+        smtp: config.smtp,
     };
     nft::apply("load a slot's rules", &ruleset::slot(plan.host_address(0)))?;
     nft::apply_text("load the host's rules", &ruleset::host(&rules))

@@ -90,6 +90,8 @@ pub(crate) fn set_up(config: &NetworkConfig, adopt: Vec<Adoption>) -> Result<Hos
         connections_max: config.connections_max,
         bandwidth_max: config.bandwidth_max,
         policies: &adopted,
+        deny: &config.deny,
+        smtp: config.smtp,
     };
     nft::apply_text("load the host's rules", &ruleset::host(&rules))?;
     if config.services.is_some() {

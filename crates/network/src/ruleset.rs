@@ -31,12 +31,16 @@ pub(crate) const TABLE: &str = "hearth";
 
 /// Where no guest may go, whatever its policy: "this" network, private, carrier,
 /// loopback, link-local (and metadata services), protocol assignments, benchmark,
-/// multicast, reserved and broadcast (RFC 6890 with RFC 1918, 3927, 6598).
-pub(crate) const DENIED_RANGES: [(Ipv4Addr, u8); 12] = [
+/// multicast, reserved and broadcast (RFC 6890 with RFC 1918, 3927, 6598); and the one
+/// public address at which a cloud (Azure) serves its machines' metadata and keys. The
+/// others' are link-local (169.254.169.254), carrier (Alibaba's 100.100.100.200) or for
+/// protocol assignments (Oracle's 192.0.0.192).
+pub(crate) const DENIED_RANGES: [(Ipv4Addr, u8); 13] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
     (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(168, 63, 129, 16), 32),
     (Ipv4Addr::new(169, 254, 0, 0), 16),
     (Ipv4Addr::new(172, 16, 0, 0), 12),
     (Ipv4Addr::new(192, 0, 0, 0), 24),

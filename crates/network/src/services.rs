@@ -25,7 +25,6 @@ pub const ON_BEHALF_MARK: u32 = 0x4845_4752;
 
 /// Ports on [`NODE_ADDRESS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ServicePorts {
     /// UDP and TCP, behind port 53.
     pub dns: u16,

@@ -15,7 +15,6 @@ const VERSION: u32 = 1;
 
 /// The remembered state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct State {
     version: u32,
     /// The ranges in use.
@@ -25,6 +24,9 @@ pub(crate) struct State {
     pub(crate) preferred: RangePair,
     /// `net.ipv4.ip_forward` was off and we turned it on.
     pub(crate) enabled_ip_forward: bool,
+    /// What a newer version keeps beside these.
+    #[serde(flatten)]
+    unknown: serde_json::Map<String, serde_json::Value>,
 }
 
 impl State {
@@ -34,6 +36,7 @@ impl State {
             ranges,
             preferred,
             enabled_ip_forward,
+            unknown: serde_json::Map::new(),
         }
     }
 
@@ -89,6 +92,22 @@ mod tests {
             slot_range: slot.parse().unwrap(),
             link_range: link.parse().unwrap(),
         }
+    }
+
+    #[test]
+    fn what_a_newer_version_keeps_beside_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let ranges = pair("10.11.0.0/16", "10.12.0.0/16");
+        State::new(ranges, ranges, true)
+            .save(directory.path())
+            .unwrap();
+        let path = path_in(directory.path());
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replacen('{', "{\"vlan\": 7,", 1)).unwrap();
+        let mut state = State::load(directory.path()).unwrap().unwrap();
+        state.enabled_ip_forward = false;
+        state.save(directory.path()).unwrap();
+        assert!(fs::read_to_string(&path).unwrap().contains("\"vlan\": 7"));
     }
 
     #[test]

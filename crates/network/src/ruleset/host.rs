@@ -22,6 +22,10 @@ pub(crate) struct HostRules<'a> {
     pub(crate) bandwidth_max: Option<u64>,
     /// Policies that are in force from the first moment on.
     pub(crate) policies: &'a [(u32, Policy)],
+    /// Where no guest may go beside what none ever may.
+    pub(crate) deny: &'a [Ipv4Net],
+    /// Whether guests may deliver mail (TCP port 25).
+    pub(crate) smtp: bool,
 }
 
 /// The whole host table. It replaces an existing one in the same transaction.
@@ -31,13 +35,21 @@ pub(crate) fn host(rules: &HostRules<'_>) -> String {
         .iter()
         .filter_map(|(address, prefix)| Ipv4Net::new(*address, *prefix).ok())
         .chain([rules.plan.slot_range(), rules.plan.link_range()])
-        .chain([SERVICE_ADDRESS, EDGE_ADDRESS].map(Ipv4Net::from));
+        .chain([SERVICE_ADDRESS, EDGE_ADDRESS].map(Ipv4Net::from))
+        .chain(rules.deny.iter().copied());
     let denied = elements(&Ipv4Net::aggregate(&denied.collect()));
     let nameservers = elements(rules.nameservers);
     let connection_limit = rules.connections_max.map_or(String::new(), |most| {
         format!("ct state new add @connections {{ ip saddr ct count over {most} }} drop")
     });
     let guests = format!("\"{VETH_PREFIX}*\"");
+    let (mail, mail_on_behalf) = match rules.smtp {
+        true => (String::new(), String::new()),
+        false => (
+            "tcp dport 25 reject with tcp reset".to_owned(),
+            format!("meta mark {ON_BEHALF_MARK} tcp dport 25 reject with tcp reset"),
+        ),
+    };
     let bandwidth = rules
         .bandwidth_max
         .map_or(String::new(), |most| bandwidth(most, &guests));
@@ -93,6 +105,7 @@ pub(crate) fn host(rules: &HostRules<'_>) -> String {
         tcp flags syn / syn,rst tcp option maxseg size set rt mtu
         ip daddr @nameservers meta l4proto {{ tcp, udp }} th dport 53 accept
         ip daddr @denied drop
+        {mail}
         accept
     }}
 
@@ -111,6 +124,7 @@ pub(crate) fn host(rules: &HostRules<'_>) -> String {
         type filter hook output priority filter; policy accept;
         meta mark {ON_BEHALF_MARK} fib daddr type != unicast reject
         meta mark {ON_BEHALF_MARK} meta nfproto ipv4 ip daddr @denied reject
+        {mail_on_behalf}
     }}
 
     chain outgoing {{
