@@ -46,8 +46,13 @@ impl Default for EdgeConfig {
 pub struct ServerConfig {
     /// Threads that carry connections; 0 means one per processor.
     pub threads: usize,
-    /// Client connections open at once; more wait in the kernel's accept queue.
+    /// Client connections open at once on all ports together; more wait in the
+    /// kernel's accept queue.
     pub max_connections: usize,
+    /// The same from one address (of IPv6, one network of 64 bits); one more is closed.
+    /// Those from this machine are not counted. 0: any number, as behind a proxy that
+    /// all come through.
+    pub max_connections_per_address: usize,
     /// Time from a request's first byte (or, for a connection's first request, from
     /// accept) to the end of its head.
     pub header_timeout_ms: u64,
@@ -60,6 +65,9 @@ pub struct ServerConfig {
     pub max_streams: u32,
     /// Time that open requests get to end after shutdown began.
     pub drain_timeout_ms: u64,
+    /// What servers share; without it each has the connections above for itself.
+    #[serde(skip)]
+    pub budget: Option<crate::Budget>,
 }
 
 impl Default for ServerConfig {
@@ -67,11 +75,13 @@ impl Default for ServerConfig {
         Self {
             threads: 0,
             max_connections: 16_384,
+            max_connections_per_address: 1024,
             header_timeout_ms: 30_000,
             idle_timeout_ms: 620_000,
             max_head_bytes: 64 * 1024,
             max_streams: 1024,
             drain_timeout_ms: 10_000,
+            budget: None,
         }
     }
 }

@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod body;
+mod budget;
 mod config;
 mod cores;
 mod drain;
@@ -46,6 +47,7 @@ mod tunnel;
 mod watch;
 
 pub use body::EdgeBody;
+pub use budget::Budget;
 pub use config::{EdgeConfig, ServerConfig};
 pub use cores::Cores;
 pub use refusal::Refusal;

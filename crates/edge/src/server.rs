@@ -6,6 +6,7 @@
 //! after the drain time is cut off.
 
 use crate::BoxError;
+use crate::budget::Budget;
 use crate::config::ServerConfig;
 use crate::cores::Cores;
 use crate::tls;
@@ -27,7 +28,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -66,7 +66,7 @@ pub struct Server<S> {
     config: Arc<ServerConfig>,
     cores: Cores,
     builder: auto::Builder<TokioExecutor>,
-    slots: Arc<Semaphore>,
+    budget: Budget,
     connections: TaskTracker,
     draining: CancellationToken,
     keeper: Arc<Keeper>,
@@ -145,7 +145,10 @@ where
             .enable_connect_protocol();
         Self {
             service,
-            slots: Arc::new(Semaphore::new(config.max_connections)),
+            budget: config.budget.clone().unwrap_or_else(|| {
+                let (most, per_peer) = (config.max_connections, config.max_connections_per_address);
+                Budget::new(most, per_peer, 0)
+            }),
             config: Arc::new(config),
             cores,
             builder,
@@ -206,11 +209,15 @@ where
         F: Future<Output = ()> + Send + 'static,
     {
         loop {
-            let slot = Arc::clone(&self.slots).acquire_owned().await;
+            let room = self.budget.room().await;
             let accepted = listener.accept().await;
             // Off this runtime, for the one that will carry it.
             match accepted.and_then(|(stream, address)| Ok((stream.into_std()?, address))) {
                 Ok((stream, address)) => {
+                    let Some(seat) = self.budget.seat(room, address.ip()) else {
+                        tracing::debug!(peer = %address, "too many connections");
+                        continue;
+                    };
                     prepare(&stream);
                     let (server, handle) = (self.clone(), handle.clone());
                     self.cores.spawn(&self.connections, async move {
@@ -218,7 +225,7 @@ where
                             Ok(stream) => handle(server, stream, address).await,
                             Err(error) => tracing::warn!(%error, "take a connection over"),
                         }
-                        drop(slot);
+                        drop(seat);
                     });
                 }
                 Err(error) if is_of_one_client(&error) => {}

@@ -48,6 +48,10 @@ pub fn file_signature(
     format!("v1_{}", STANDARD_NO_PAD.encode(hash.finalize()))
 }
 
+/// No path of Linux is longer, nor is any name of a user or time as long as the next.
+const LONGEST_PATH: usize = 4096;
+const LONGEST_PART: usize = 256;
+
 /// A request that carries a signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedFile {
@@ -93,6 +97,12 @@ impl SignedFile {
 
     /// Whether `token` made the signature; compared in constant time.
     pub(crate) fn made_by(&self, token: &str) -> bool {
+        // Tried on every sandbox, so it is kept cheap.
+        let expiration = self.expiration.as_deref().unwrap_or_default();
+        let parts = [self.user.as_str(), expiration, self.signature.as_str()];
+        if self.path.len() > LONGEST_PATH || parts.iter().any(|part| part.len() > LONGEST_PART) {
+            return false;
+        }
         let mut matches = Choice::from(0);
         for operation in &self.operations {
             let expected = file_signature(
@@ -147,6 +157,18 @@ mod tests {
         assert!(parse(Method::POST, &uri).expect("signed").made_by(TOKEN));
         let later = uri.replace("=1700000000", "=1800000000");
         assert!(!parse(Method::POST, &later).expect("signed").made_by(TOKEN));
+    }
+
+    #[test]
+    fn what_no_file_is_called_is_not_tried() {
+        let signed = |path: &str| {
+            let signature = file_signature(path, FileOperation::Read, "", TOKEN, None);
+            let signature: String = form_urlencoded::byte_serialize(signature.as_bytes()).collect();
+            let uri = format!("/files?path={path}&signature={signature}");
+            parse(Method::GET, &uri).expect("signed").made_by(TOKEN)
+        };
+        assert!(signed(&"a".repeat(LONGEST_PATH)));
+        assert!(!signed(&"a".repeat(LONGEST_PATH + 1)));
     }
 
     #[test]

@@ -1,0 +1,177 @@
+//! How many connections of clients there may be, on all listeners together and from
+//! one address. A part is for this machine's own clients alone: whatever strangers
+//! do, its owner and its own services get in.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The connections that several servers share. Clones are the same budget.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    all: Arc<Semaphore>,
+    /// For clients on loopback.
+    reserved: Arc<Semaphore>,
+    /// 0: any number.
+    per_peer: usize,
+    peers: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// The permission to accept one more.
+#[derive(Debug)]
+pub(crate) struct Room {
+    permit: OwnedSemaphorePermit,
+    reserved: bool,
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    _permit: OwnedSemaphorePermit,
+    counted: Option<(IpAddr, Arc<Inner>)>,
+}
+
+impl Budget {
+    /// `most` connections in all, at most `per_peer` from one address (0: any number;
+    /// those on loopback are not counted), and beside them `reserved` from loopback.
+    #[must_use]
+    pub fn new(most: usize, per_peer: usize, reserved: usize) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                all: Arc::new(Semaphore::new(most)),
+                reserved: Arc::new(Semaphore::new(reserved)),
+                per_peer,
+                peers: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Waits until one more may be accepted.
+    pub(crate) async fn room(&self) -> Room {
+        let all = Arc::clone(&self.inner.all).acquire_owned();
+        let reserved = Arc::clone(&self.inner.reserved).acquire_owned();
+        // Neither is ever closed.
+        tokio::select! {
+            biased;
+            Ok(permit) = all => Room { permit, reserved: false },
+            Ok(permit) = reserved => Room { permit, reserved: true },
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Counts the connection that was accepted; `None` when its address has too many,
+    /// or the room was kept for others.
+    pub(crate) fn seat(&self, room: Room, peer: IpAddr) -> Option<Seat> {
+        let peer = client(peer);
+        let local = peer.is_loopback();
+        if room.reserved && !local {
+            return None;
+        }
+        let inner = &self.inner;
+        let mut counted = None;
+        if !local && inner.per_peer > 0 {
+            let mut peers = inner.peers();
+            let count = peers.entry(peer).or_default();
+            if *count >= inner.per_peer {
+                return None;
+            }
+            *count += 1;
+            counted = Some((peer, Arc::clone(inner)));
+        }
+        Some(Seat {
+            _permit: room.permit,
+            counted,
+        })
+    }
+}
+
+impl Inner {
+    fn peers(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let Some((peer, inner)) = self.counted.take() else {
+            return;
+        };
+        let mut peers = inner.peers();
+        if let Some(count) = peers.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                peers.remove(&peer);
+            }
+        }
+    }
+}
+
+/// Whose an address is: with IPv6 a customer has a whole network of 64 bits.
+fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt as _;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    async fn connect(budget: &Budget, from: &str) -> Option<Seat> {
+        let room = budget.room().now_or_never()?;
+        budget.seat(room, address(from))
+    }
+
+    #[tokio::test]
+    async fn one_address_gets_its_share_and_no_more() {
+        let budget = Budget::new(10, 2, 0);
+        let first = connect(&budget, "198.51.100.1").await;
+        let second = connect(&budget, "::ffff:198.51.100.1").await;
+        assert!(first.is_some() && second.is_some());
+        assert!(connect(&budget, "198.51.100.1").await.is_none());
+        let other = connect(&budget, "198.51.100.2").await;
+        assert!(other.is_some());
+        drop(first);
+        assert!(connect(&budget, "198.51.100.1").await.is_some());
+        // A network of IPv6 is one client.
+        let seats = [
+            connect(&budget, "2001:db8::1").await,
+            connect(&budget, "2001:db8::2").await,
+        ];
+        assert!(seats.iter().all(Option::is_some));
+        assert!(connect(&budget, "2001:db8::ffff:3").await.is_none());
+        drop((second, other, seats));
+        assert!(budget.inner.peers().is_empty());
+    }
+
+    #[tokio::test]
+    async fn strangers_leave_room_for_this_machine() {
+        let budget = Budget::new(2, 0, 1);
+        let strangers = [
+            connect(&budget, "198.51.100.1").await,
+            connect(&budget, "198.51.100.2").await,
+        ];
+        assert!(strangers.iter().all(Option::is_some));
+        assert!(connect(&budget, "198.51.100.3").await.is_none());
+        let own = connect(&budget, "127.0.0.1").await;
+        assert!(own.is_some());
+        // Full: the next one waits.
+        assert!(budget.room().now_or_never().is_none());
+        drop(strangers);
+        assert!(connect(&budget, "198.51.100.3").await.is_some());
+    }
+}
