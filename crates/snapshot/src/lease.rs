@@ -21,6 +21,8 @@ pub(crate) struct State {
     pub(crate) held: HashMap<BuildId, usize>,
     /// Builds published since the start.
     pub(crate) published: u64,
+    /// Why no build at all is collected, where that is so.
+    pub(crate) keep_all: Option<String>,
 }
 
 /// Keeps a build from being collected until it is dropped.
@@ -42,6 +44,13 @@ impl Register {
             id,
             register: Arc::clone(self),
         }
+    }
+}
+
+impl Register {
+    /// A lease for as long as the process lives.
+    pub(crate) fn keep(&self, id: BuildId) {
+        *self.lock().held.entry(id).or_default() += 1;
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     ArtefactStore, Below, Build, Corruption, Draft, Error, FileEntry, FileRole, Kind, Lease,
     MANIFEST_FILE, Manifest, Stack, Staging, TEMPLATE_FILE,
     lease::Register,
-    manifest::{MAX_FILES, MAX_MANIFEST_BYTES, valid_name_for},
+    manifest::{MAX_FILES, MAX_MANIFEST_BYTES, builds_named, rewritten, valid_name_for},
     sparse,
 };
 use async_trait::async_trait;
@@ -23,7 +23,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -57,6 +57,9 @@ impl LocalStore {
         };
         let staging = inner.staging();
         fs::create_dir_all(&staging).map_err(Error::io("create", &staging))?;
+        // Machines get the files as open descriptors; nobody else has business here.
+        fs::set_permissions(&inner.root, fs::Permissions::from_mode(0o700))
+            .map_err(Error::io("close", &inner.root))?;
         inner.sweep()?;
         Ok(Self {
             inner: Arc::new(inner),
@@ -87,6 +90,17 @@ impl LocalStore {
         self.inner.leases.take(id)
     }
 
+    /// The same for as long as this process lives.
+    pub fn keep(&self, id: BuildId) {
+        self.inner.leases.keep(id);
+    }
+
+    /// Lets nothing be collected by this store and its clones: somebody needs builds,
+    /// and nobody knows which.
+    pub fn keep_all(&self, why: &str) {
+        self.inner.leases.lock().keep_all = Some(why.to_owned());
+    }
+
     /// Lets no new sandbox be started from a build, for good. What still needs its
     /// files keeps them; [`Self::collect`] removes them after that.
     ///
@@ -111,9 +125,19 @@ impl LocalStore {
         .await
     }
 
+    /// Builds that cannot be read, each with the reason. They are left as they are.
+    pub async fn unreadable(&self) -> Result<Vec<(BuildId, String)>, Error> {
+        self.run(|inner| {
+            let found = inner.look()?.unreadable.into_iter();
+            Ok(found.map(|build| (build.id, build.why)).collect())
+        })
+        .await
+    }
+
     /// Removes every build that nothing needs: neither a lease, nor a build that
-    /// can be started from, nor a build that one of these stands on. Returns what
-    /// was removed.
+    /// can be started from, nor a build that cannot be read now, nor a build that one
+    /// of these stands on. Returns what was removed: nothing, while some build does
+    /// not tell what it stands on.
     pub async fn collect(&self) -> Result<Vec<BuildId>, Error> {
         self.run(|inner| inner.collect(false)).await
     }
@@ -183,6 +207,22 @@ impl ArtefactStore for LocalStore {
     }
 }
 
+/// What is in the store's directory.
+#[derive(Debug, Default)]
+struct Stored {
+    /// Readable ones, oldest first.
+    builds: Vec<Build>,
+    /// The others, each with what it stands on, where its manifest tells.
+    unreadable: Vec<Unreadable>,
+}
+
+#[derive(Debug)]
+struct Unreadable {
+    id: BuildId,
+    why: String,
+    named: Option<Vec<BuildId>>,
+}
+
 impl Inner {
     fn staging(&self) -> PathBuf {
         self.root.join(STAGING)
@@ -202,24 +242,42 @@ impl Inner {
 
     /// Every readable build, oldest first.
     fn builds(&self) -> Result<Vec<Build>, Error> {
-        let mut builds = Vec::new();
+        Ok(self.look()?.builds)
+    }
+
+    /// What is stored, readable or not.
+    fn look(&self) -> Result<Stored, Error> {
+        let mut stored = Stored::default();
         for entry in fs::read_dir(&self.root).map_err(Error::io("list", &self.root))? {
             let entry = entry.map_err(Error::io("list", &self.root))?;
             let Some(id) = build_id_of(&entry.file_name()) else {
                 continue;
             };
             match self.load(id) {
-                Ok(build) => builds.push(build),
+                Ok(build) => stored.builds.push(build),
                 // Removed between the listing and the look.
                 Err(Error::NotFound(_)) => {}
                 Err(_) if !self.directory(id).exists() => {}
                 Err(error) => {
-                    tracing::warn!(build = %id, error = %chain(&error), "skip a damaged build");
+                    tracing::warn!(build = %id, error = %chain(&error), "skip a build that cannot be read");
+                    stored.unreadable.push(Unreadable {
+                        id,
+                        why: chain(&error),
+                        named: self.builds_named_by(id),
+                    });
                 }
             }
         }
-        builds.sort_by_key(|build| (build.manifest.created_at, build.manifest.build_id));
-        Ok(builds)
+        stored
+            .builds
+            .sort_by_key(|build| (build.manifest.created_at, build.manifest.build_id));
+        Ok(stored)
+    }
+
+    /// What a build that cannot be read stands on; `None` when nobody can tell.
+    fn builds_named_by(&self, id: BuildId) -> Option<Vec<BuildId>> {
+        let text = manifest_text(id, &self.directory(id)).ok()?;
+        builds_named(&text)
     }
 
     /// A build for new sandboxes.
@@ -249,18 +307,31 @@ impl Inner {
     }
 
     /// Finds, and unless it is only asked for removes, what nothing needs. A
-    /// damaged build is nobody's garbage: it stays for a person to look at.
+    /// build that cannot be read is nobody's garbage: it stays, with what it stands
+    /// on, for a person to look at or for a version that can read it.
     fn collect(&self, only_look: bool) -> Result<Vec<BuildId>, Error> {
-        let (builds, state) = loop {
+        let (stored, state) = loop {
             let published = self.leases.lock().published;
-            let builds = self.builds()?;
+            let stored = self.look()?;
             let state = self.leases.lock();
             if state.published == published {
-                break (builds, state);
+                break (stored, state);
             }
         };
+        if let Some(why) = &state.keep_all {
+            tracing::warn!(why, "no build is removed");
+            return Ok(Vec::new());
+        }
+        let mut needed: Vec<BuildId> = state.held.keys().copied().collect();
+        for Unreadable { id, named, .. } in &stored.unreadable {
+            let Some(named) = named else {
+                tracing::warn!(build = %id, "no build is removed: this one does not tell what it stands on");
+                return Ok(Vec::new());
+            };
+            needed.extend(named);
+        }
         // Locked to the end, so that no lease comes between looking and removing.
-        let garbage = needless(&builds, state.held.keys());
+        let garbage = needless(&stored.builds, needed.iter());
         if only_look {
             return Ok(garbage);
         }
@@ -378,7 +449,11 @@ impl Inner {
             created_at: chrono::Utc::now(),
             ..manifest.clone()
         };
-        match self.place(&staging, manifest) {
+        // As it was read, with whatever a newer version says there.
+        let text = manifest_text(id, &from.directory)?;
+        let text = rewritten(&text, manifest.created_at)
+            .map_err(|error| Error::Draft(format!("copy the manifest: {error}")))?;
+        match self.place_as(&staging, manifest, text) {
             Err(Error::Exists(_)) => self.load(id),
             placed => placed,
         }
@@ -386,8 +461,20 @@ impl Inner {
 
     /// Completes a staging area whose files are sealed and makes it visible.
     fn place(&self, staging: &Staging, manifest: Manifest) -> Result<Build, Error> {
+        let text = serde_json::to_vec_pretty(&manifest)
+            .map_err(|error| Error::Draft(format!("write the manifest: {error}")))?;
+        self.place_as(staging, manifest, text)
+    }
+
+    /// The same, with the manifest's text as it is to be on disk.
+    fn place_as(
+        &self,
+        staging: &Staging,
+        manifest: Manifest,
+        text: Vec<u8>,
+    ) -> Result<Build, Error> {
         manifest.check().map_err(Error::Draft)?;
-        write_manifest(&staging.directory, &manifest)?;
+        write_manifest(&staging.directory, text)?;
         for layer in manifest.disk_layers() {
             sync_directory(&staging.directory.join(layer))?;
         }
@@ -504,12 +591,27 @@ fn is_locked(path: &Path) -> bool {
     })
 }
 
-fn read_manifest(id: BuildId, directory: &Path) -> Result<Manifest, Error> {
-    let corrupt = |why| Error::Corrupt {
-        build: id,
+fn corrupt_manifest(build: BuildId, why: Corruption) -> Error {
+    Error::Corrupt {
+        build,
         file: MANIFEST_FILE.to_owned(),
         why,
-    };
+    }
+}
+
+fn read_manifest(id: BuildId, directory: &Path) -> Result<Manifest, Error> {
+    let text = manifest_text(id, directory)?;
+    let manifest =
+        Manifest::parse(&text).map_err(|why| corrupt_manifest(id, Corruption::Manifest(why)))?;
+    if manifest.build_id != id {
+        let why = format!("it belongs to build {}", manifest.build_id);
+        return Err(corrupt_manifest(id, Corruption::Manifest(why)));
+    }
+    Ok(manifest)
+}
+
+fn manifest_text(id: BuildId, directory: &Path) -> Result<Vec<u8>, Error> {
+    let corrupt = |why| corrupt_manifest(id, why);
     let path = directory.join(MANIFEST_FILE);
     let file = match File::open(&path) {
         Ok(file) => file,
@@ -531,14 +633,7 @@ fn read_manifest(id: BuildId, directory: &Path) -> Result<Manifest, Error> {
             "longer than {MAX_MANIFEST_BYTES} bytes"
         ))));
     }
-    let manifest = Manifest::parse(&bytes).map_err(|why| corrupt(Corruption::Manifest(why)))?;
-    if manifest.build_id != id {
-        return Err(corrupt(Corruption::Manifest(format!(
-            "it belongs to build {}",
-            manifest.build_id
-        ))));
-    }
-    Ok(manifest)
+    Ok(bytes)
 }
 
 fn check_file(id: BuildId, directory: &Path, entry: &FileEntry) -> Result<(), Error> {
@@ -669,11 +764,14 @@ fn measure(staging: &Staging, role: FileRole, file: &File, name: &str) -> Result
     })
 }
 
-fn write_manifest(directory: &Path, manifest: &Manifest) -> Result<(), Error> {
+fn write_manifest(directory: &Path, mut text: Vec<u8>) -> Result<(), Error> {
     let path = directory.join(MANIFEST_FILE);
-    let mut text = serde_json::to_vec_pretty(manifest)
-        .map_err(|error| Error::Draft(format!("write the manifest: {error}")))?;
     text.push(b'\n');
+    if text.len() as u64 > MAX_MANIFEST_BYTES {
+        return Err(Error::Draft(format!(
+            "the manifest would be longer than {MAX_MANIFEST_BYTES} bytes"
+        )));
+    }
     File::options()
         .write(true)
         .create_new(true)

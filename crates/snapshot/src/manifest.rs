@@ -4,7 +4,8 @@
 //! It is parsed once, by [`Manifest::parse`], which checks everything that later
 //! code relies on: file names that cannot leave the directory, each role at most
 //! once, the roles that the kind needs, sane sizes. A manifest from a newer
-//! format is refused, unknown fields of this one too.
+//! format is refused, and its build left alone; fields that this version does not
+//! know are passed over, and kept where a build is copied ([`rewritten`]).
 
 use crate::Digest;
 use chrono::{DateTime, Utc};
@@ -31,7 +32,6 @@ const MAX_NAME_LENGTH: usize = 64;
 const MAX_PARENTS: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Version of this document's format.
     pub format: u32,
@@ -104,7 +104,6 @@ impl Kind {
 
 /// The virtual hardware that the build was saved with and must be restored to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Shape {
     pub vcpus: u32,
     pub memory_mib: u64,
@@ -113,7 +112,6 @@ pub struct Shape {
 
 /// The virtual machine monitor whose device state this is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EngineVersion {
     /// Such as `qemu`.
     pub name: String,
@@ -130,7 +128,6 @@ pub enum Accelerator {
 
 /// What the processor must offer for the saved state to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct CpuRequirement {
     pub accelerator: Accelerator,
     /// The engine's name for the processor model, such as `host` or `max`, with what is
@@ -143,7 +140,6 @@ pub struct CpuRequirement {
 
 /// One ingredient with its version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Component {
     pub version: String,
     /// BLAKE3 of the component's file.
@@ -152,7 +148,6 @@ pub struct Component {
 
 /// What the build was made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Inputs {
     pub kernel: Component,
     pub initramfs: Component,
@@ -165,7 +160,6 @@ pub struct Inputs {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct FileEntry {
     pub role: FileRole,
     /// A plain name inside the build's directory.
@@ -351,6 +345,37 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// The text of a manifest for a copy of the build: `original`, the manifest as it was
+/// read, with everything that it says, and `created_at` anew.
+///
+/// # Errors
+/// When the original is no manifest.
+pub(crate) fn rewritten(original: &[u8], created_at: DateTime<Utc>) -> serde_json::Result<Vec<u8>> {
+    let mut document: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(original)?;
+    let created_at = serde_json::to_value(created_at)?;
+    document.insert("created_at".to_owned(), created_at);
+    serde_json::to_vec_pretty(&document)
+}
+
+/// The builds that a manifest names which this version cannot read, as far as it has
+/// the form of one: everything in it that looks like a build's id.
+pub(crate) fn builds_named(text: &[u8]) -> Option<Vec<BuildId>> {
+    fn ids_in(document: &serde_json::Value, found: &mut Vec<BuildId>) {
+        use serde_json::Value;
+        match document {
+            Value::String(text) => found.extend(text.parse::<BuildId>().ok()),
+            Value::Array(items) => items.iter().for_each(|item| ids_in(item, found)),
+            Value::Object(fields) => fields.values().for_each(|field| ids_in(field, found)),
+            _ => {}
+        }
+    }
+    let document: serde_json::Value = serde_json::from_slice(text).ok()?;
+    let mut found = Vec::new();
+    ids_in(&document, &mut found);
+    Some(found)
 }
 
 /// The directory of a build's disk layer.

@@ -463,3 +463,69 @@ proptest::proptest! {
         });
     }
 }
+
+/// Replaces a build's manifest by what `change` makes of it.
+fn rewrite(build: &Build, change: impl FnOnce(&mut serde_json::Value)) {
+    let path = build.directory().join(MANIFEST_FILE);
+    let mut document = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut document);
+    fs::write(path, serde_json::to_vec(&document).unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn what_an_unreadable_build_stands_on_is_not_garbage() {
+    let (_directory, store) = store();
+    let base = published(&store).await.manifest.build_id;
+    let needless = published(&store).await.manifest.build_id;
+    let newer = layered(&store, Kind::Snapshot, &[base]).await;
+    rewrite(&newer, |manifest| {
+        manifest["format"] = 9.into();
+        manifest["chains"] = serde_json::json!({ "disk": [base.to_string()] });
+        manifest.as_object_mut().unwrap().remove("parents");
+    });
+    for id in [base, needless] {
+        store.retire(id).await.unwrap();
+    }
+    assert_eq!(store.collect().await.unwrap(), [needless]);
+    assert!(newer.directory().exists());
+    let unreadable = store.unreadable().await.unwrap();
+    assert_eq!(unreadable.len(), 1);
+    assert_eq!(unreadable[0].0, newer.manifest.build_id);
+    assert!(unreadable[0].1.contains("format 9"), "{}", unreadable[0].1);
+
+    // One that does not tell: nothing goes.
+    fs::write(newer.directory().join(MANIFEST_FILE), "{\"form").unwrap();
+    assert_eq!(store.collect().await.unwrap(), []);
+    assert_eq!(store.garbage().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn while_somebody_needs_unknown_builds_none_is_removed() {
+    let (_directory, store) = store();
+    let id = published(&store).await.manifest.build_id;
+    store.retire(id).await.unwrap();
+    store.keep_all("a sandbox does not tell");
+    assert_eq!(store.collect().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn fields_of_a_newer_version_are_read_past_and_copied() {
+    let (_directory, from) = store();
+    let (_other, to) = store();
+    let build = published(&from).await;
+    rewrite(&build, |manifest| {
+        manifest["signature"] = "abc".into();
+        manifest["shape"]["hugepages"] = true.into();
+    });
+    let build = from.open(build.manifest.build_id).await.unwrap();
+    let copy = to.import(&build).await.unwrap();
+    let text = fs::read(copy.directory().join(MANIFEST_FILE)).unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(document["signature"], "abc");
+    assert_eq!(document["shape"]["hugepages"], true);
+    assert_ne!(document["created_at"], serde_json::Value::Null);
+    assert_eq!(
+        to.open(build.manifest.build_id).await.unwrap().manifest,
+        copy.manifest
+    );
+}
