@@ -195,17 +195,21 @@ impl Cgroups {
         Ok(Group { procs })
     }
 
-    /// Removes the group `name` from every hierarchy; one that does not exist is fine.
-    /// Blocks for at most two seconds while the kernel still finishes off its processes.
+    /// Ends every process in the group `name` and removes it from every hierarchy; one
+    /// that does not exist is fine. Blocks for at most two seconds while the kernel
+    /// still finishes off its processes. Once this has returned without an error,
+    /// nothing that was in the group runs any more: not a thread whose process's first
+    /// thread has ended, nor a process that nobody knows of.
     ///
     /// # Errors
     /// [`Error::Cgroup`] when a process is still in it.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
         check_name(name)?;
         let deadline = Instant::now() + REMOVE_TIMEOUT;
-        for (_, root) in self.mounts.values() {
+        for (version, root) in self.mounts.values() {
             let path = root.join(PARENT).join(name);
             loop {
+                end_members(*version, &path);
                 match fs::remove_dir(&path) {
                     Ok(()) => break,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => break,
@@ -246,6 +250,46 @@ impl Cgroups {
         names.sort();
         names.dedup();
         names
+    }
+}
+
+/// Whether the process `pid` is in the group `name` of any hierarchy, which it is for
+/// life: it has no way to another. Where this host has no memory controller there are
+/// no groups, and every process counts as a member.
+#[must_use]
+pub fn is_member(name: &str, pid: u32) -> bool {
+    if Cgroups::detect()
+        .version(Controller::Memory.name())
+        .is_none()
+    {
+        return true;
+    }
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| names_group(&text, name))
+}
+
+/// Whether a line of `/proc/PID/cgroup`, `7:memory:/hearth/NAME`, says so. What is in
+/// front of it depends on where the reader stands.
+fn names_group(text: &str, name: &str) -> bool {
+    let end = format!("/{PARENT}/{name}");
+    text.lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2))
+        .any(|path| path.ends_with(&end))
+}
+
+/// Kills what is in a group. A process that was just forked is met in the next round.
+fn end_members(version: CgroupVersion, group: &Path) {
+    if version == CgroupVersion::V2 && fs::write(group.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    // Version 1, or a kernel before 5.14. Zombies whose threads go on are listed, too,
+    // and the signal reaches these.
+    let members = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    for pid in members.lines().filter_map(|line| line.parse().ok()) {
+        let pid = rustix::process::Pid::from_raw(pid);
+        if let Some(pid) = pid {
+            // It may have ended by itself.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
     }
 }
 
@@ -363,6 +407,44 @@ mod tests {
             groups.create("x", &limits),
             Err(Error::NoController { controller: "pids" })
         ));
+    }
+
+    #[test]
+    fn a_group_is_known_by_its_whole_name() {
+        let text = "11:pids:/\n7:memory:/outer/hearth/hearth-iab\n0::/\n";
+        assert!(names_group(text, "hearth-iab"));
+        assert!(!names_group(text, "iab"));
+        assert!(!names_group(text, "hearth-ia"));
+        assert!(!names_group("7:memory:/hearth/hearth-iabc\n", "hearth-iab"));
+        assert!(!names_group("0::/\n", "hearth-iab"));
+    }
+
+    #[test]
+    fn removing_a_group_ends_what_is_in_it() {
+        let cgroups = Cgroups::detect();
+        if !rustix::process::geteuid().is_root() || cgroups.version("memory").is_none() {
+            eprintln!("skipped: needs root and a memory controller");
+            return;
+        }
+        let name = format!("hearth-test-{}", std::process::id());
+        let limits = Limits {
+            memory_bytes: Some(64 << 20),
+            ..Limits::default()
+        };
+        let group = cgroups.create(&name, &limits).expect("made");
+        let mut child = std::process::Command::new("sleep")
+            .arg("600")
+            .spawn()
+            .expect("sleep");
+        group.add(child.id()).expect("joined");
+        assert!(is_member(&name, child.id()));
+        assert!(!is_member(&name, std::process::id()));
+        let waiting = std::thread::spawn(move || child.wait());
+        cgroups.remove(&name).expect("removed, with what was in it");
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = waiting.join().expect("joined").expect("waited");
+        assert_eq!(status.signal(), Some(9));
+        assert!(!cgroups.list().contains(&name));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use cgroup::Limits;
-pub use cgroup::{CgroupVersion, Cgroups, remove_cgroup};
+pub use cgroup::{CgroupVersion, Cgroups, is_member, remove_cgroup};
 pub use program::{Joining, Program, Spawned};
 
 /// How a process is held. Serialisable, so that it can be kept in a journal. The default

@@ -98,8 +98,16 @@ impl Process {
             Err(error) => return Err(error.into()),
         };
         // Read after the pidfd was opened: if the id was reused, this is the new process's.
-        if start_time(pid)? != Some(start_time_ticks) {
-            return Ok(None);
+        match look(pid)? {
+            Some(Found { start_time, state }) if start_time == start_time_ticks => {
+                if state == State::Ended {
+                    // Its first thread has ended, and others may go on: a guest that
+                    // took the process over can bring that about. None shall outlive it.
+                    let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+                    return Ok(None);
+                }
+            }
+            _ => return Ok(None),
         }
         Self::watch(pid, pidfd, no_hold()).map(Some)
     }
@@ -160,8 +168,26 @@ fn reap(pidfd: &OwnedFd) -> ExitReason {
 /// Start time of a process in clock ticks since boot; `None` when there is none or it has
 /// ended and only waits to be reaped.
 pub(crate) fn start_time(pid: u32) -> io::Result<Option<u64>> {
+    let found = look(pid)?.filter(|found| found.state == State::Runs);
+    Ok(found.map(|found| found.start_time))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Runs,
+    /// At least its first thread has ended.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
+    start_time: u64,
+    state: State,
+}
+
+fn look(pid: u32) -> io::Result<Option<Found>> {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => Ok(parse_start_time(&stat)),
+        Ok(stat) => Ok(parse_stat(&stat)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         // The process ended between open and read.
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
@@ -176,16 +202,18 @@ pub(crate) fn boot_id() -> String {
         .unwrap_or_default()
 }
 
-/// Field 22 of proc(5)'s `stat`. The second field is the program's name in parentheses and
-/// may itself hold spaces and parentheses, so fields are counted from the last one.
-fn parse_start_time(stat: &str) -> Option<u64> {
+/// Fields 3 and 22 of proc(5)'s `stat`. The second field is the program's name in
+/// parentheses and may itself hold spaces and parentheses, so fields are counted from the
+/// last one.
+fn parse_stat(stat: &str) -> Option<Found> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let state = match fields.next()? {
+        "Z" | "X" => State::Ended,
+        _ => State::Runs,
+    };
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some(Found { start_time, state })
 }
 
 #[cfg(test)]
@@ -211,9 +239,14 @@ mod tests {
     #[test]
     fn start_time_is_read_past_a_nasty_name() {
         let stat = "7 (a) b) R 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9";
-        assert_eq!(parse_start_time(stat), Some(4242));
-        assert_eq!(parse_start_time(&stat.replace(") R ", ") Z ")), None);
-        assert_eq!(parse_start_time("garbage"), None);
+        let found = |state| Found {
+            start_time: 4242,
+            state,
+        };
+        assert_eq!(parse_stat(stat), Some(found(State::Runs)));
+        let ended = stat.replace(") R ", ") Z ");
+        assert_eq!(parse_stat(&ended), Some(found(State::Ended)));
+        assert_eq!(parse_stat("garbage"), None);
     }
 
     #[tokio::test]
@@ -238,6 +271,38 @@ mod tests {
         assert!(process.kill(Duration::from_secs(10)).await.unwrap());
         assert!(process.kill(Duration::from_secs(10)).await.unwrap());
         assert_eq!(process.exit(), Some(ExitReason::Signaled { signal: 9 }));
+    }
+
+    /// A process whose first thread has ended while another goes on looks like a
+    /// zombie, and is none.
+    #[tokio::test]
+    async fn threads_do_not_outlive_their_process_unseen() {
+        // The first thread ends alone, as after `exit(2)` of one thread.
+        let script = "import ctypes, os, threading, time\n\
+            threading.Thread(target=lambda: time.sleep(600)).start()\n\
+            ctypes.CDLL(None).syscall(60, 0)\n";
+        let Ok(mut child) = Command::new("python3").args(["-c", script]).spawn() else {
+            eprintln!("skipped: needs python3");
+            return;
+        };
+        let pid = child.id();
+        let started = loop {
+            let found = look(pid).unwrap().expect("it is there");
+            if found.state == State::Ended {
+                break found.start_time;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+        assert!(threads() > 1);
+        assert!(Process::find(pid, started).unwrap().is_none());
+        // Would wait for ten minutes if the other thread went on.
+        assert!(
+            tokio::task::spawn_blocking(move || child.wait())
+                .await
+                .unwrap()
+                .is_ok()
+        );
     }
 
     #[tokio::test]
