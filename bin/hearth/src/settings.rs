@@ -127,6 +127,9 @@ pub struct Node {
     /// the usual ones, such as a company's. Builds too, unless `builds.ca_file` says
     /// otherwise.
     pub ca_file: Option<PathBuf>,
+    /// Listens beyond loopback although guests are emulated. Emulation (QEMU's TCG) is
+    /// for trying and testing: its makers do not promise that it keeps hostile code in.
+    pub allow_emulation: bool,
     /// Keeps guests' consoles in `<run_dir>/sb/<id>/console.log`.
     pub keep_consoles: bool,
     /// TCP address of the node's gRPC service, beside its unix socket.
@@ -155,6 +158,11 @@ pub struct Network {
     /// Megabits per second that one sandbox may send, and as many that it may
     /// receive; 0: any number.
     pub bandwidth_mbit: u32,
+    /// Networks that no sandbox may reach, whatever it is allowed, such as
+    /// `203.0.113.0/24`. Private, local and metadata addresses are denied anyhow.
+    pub deny: Vec<String>,
+    /// Lets sandboxes deliver mail to port 25 of others.
+    pub smtp: bool,
 }
 
 /// Limits of the first team.
@@ -279,6 +287,7 @@ impl Default for Node {
             warm_pool_size: hearth_node::config::DEFAULT_WARM_POOL_SIZE,
             warm_pool_memory_percent: hearth_node::config::DEFAULT_WARM_POOL_MEMORY_PERCENT,
             ca_file: None,
+            allow_emulation: false,
             keep_consoles: false,
             grpc_address: None,
             grpc_token_file: None,
@@ -297,6 +306,8 @@ impl Default for Network {
             trusted_ca_file: None,
             connections_max: 8192,
             bandwidth_mbit: 0,
+            deny: Vec::new(),
+            smtp: false,
         }
     }
 }
@@ -457,6 +468,21 @@ impl Settings {
         self.tls.address.unwrap_or(self.api.address)
     }
 
+    /// Whether any port of the API, of sandboxes or of the node is open to other
+    /// machines.
+    pub fn listens_beyond_loopback(&self) -> bool {
+        let listens = [
+            (self.api.address, self.api.port),
+            (self.api.address, self.api.edge_port),
+            (self.tls_address(), self.tls.port),
+        ];
+        let grpc = self.node.grpc_address.map(|at| (at.ip(), at.port()));
+        listens
+            .into_iter()
+            .chain(grpc)
+            .any(|(address, port)| port != 0 && !address.is_loopback())
+    }
+
     /// The local authority's certificate, once the daemon has made it.
     /// What `[tls.acme]` asks for.
     pub fn acme(&self) -> Option<hearth_tls::Acme> {
@@ -588,6 +614,20 @@ mod tests {
             error.to_string().contains("warm_pool_memory_percent"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_other_machines_reach_is_known() {
+        let beyond = |text: &str| {
+            let settings: Settings = toml::from_str(text).expect("valid");
+            settings.listens_beyond_loopback()
+        };
+        assert!(!beyond(""));
+        assert!(beyond("[api]\naddress = \"0.0.0.0\"\n"));
+        assert!(beyond("[tls]\naddress = \"192.0.2.1\"\n"));
+        assert!(!beyond("[tls]\naddress = \"192.0.2.1\"\nport = 0\n"));
+        assert!(beyond("[node]\ngrpc_address = \"[::]:7\"\n"));
+        assert!(!beyond("[node]\ngrpc_address = \"[::1]:7\"\n"));
     }
 
     #[test]

@@ -186,6 +186,7 @@ impl Targets {
             writable: Some(WritableConfig {
                 directory: path("layer"),
                 limit_bytes: None,
+                reserve_bytes: 0,
             }),
             size_bytes: mib << 20,
         })?;

@@ -23,6 +23,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         writable: Some(WritableConfig {
             directory,
             limit_bytes: None,
+            reserve_bytes: 0,
         }),
         size_bytes,
     };

@@ -127,12 +127,13 @@ impl Device {
             active: RwLock::new(None),
             sealing: Mutex::default(),
             regions: (0..REGION_LOCKS).map(|_| RwLock::default()).collect(),
-            limit: Limit(
-                config
-                    .writable
-                    .as_ref()
-                    .and_then(|writable| writable.limit_bytes),
-            ),
+            limit: config
+                .writable
+                .as_ref()
+                .map_or_else(Limit::default, |writable| Limit {
+                    bytes: writable.limit_bytes,
+                    reserve: writable.reserve_bytes,
+                }),
             counters: Counters::default(),
             storage,
         };

@@ -21,6 +21,7 @@ pub fn merge(base: &Path, layers: &[PathBuf], size_bytes: u64, into: &Path) -> R
         writable: writable.map(|directory| WritableConfig {
             directory: directory.to_owned(),
             limit_bytes: None,
+            reserve_bytes: 0,
         }),
         size_bytes,
     };

@@ -55,6 +55,8 @@ pub(crate) trait Storage: Send + Sync {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn Blob>>;
     fn open(&self, path: &Path, writable: bool) -> io::Result<Arc<dyn Blob>>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Bytes that may still be written to the file system of `path`.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
     /// Returns when the names in the directory survive a power cut.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
 }
@@ -102,6 +104,11 @@ impl Storage for OsStorage {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {

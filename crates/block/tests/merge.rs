@@ -41,6 +41,7 @@ fn config(base: &Path, layers: Vec<PathBuf>, writable: Option<PathBuf>) -> Devic
         writable: writable.map(|directory| WritableConfig {
             directory,
             limit_bytes: None,
+            reserve_bytes: 0,
         }),
         size_bytes: SIZE,
     }

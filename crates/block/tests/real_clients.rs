@@ -177,6 +177,7 @@ async fn a_sealed_layer_is_read_by_forks() {
         writable: Some(WritableConfig {
             directory: scratch.path("fork"),
             limit_bytes: None,
+            reserve_bytes: 0,
         }),
         size_bytes: 16 * MIB,
     };

@@ -77,7 +77,6 @@ pub(crate) fn digest_of_parts(label: &str, parts: &[&[u8]]) -> Digest {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Info<D> {
     format: u32,
     kind: String,
@@ -88,7 +87,6 @@ struct Info<D> {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct InfoFile {
     name: String,
     size_bytes: u64,

@@ -38,7 +38,6 @@ pub struct Initramfs {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Details {
     /// BLAKE3 of the archive.
     blake3: Digest,

@@ -127,7 +127,6 @@ pub struct Rootfs {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Details {
     release: String,
     disk_mib: u64,

@@ -312,6 +312,7 @@ async fn attempt(
         writable: Some(WritableConfig {
             directory: layer.clone(),
             limit_bytes: None,
+            reserve_bytes: 0,
         }),
         size_bytes: spec.shape.disk_mib << 20,
     };

@@ -57,7 +57,8 @@ impl Authority {
             Ok(text) => match Self::from_pem(&text) {
                 Ok(authority) => return Ok(authority),
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "replace a damaged authority")
+                    tracing::warn!(path = %path.display(), %error, "replace a damaged authority");
+                    fs::rename(path, path.with_extension("damaged"))?;
                 }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

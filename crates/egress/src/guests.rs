@@ -11,6 +11,7 @@ use hearth_ids::SandboxId;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::allowance::Allowance;
 use crate::authority::Authority;
 use crate::dns::message::Address;
 use crate::rules::Rules;
@@ -19,6 +20,15 @@ use crate::rules::Rules;
 const MOST_LOOKUPS: usize = 64;
 /// Connections of one guest through the proxy at a time.
 const MOST_CONNECTIONS: usize = 1024;
+/// Connections of one guest to other sandboxes and the API at a time.
+const MOST_EDGE_CONNECTIONS: usize = 64;
+/// Connections of one guest to its name server at a time.
+const MOST_NAME_STREAMS: usize = 8;
+/// Connections of one guest to the service for events at a time.
+const MOST_EVENT_CONNECTIONS: usize = 8;
+/// Bytes of log messages of one guest, in the long run and at once.
+const LOG_BYTES_PER_SECOND: f64 = 32.0 * 1024.0;
+const LOG_BURST_BYTES: f64 = 512.0 * 1024.0;
 /// Answers that are remembered of one guest.
 const MOST_ANSWERS: usize = 2048;
 /// How long an answer is remembered, whatever its own time: programs keep
@@ -52,6 +62,10 @@ pub struct Guest {
     answers: Mutex<VecDeque<Answer>>,
     pub(crate) lookups: Arc<Semaphore>,
     pub(crate) connections: Arc<Semaphore>,
+    pub(crate) edge_connections: Arc<Semaphore>,
+    pub(crate) name_streams: Arc<Semaphore>,
+    pub(crate) event_connections: Arc<Semaphore>,
+    pub(crate) log_allowance: Allowance,
     /// Cancelled when the sandbox has left.
     pub(crate) gone: CancellationToken,
 }
@@ -72,6 +86,10 @@ impl Guest {
             answers: Mutex::new(VecDeque::new()),
             lookups: Arc::new(Semaphore::new(MOST_LOOKUPS)),
             connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            edge_connections: Arc::new(Semaphore::new(MOST_EDGE_CONNECTIONS)),
+            name_streams: Arc::new(Semaphore::new(MOST_NAME_STREAMS)),
+            event_connections: Arc::new(Semaphore::new(MOST_EVENT_CONNECTIONS)),
+            log_allowance: Allowance::full(LOG_BYTES_PER_SECOND, LOG_BURST_BYTES),
             gone: CancellationToken::new(),
         }
     }

@@ -26,6 +26,7 @@
 
 #![forbid(unsafe_code)]
 
+mod allowance;
 mod authority;
 mod dns;
 mod events;
@@ -50,7 +51,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use authority::{Authority, AuthorityError};
-pub use events::{DaemonLog, LogSink};
+pub use events::{LogSink, NoLog};
 pub use guests::{Guest, Identity};
 pub use rules::{Decision, Lookup, Rules, RulesError, Transform, Upstream, UpstreamTls};
 pub use secrets::{FillError, NoSecrets, SecretSource};
@@ -80,6 +81,27 @@ pub struct EgressConfig {
     pub edge_ca_file: Option<PathBuf>,
     /// Fills `${e2b.secrets.…}`; without it there are no secrets.
     pub secrets: Option<Arc<dyn SecretSource>>,
+    /// Takes what guests log at the service for events; without it that is lost.
+    pub log: Option<Arc<dyn LogSink>>,
+    pub limits: EgressLimits,
+}
+
+/// What all guests together may have open; each has a share of its own beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EgressLimits {
+    /// Connections to the outside through the proxy.
+    pub proxied: usize,
+    /// Connections to the edge.
+    pub to_edge: usize,
+}
+
+impl Default for EgressLimits {
+    fn default() -> Self {
+        Self {
+            proxied: 8192,
+            to_edge: 4096,
+        }
+    }
 }
 
 /// The services of one node.
@@ -108,7 +130,8 @@ impl Egress {
     ///
     /// # Errors
     /// When the host has no free ports, or we may not mark packets.
-    pub async fn bind(config: EgressConfig, sink: Arc<dyn LogSink>) -> io::Result<Self> {
+    pub async fn bind(config: EgressConfig) -> io::Result<Self> {
+        let sink = config.log.unwrap_or_else(|| Arc::new(NoLog));
         let secrets = config.secrets.unwrap_or_else(|| Arc::new(NoSecrets));
         let listeners = Listeners::bind().await?;
         let ports = listeners.ports()?;
@@ -138,6 +161,7 @@ impl Egress {
                 Arc::clone(&visits),
                 secrets,
                 Arc::new(trust::client(config.trusted_ca_file.as_ref())?),
+                config.limits,
             )),
         };
         Ok(Self {

@@ -6,30 +6,37 @@
 //! A rename without fsync is enough for a sandbox that runs: its journal has to
 //! outlive the daemon, not the host, for no VM outlives the host either. That of a
 //! paused sandbox is written durably.
+//!
+//! A journal carries the version of its format, and the oldest version that can
+//! read it where that is another. Fields that this version does not know are kept
+//! through every rewrite ([`unknown`]); a journal that it cannot read is left alone
+//! ([`Found::Quarantined`]).
+
+mod files;
+#[cfg(test)]
+mod tests;
+mod unknown;
 
 use crate::spec::{SandboxSpec, SandboxState};
 use chrono::{DateTime, Utc};
-use hearth_ids::{BuildId, ExecutionId, SandboxId};
+use hearth_ids::{BuildId, ExecutionId};
 use hearth_machine::MachineRecord;
 use hearth_snapshot::Shape;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    os::unix::fs::DirBuilderExt,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use unknown::Unknown;
 
-const FILE: &str = "journal.json";
+pub(crate) use files::{Found, Journals, Quarantined, check_spec, kept_builds};
+
 const VERSION: u32 = 1;
-/// A journal larger than this is not ours.
-const MAX_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Record {
+    /// Of the format that it was written in.
     version: u32,
+    /// The oldest version of the format whose programs can read it; absent where
+    /// that is its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    min_version: Option<u32>,
     pub spec: SandboxSpec,
     pub state: SandboxState,
     pub execution_id: ExecutionId,
@@ -55,6 +62,9 @@ pub(crate) struct Record {
     /// What is kept, while paused and resuming.
     #[serde(default)]
     pub paused: Option<Paused>,
+    /// What a newer version wrote beside these.
+    #[serde(skip)]
+    unknown: Unknown,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +78,6 @@ pub(crate) enum Origin {
 
 /// What the sandbox's disk is made of: the layers of a build, then its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct DiskRecord {
     /// The build below; absent for the one that the sandbox was created from.
     pub base: Option<BuildId>,
@@ -126,14 +135,12 @@ impl DiskRecord {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Keeping {
     pub build: BuildId,
     pub with_memory: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Paused {
     pub build: BuildId,
     pub with_memory: bool,
@@ -144,6 +151,7 @@ impl Record {
     pub(crate) fn new(spec: SandboxSpec, started_at: DateTime<Utc>, end_at: DateTime<Utc>) -> Self {
         Self {
             version: VERSION,
+            min_version: None,
             spec,
             state: SandboxState::Starting,
             execution_id: ExecutionId::random(),
@@ -157,7 +165,37 @@ impl Record {
             disk: DiskRecord::default(),
             keeping: None,
             paused: None,
+            unknown: Unknown::default(),
         }
+    }
+
+    /// Reads a journal that this version can read.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong with it.
+    fn parse(document: &serde_json::Value) -> Result<Self, String> {
+        let number = |field: &str| document.get(field).and_then(serde_json::Value::as_u64);
+        let version = number("version").ok_or("it has no version")?;
+        let oldest = number("min_version").unwrap_or(version);
+        if oldest > u64::from(VERSION) {
+            return Err(format!(
+                "a newer version wrote it (format {version}, here is {VERSION})"
+            ));
+        }
+        let mut record = Self::deserialize(document).map_err(|error| error.to_string())?;
+        let known = serde_json::to_value(&record).map_err(|error| error.to_string())?;
+        record.unknown = Unknown::of(document, &known);
+        Ok(record)
+    }
+
+    /// The journal's text, with what was not understood when it was read.
+    fn text(&self) -> serde_json::Result<Vec<u8>> {
+        if self.unknown.is_empty() {
+            return serde_json::to_vec(self);
+        }
+        let mut document = serde_json::to_value(self)?;
+        self.unknown.restore(&mut document);
+        serde_json::to_vec(&document)
     }
 
     /// As before anything was taken.
@@ -212,192 +250,4 @@ impl Record {
         self.origin = None;
         self.disk = self.disk.over(paused.build);
     }
-}
-
-/// The directory `sandboxes/` of the state directory.
-#[derive(Debug, Clone)]
-pub(crate) struct Journals {
-    root: PathBuf,
-}
-
-/// What stands in one directory of `sandboxes/`.
-#[derive(Debug)]
-pub(crate) enum Found {
-    Readable(Box<Record>),
-    /// The directory has no journal that can be read; its resources are unknown.
-    Unreadable {
-        id: SandboxId,
-        why: String,
-    },
-}
-
-impl Found {
-    /// The network slot of a sandbox that is up.
-    pub(crate) fn slot(&self) -> Option<u32> {
-        match self {
-            Self::Readable(record) if record.state.is_up() => record.slot,
-            _ => None,
-        }
-    }
-}
-
-impl Journals {
-    pub(crate) fn open(root: PathBuf) -> io::Result<Self> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(&root)?;
-        Ok(Self { root })
-    }
-
-    /// The directory of one sandbox, for its journal and its disk layer.
-    pub(crate) fn dir(&self, id: &SandboxId) -> PathBuf {
-        self.root.join(id.as_str())
-    }
-
-    /// Makes the sandbox's directory and writes its first journal.
-    pub(crate) fn create(&self, record: &Record) -> io::Result<()> {
-        let dir = self.dir(&record.spec.sandbox_id);
-        fs::DirBuilder::new().mode(0o711).create(&dir)?;
-        self.write(record).inspect_err(|_| {
-            // Nothing but our own file can be in there yet.
-            let _ = fs::remove_dir_all(&dir);
-        })
-    }
-
-    /// Replaces the journal. On an error the former one still stands.
-    pub(crate) fn write(&self, record: &Record) -> io::Result<()> {
-        self.replace(record, false)
-    }
-
-    /// The same, and the new one survives a power cut. On an error either stands.
-    pub(crate) fn write_durably(&self, record: &Record) -> io::Result<()> {
-        self.replace(record, true)
-    }
-
-    fn replace(&self, record: &Record, durably: bool) -> io::Result<()> {
-        let dir = self.dir(&record.spec.sandbox_id);
-        let new = dir.join("journal.json.new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        let text = serde_json::to_vec(record)?;
-        io::Write::write_all(&mut file, &text)?;
-        if durably {
-            file.sync_data()?;
-        }
-        fs::rename(&new, dir.join(FILE))?;
-        if durably {
-            fs::File::open(&dir)?.sync_all()?;
-            fs::File::open(&self.root)?.sync_all()?;
-        }
-        Ok(())
-    }
-
-    /// Removes everything in the sandbox's directory but the journal and the named
-    /// entries.
-    pub(crate) fn clear(&self, id: &SandboxId, keep: &[&str]) -> io::Result<()> {
-        for entry in fs::read_dir(self.dir(id))? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name == FILE || keep.iter().any(|kept| name == *kept) {
-                continue;
-            }
-            let path = entry.path();
-            if entry.file_type()?.is_dir() {
-                fs::remove_dir_all(path)?;
-            } else {
-                fs::remove_file(path)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes the sandbox's directory, the journal last of all: a removal that
-    /// is interrupted is found and repeated.
-    pub(crate) fn remove(&self, id: &SandboxId) -> io::Result<()> {
-        let dir = self.dir(id);
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for entry in entries {
-            let path = entry?.path();
-            if path.file_name().is_some_and(|name| name == FILE) {
-                continue;
-            }
-            if path.is_dir() {
-                fs::remove_dir_all(&path)?
-            } else {
-                fs::remove_file(&path)?
-            }
-        }
-        fs::remove_dir_all(dir)
-    }
-
-    /// Every sandbox directory that a former daemon left.
-    pub(crate) fn scan(&self) -> io::Result<Vec<Found>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.root)? {
-            let path = entry?.path();
-            let Some(id) = path
-                .file_name()
-                .and_then(|name| name.to_str()?.parse().ok())
-            else {
-                tracing::warn!(path = %path.display(), "leaving a foreign file among the sandboxes");
-                continue;
-            };
-            found.push(match read(&path.join(FILE)) {
-                Ok(record) if record.spec.sandbox_id == id => Found::Readable(Box::new(record)),
-                Ok(_) => Found::Unreadable {
-                    id,
-                    why: "it names another sandbox".to_owned(),
-                },
-                Err(error) => Found::Unreadable {
-                    id,
-                    why: error.to_string(),
-                },
-            });
-        }
-        Ok(found)
-    }
-}
-
-pub(crate) fn kept_builds(root: &Path) -> io::Result<BTreeSet<BuildId>> {
-    if !root.exists() {
-        return Ok(BTreeSet::new());
-    }
-    let journals = Journals {
-        root: root.to_owned(),
-    };
-    let mut builds = BTreeSet::new();
-    for found in journals.scan()? {
-        match found {
-            Found::Readable(record) => builds.extend(record.builds()),
-            Found::Unreadable { id, why } => {
-                let why = format!("the journal of sandbox {id}: {why}");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-            }
-        }
-    }
-    Ok(builds)
-}
-
-fn read(path: &Path) -> io::Result<Record> {
-    if fs::metadata(path)?.len() > MAX_BYTES {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the journal is too large",
-        ));
-    }
-    let record: Record = serde_json::from_slice(&fs::read(path)?)?;
-    if record.version != VERSION {
-        let why = format!("journal version {} is not {VERSION}", record.version);
-        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    }
-    Ok(record)
 }

@@ -30,7 +30,8 @@ mod warm_pool;
 /// while no daemon runs.
 ///
 /// # Errors
-/// When a journal cannot be read: then nothing is known to be needless.
+/// When a journal cannot be read that may name others: then nothing is known to be
+/// needless.
 pub fn kept_builds(
     state_dir: &std::path::Path,
 ) -> std::io::Result<std::collections::BTreeSet<hearth_ids::BuildId>> {
@@ -40,5 +41,6 @@ pub fn kept_builds(
 pub use config::NodeConfig;
 pub use error::Error;
 pub use node::{BuildInfo, EndAt, Info, Node, Target};
+pub use recovery::{QuarantinedSandbox, quarantine_of_daemon, quarantine_to_be};
 pub use server::Server;
 pub use spec::{PausedStatus, SandboxSpec, SandboxState, Status, TimeoutAction};

@@ -94,7 +94,8 @@ impl Node {
     ///
     /// # Errors
     /// When the state directory cannot be read or the network cannot be set up.
-    /// A single sandbox that cannot be adopted is ended, never an error.
+    /// A single sandbox is never an error: one that did not outlive the stop is cleaned
+    /// up after, one that cannot be made sense of is left as it is.
     pub async fn start(
         config: NodeConfig,
         engine: Arc<dyn Engine>,
@@ -118,7 +119,7 @@ impl Node {
         let journals = Journals::open(config.state_dir.join("sandboxes"))
             .map_err(Error::step("open the directory of sandboxes"))?;
         let found = recovery::survey(&journals, &config, engine.as_ref(), &builds).await?;
-        let egress = Egress::bind(config.egress.clone(), Arc::new(hearth_egress::DaemonLog))
+        let egress = Egress::bind(config.egress.clone())
             .await
             .map_err(Error::step("listen for guests"))?;
         network.services = Some(egress.ports());
@@ -166,6 +167,7 @@ impl Node {
         if self.shared.detach.is_cancelled() {
             return Err(Error::ShuttingDown);
         }
+        crate::journal::check_spec(&spec).map_err(Error::Invalid)?;
         let now = Utc::now();
         if end_at <= now {
             return Err(Error::Invalid("the end time has passed".to_owned()));
@@ -543,6 +545,7 @@ impl Node {
         if let Err(error) = self.shared.slots.shutdown(&keep).await {
             tracing::error!(error = %chain(&error), "cleaning up the network failed");
         }
+        recovery::forget_quarantine(&self.shared.config.run_dir);
         hearth_confine::Cgroups::detect().remove_parent();
     }
 
@@ -614,6 +617,7 @@ async fn collect_garbage(shared: Arc<Shared>) {
             () = shared.detach.cancelled() => return,
             () = shared.collect.notified() => {}
         }
+        shared.journals.keep_reserve();
         match shared.builds.collect().await {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => tracing::debug!(builds = removed.len(), "removed what nothing needs"),

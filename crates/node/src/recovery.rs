@@ -10,21 +10,30 @@
 //! | snapshotting | its VM runs | adopted, and goes on; a build that nobody was told of goes |
 //! | paused, resuming | | paused, whatever was started for it |
 //! | starting, stopping, or else | | ended and cleaned up |
+//! | what this version cannot read, or cannot now | | quarantined: left as it is, VM and all |
 //!
 //! The order makes an interruption harmless: the survey comes before the network
-//! starts (it must know which slots to keep), and a journal goes last of all.
+//! starts (it must know which slots to keep), and a journal goes last of all. Nothing
+//! here needs to write: with a full disk, what is paused is paused all the same.
 
 use crate::{
     config::NodeConfig,
     error::{Error, chain},
-    journal::{Found, Journals, Paused, Record},
+    journal::{Found, Journals, Paused, Quarantined, Record},
     sandbox::{egress, ground::Ground},
     spec::SandboxState,
 };
 use hearth_ids::SandboxId;
 use hearth_machine::{Engine, Machine};
 use hearth_snapshot::{ArtefactStore, LocalStore};
-use std::{collections::HashSet, fs, path::Path};
+use std::{
+    collections::HashSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// In the run directory: the sandboxes that are quarantined now, for `hearth doctor`.
+const QUARANTINE_FILE: &str = "quarantine.json";
 
 /// A VM that runs on, with everything that is known of it.
 pub(crate) struct Adopted {
@@ -36,24 +45,90 @@ pub(crate) struct Adopted {
 pub(crate) struct Survey {
     pub adopted: Vec<Adopted>,
     pub paused: Vec<Record>,
+    pub quarantined: Vec<Quarantined>,
 }
 
 impl Survey {
-    /// Slots that live sandboxes use, with what these may reach.
+    /// Slots that live sandboxes use, with what these may reach; and those that
+    /// quarantined ones may use, which reach nothing unless it is known what.
     pub(crate) fn slots(&self) -> Vec<hearth_network::Adoption> {
-        self.adopted
-            .iter()
-            .map(|adopted| &adopted.record)
-            .filter_map(|record| Some(egress::adoption(record.slot?, &record.spec)))
-            .collect()
+        let adopted = self.adopted.iter().map(|adopted| &adopted.record);
+        let adopted =
+            adopted.filter_map(|record| Some(egress::adoption(record.slot?, Some(&record.spec))));
+        let quarantined = self.quarantined.iter();
+        let quarantined = quarantined
+            .filter_map(|found| Some(egress::adoption(found.slot?, found.spec.as_deref())));
+        let mut slots: Vec<hearth_network::Adoption> = adopted.collect();
+        for slot in quarantined {
+            if !slots.iter().any(|taken| taken.index == slot.index) {
+                slots.push(slot);
+            }
+        }
+        slots
     }
+}
+
+/// A sandbox that the daemon left as it found it, and why.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct QuarantinedSandbox {
+    pub sandbox_id: SandboxId,
+    pub why: String,
+}
+
+/// What the daemon of this run directory has in quarantine.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn quarantine_of_daemon(run_dir: &Path) -> io::Result<Vec<QuarantinedSandbox>> {
+    match fs::read(run_dir.join(QUARANTINE_FILE)) {
+        Ok(text) => Ok(serde_json::from_slice(&text)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The daemon stops: what it had in quarantine is looked for anew by the next.
+pub(crate) fn forget_quarantine(run_dir: &Path) {
+    let _ = fs::remove_file(run_dir.join(QUARANTINE_FILE));
+}
+
+/// What a daemon that started now would put into quarantine for its journal.
+///
+/// # Errors
+/// When the directory of sandboxes cannot be read.
+pub fn quarantine_to_be(state_dir: &Path) -> io::Result<Vec<QuarantinedSandbox>> {
+    let root = state_dir.join("sandboxes");
+    if !root.exists() {
+        return Ok(Vec::new());
+    }
+    let found = Journals::at(root).scan()?;
+    Ok(found
+        .into_iter()
+        .filter_map(|found| match found {
+            Found::Quarantined(found) => Some(QuarantinedSandbox {
+                sandbox_id: found.id,
+                why: found.why,
+            }),
+            _ => None,
+        })
+        .collect())
 }
 
 /// What becomes of a sandbox.
 enum Fate {
     Adopted(Box<Adopted>),
     Paused(Box<Record>),
-    Dead(SandboxId, String),
+    Dead(Box<Record>, String),
+    /// It may be alive, or could be brought back by another daemon.
+    Undecided(Quarantined),
+}
+
+/// Why a VM was not adopted.
+enum NotAdopted {
+    /// It is no more.
+    Gone(String),
+    /// It may run on.
+    Unable(String),
 }
 
 pub(crate) async fn survey(
@@ -66,55 +141,115 @@ pub(crate) async fn survey(
         .scan()
         .map_err(Error::step("read the journals of sandboxes"))?;
     let (mut adopted, mut paused, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+    let mut quarantined = Vec::new();
     for found in found {
         match found {
             Found::Readable(record) => match decide(*record, engine, builds).await {
                 Fate::Adopted(found) => adopted.push(*found),
                 Fate::Paused(record) => paused.push(*record),
-                Fate::Dead(id, why) => {
+                Fate::Dead(record, why) => {
+                    let id = record.spec.sandbox_id.clone();
                     tracing::warn!(sandbox = %id, why, "a sandbox did not outlive the daemon's stop");
-                    dead.push(id);
+                    // Its slot and user are for others only when nothing of it runs.
+                    match hearth_confine::remove_cgroup(&crate::sandbox::setup::cgroup_name(&id)) {
+                        Ok(()) => dead.push(id),
+                        Err(error) => {
+                            let why = format!("its processes do not end: {}", chain(&error));
+                            quarantined.push(Quarantined::undecided(&record, why));
+                        }
+                    }
                 }
+                Fate::Undecided(found) => quarantined.push(found),
             },
-            Found::Unreadable { id, why } => {
-                tracing::error!(sandbox = %id, why, "ending a sandbox whose journal cannot be read");
-                dead.push(id);
-            }
+            Found::Empty(id) => dead.push(id),
+            Found::Quarantined(found) => quarantined.push(found),
         }
     }
-    let keep: HashSet<u32> = adopted
-        .iter()
-        .map(|adopted| adopted.machine.pid())
-        .collect();
-    end_orphans(&config.run_dir.join("sb"), &keep);
+    quarantine(&quarantined, &config.run_dir, builds);
+    let run_dirs = config.run_dir.join("sb");
+    let keep = Keep {
+        pids: adopted.iter().map(|found| found.machine.pid()).collect(),
+        run_dirs: quarantined
+            .iter()
+            .map(|found| run_dirs.join(found.id.as_str()))
+            .collect(),
+    };
+    end_orphans(&run_dirs, &keep);
     for id in &dead {
         clean(id, journals, config);
     }
     for record in &paused {
-        settle(record, journals)?;
+        settle(record, journals);
     }
-    let live: HashSet<&SandboxId> = adopted.iter().map(|a| &a.record.spec.sandbox_id).collect();
-    sweep_run_dir(&config.run_dir.join("sb"), &live);
-    Ok(Survey { adopted, paused })
+    let adopted_ids = adopted.iter().map(|a| &a.record.spec.sandbox_id);
+    let live: HashSet<&SandboxId> = adopted_ids
+        .chain(quarantined.iter().map(|found| &found.id))
+        .collect();
+    sweep_run_dir(&run_dirs, &live);
+    Ok(Survey {
+        adopted,
+        paused,
+        quarantined,
+    })
+}
+
+/// Says what is left alone, and keeps the builds that it may need: all of them,
+/// where nobody can tell which.
+fn quarantine(found: &[Quarantined], run_dir: &Path, builds: &LocalStore) {
+    for Quarantined {
+        id,
+        why,
+        builds: needed,
+        ..
+    } in found
+    {
+        tracing::error!(sandbox = %id, why, "a sandbox is left as it is, in quarantine");
+        match needed {
+            Some(needed) => needed.iter().for_each(|build| builds.keep(*build)),
+            None => builds.keep_all(&format!("the builds of sandbox {id} are not known")),
+        }
+    }
+    let list: Vec<QuarantinedSandbox> = found
+        .iter()
+        .map(|found| QuarantinedSandbox {
+            sandbox_id: found.id.clone(),
+            why: found.why.clone(),
+        })
+        .collect();
+    let write = || -> io::Result<()> {
+        fs::create_dir_all(run_dir)?;
+        fs::write(run_dir.join(QUARANTINE_FILE), serde_json::to_vec(&list)?)
+    };
+    if let Err(error) = write() {
+        tracing::warn!(%error, "the list of quarantined sandboxes cannot be written");
+    }
 }
 
 async fn decide(mut record: Record, engine: &dyn Engine, builds: &LocalStore) -> Fate {
-    let id = record.spec.sandbox_id.clone();
     let keeping = record.keeping;
+    let mut half_read = None;
     match (record.state, keeping, record.paused) {
-        (SandboxState::Pausing, Some(keeping), _) if builds.open(keeping.build).await.is_ok() => {
-            end_vm(&record, engine).await;
-            record.set_paused(Paused {
-                build: keeping.build,
-                with_memory: keeping.with_memory,
-                at: chrono::Utc::now(),
-            });
-            return Fate::Paused(Box::new(record));
-        }
+        (SandboxState::Pausing, Some(keeping), _) => match builds.open(keeping.build).await {
+            Ok(_) => {
+                end_vm(&record, engine).await;
+                record.set_paused(Paused {
+                    build: keeping.build,
+                    with_memory: keeping.with_memory,
+                    at: chrono::Utc::now(),
+                });
+                return Fate::Paused(Box::new(record));
+            }
+            Err(hearth_snapshot::Error::NotFound(_)) => {}
+            Err(error) => half_read = Some(chain(&error)),
+        },
         (SandboxState::Paused | SandboxState::Resuming, _, Some(paused)) => {
             end_vm(&record, engine).await;
             record.set_paused(paused);
             return Fate::Paused(Box::new(record));
+        }
+        (SandboxState::Paused | SandboxState::Resuming, _, None) => {
+            let why = "it is paused, and its journal does not say at which build".to_owned();
+            return Fate::Undecided(Quarantined::undecided(&record, why));
         }
         _ => {}
     }
@@ -122,9 +257,13 @@ async fn decide(mut record: Record, engine: &dyn Engine, builds: &LocalStore) ->
         // Links into it are the sandbox's own files too, which stay.
         let _ = builds.remove(keeping.build).await;
     }
-    match adopt(record, engine, builds).await {
-        Ok(adopted) => Fate::Adopted(Box::new(adopted)),
-        Err(why) => Fate::Dead(id, why),
+    let before = record.clone();
+    match (adopt(record, engine, builds).await, half_read) {
+        (Ok(adopted), _) => Fate::Adopted(Box::new(adopted)),
+        (Err(NotAdopted::Unable(why)), _) | (Err(NotAdopted::Gone(_)), Some(why)) => {
+            Fate::Undecided(Quarantined::undecided(&before, why))
+        }
+        (Err(NotAdopted::Gone(why)), None) => Fate::Dead(Box::new(before), why),
     }
 }
 
@@ -132,18 +271,23 @@ async fn adopt(
     mut record: Record,
     engine: &dyn Engine,
     builds: &LocalStore,
-) -> Result<Adopted, String> {
+) -> Result<Adopted, NotAdopted> {
     if !record.state.is_up() {
-        return Err(format!("it was {:?} when the daemon stopped", record.state));
+        let why = format!("it was {:?} when the daemon stopped", record.state);
+        return Err(NotAdopted::Gone(why));
     }
     let Some(machine) = record.machine.clone() else {
-        return Err("its journal names no VM".to_owned());
+        return Err(NotAdopted::Gone("its journal names no VM".to_owned()));
     };
+    let unable = |error: &dyn std::error::Error| NotAdopted::Unable(chain(error));
+    let machine = engine.adopt(machine).await.map_err(|error| match error {
+        hearth_machine::Error::Gone { .. } => NotAdopted::Gone(chain(&error)),
+        error => unable(&error),
+    })?;
     let ground = Ground::of(builds, &record)
         .await
-        .map_err(|error| chain(&error))?;
+        .map_err(|error| unable(&error))?;
     record.shape = Some(ground.disk.build.manifest.shape);
-    let machine = engine.adopt(machine).await.map_err(|error| chain(&error))?;
     Ok(Adopted {
         ground,
         record,
@@ -163,29 +307,43 @@ async fn end_vm(record: &Record, engine: &dyn Engine) {
     }
 }
 
-/// Leaves a paused sandbox with its journal alone. Its run directory is swept.
-fn settle(record: &Record, journals: &Journals) -> Result<(), Error> {
+/// Leaves a paused sandbox with its journal alone. Its run directory is swept. What
+/// cannot be done now, for want of disk space, is done at a later start.
+fn settle(record: &Record, journals: &Journals) {
     let id = &record.spec.sandbox_id;
-    journals
-        .write_durably(record)
-        .map_err(Error::step("write a sandbox's journal"))?;
     if let Err(error) = hearth_confine::remove_cgroup(&crate::sandbox::setup::cgroup_name(id)) {
         tracing::error!(sandbox = %id, %error, "removing a paused sandbox's cgroup failed");
     }
-    journals
-        .clear(id, &[])
-        .map_err(Error::step("remove a paused sandbox's own files"))
+    match journals.write_durably(record) {
+        Ok(()) => {
+            if let Err(error) = journals.clear(id, &[]) {
+                tracing::error!(sandbox = %id, %error, "removing a paused sandbox's own files failed");
+            }
+        }
+        // The former one leads a later daemon to the same end.
+        Err(error) => {
+            tracing::error!(sandbox = %id, %error, "writing a paused sandbox's journal failed");
+        }
+    }
+}
+
+/// What is not to be ended.
+struct Keep {
+    pids: HashSet<u32>,
+    /// Of quarantined sandboxes: their VMs, whichever these are.
+    run_dirs: Vec<PathBuf>,
 }
 
 /// Ends every VM process that names our run directory and was not adopted. A
 /// daemon that died between starting a VM and journalling it leaves such a one.
-fn end_orphans(run_dir: &Path, keep: &HashSet<u32>) {
-    let Some(marker) = run_dir.to_str() else {
-        return;
+fn end_orphans(run_dir: &Path, keep: &Keep) {
+    let naming = |directory: &Path| match directory.to_str() {
+        Some(directory) => hearth_machine::processes::naming(&format!("{directory}/")),
+        None => Vec::new(),
     };
-    let marker = format!("{marker}/");
-    for pid in hearth_machine::processes::naming(&marker) {
-        if keep.contains(&pid) {
+    let kept: HashSet<u32> = keep.run_dirs.iter().flat_map(|dir| naming(dir)).collect();
+    for pid in naming(run_dir) {
+        if keep.pids.contains(&pid) || kept.contains(&pid) {
             continue;
         }
         tracing::warn!(pid, "ending a VM process that no sandbox owns");

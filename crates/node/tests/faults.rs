@@ -306,3 +306,144 @@ fn a_full_disk_leaves_the_sandbox_running() {
         home.assert_nothing_left();
     });
 }
+
+/// One guest writes until it may not any more; then the host's disk is filled from
+/// elsewhere, to the last byte, and the daemon starts again.
+#[test]
+fn a_full_disk_stops_neither_the_node_nor_its_start() {
+    isolated(
+        "a_full_disk_stops_neither_the_node_nor_its_start",
+        async || {
+            const RESERVE_MIB: u64 = 48;
+            let mut home = Home::on_a_disk_of_mib(160).await;
+            home.disk_reserve_bytes = RESERVE_MIB << 20;
+            let node = home.start().await;
+            let kept = node
+                .create(home.spec(home.base), in_an_hour())
+                .await
+                .unwrap();
+            let kept_id = kept.spec.sandbox_id.clone();
+            run(&kept, "echo a > /root/file; echo b > /dev/shm/file; sync").await;
+            node.pause(&kept_id, BuildId::random(), true).await.unwrap();
+
+            let greedy = node
+                .create(home.spec(home.base), in_an_hour())
+                .await
+                .unwrap();
+            let greedy_id = greedy.spec.sandbox_id.clone();
+            let free = || {
+                let stat = rustix::fs::statvfs(home.state()).unwrap();
+                stat.f_bavail * stat.f_frsize >> 20
+            };
+            assert!(free() > RESERVE_MIB + 8, "{}", free());
+            let told = run(
+                &greedy,
+                "dd if=/dev/zero bs=1M count=150 oflag=direct of=/root/big 2>&1 || true",
+            )
+            .await;
+            assert!(
+                told.contains("error") || told.contains("No space"),
+                "{told}"
+            );
+            assert!(free() >= RESERVE_MIB - 1, "{}", free());
+
+            // The rest goes to somebody else.
+            let hog = home.state().join("hog");
+            let _ = std::fs::write(&hog, vec![1; (free() as usize + 16) << 20]);
+            assert_eq!(free(), 0);
+            let later = hearth_node::EndAt::At(in_an_hour() + chrono::TimeDelta::hours(1));
+            node.update(&greedy_id, Some(later), None).await.unwrap();
+            node.delete(&greedy_id).await.unwrap();
+            node.shutdown(Duration::from_secs(10)).await;
+            let _ = std::fs::write(
+                home.state().join("more"),
+                vec![1; (free() as usize + 16) << 20],
+            );
+            assert_eq!(free(), 0);
+
+            let node = home.start().await;
+            assert_eq!(state(&node, &kept_id), Some(SandboxState::Paused));
+            for name in ["hog", "more"] {
+                std::fs::remove_file(home.state().join(name)).unwrap();
+            }
+            let back = node.resume(&kept_id, in_an_hour(), false).await.unwrap();
+            assert_sound(&back, "a\nb").await;
+            node.delete(&kept_id).await.unwrap();
+            node.shutdown(Duration::from_secs(10)).await;
+            home.assert_nothing_left();
+        },
+    );
+}
+
+/// What the daemon cannot read it leaves, and a daemon that can takes it up again.
+#[test]
+fn a_sandbox_of_another_version_outlives_a_daemon_that_cannot_read_it() {
+    isolated(
+        "a_sandbox_of_another_version_outlives_a_daemon_that_cannot_read_it",
+        async || {
+            let home = Home::new().await;
+            let node = home.start().await;
+            let mut ids = Vec::new();
+            for _ in 0..2 {
+                let made = node
+                    .create(home.spec(home.base), in_an_hour())
+                    .await
+                    .unwrap();
+                run(&made, "echo a > /root/file; echo b > /dev/shm/file; sync").await;
+                ids.push(made.spec.sandbox_id.clone());
+            }
+            let (paused, running) = (ids[0].clone(), ids[1].clone());
+            let build = BuildId::random();
+            node.pause(&paused, build, true).await.unwrap();
+            until("end of a VM", async || home.vm_processes().len() == 1).await;
+            node.shutdown(Duration::from_secs(10)).await;
+
+            let journal = |id| {
+                home.state()
+                    .join("sandboxes")
+                    .join(format!("{id}"))
+                    .join("journal.json")
+            };
+            let texts = ids
+                .iter()
+                .map(|id| std::fs::read_to_string(journal(id)).unwrap());
+            let texts: Vec<String> = texts.collect();
+            for (id, text) in ids.iter().zip(&texts) {
+                let newer = text.replacen("\"version\":1", "\"version\":9", 1);
+                assert_ne!(*text, newer);
+                std::fs::write(journal(id), newer).unwrap();
+            }
+            let node = home.start().await;
+            assert!(node.list().is_empty());
+            let told = hearth_node::quarantine_of_daemon(&home.run()).unwrap();
+            assert_eq!(told.len(), 2);
+            assert!(
+                told.iter().all(|one| one.why.contains("newer version")),
+                "{told:?}"
+            );
+            // Its builds, its slot and its VM are not for others meanwhile.
+            let other = node
+                .create(home.spec(home.base), in_an_hour())
+                .await
+                .unwrap();
+            node.delete(&other.spec.sandbox_id).await.unwrap();
+            assert!(home.state().join("builds").join(build.to_string()).exists());
+            assert_eq!(home.vm_processes().len(), 1);
+            node.shutdown(Duration::from_secs(10)).await;
+
+            for (id, text) in ids.iter().zip(&texts) {
+                std::fs::write(journal(id), text).unwrap();
+            }
+            let node = home.start().await;
+            assert_eq!(state(&node, &running), Some(SandboxState::Running));
+            assert_sound(&node.status(&running).unwrap(), "a\nb").await;
+            let back = node.resume(&paused, in_an_hour(), false).await.unwrap();
+            assert_sound(&back, "a\nb").await;
+            for id in &ids {
+                node.delete(id).await.unwrap();
+            }
+            node.shutdown(Duration::from_secs(10)).await;
+            home.assert_nothing_left();
+        },
+    );
+}

@@ -13,9 +13,11 @@
 #![forbid(unsafe_code)]
 
 pub mod collector;
+pub mod events;
 pub mod segments;
 pub mod store;
 pub mod stream;
 
 pub use collector::{Collector, Source, Target};
+pub use events::{Event, EventLog};
 pub use store::{Limits, Store};

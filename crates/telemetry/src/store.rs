@@ -10,11 +10,14 @@ use hearth_ids::{SandboxId, TeamId};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 const OWNER: &str = "owner.json";
 const LOG: &str = "log.ndjson";
+/// What the sandbox's programs logged at the node's service for events.
+const EVENTS: &str = "events.ndjson";
 const SAMPLES: &str = "samples.bin";
 const SAMPLE_BYTES: usize = 64;
 
@@ -23,6 +26,8 @@ const SAMPLE_BYTES: usize = 64;
 pub struct Limits {
     /// Half of the bytes of one sandbox's log, at most.
     pub log_segment_bytes: u64,
+    /// Half of the bytes of what one sandbox's programs log at the node, at most.
+    pub event_segment_bytes: u64,
     /// Half of the samples of one sandbox, at most.
     pub sample_segment: u64,
     /// Bytes of all sandboxes together; those that told nothing for the longest time
@@ -36,6 +41,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             log_segment_bytes: 4 << 20,
+            event_segment_bytes: 1 << 20,
             // Twelve hours, at one sample every five seconds.
             sample_segment: 12 * 3600 / 5,
             total_bytes: 2 << 30,
@@ -67,6 +73,8 @@ impl Store {
     /// When the directory cannot be made.
     pub fn open(root: PathBuf, limits: Limits) -> io::Result<Self> {
         fs::create_dir_all(&root)?;
+        // What tenants run and print is nobody's business on this host.
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o700))?;
         Ok(Self { root, limits })
     }
 
@@ -76,6 +84,10 @@ impl Store {
 
     fn log(&self, directory: &Path) -> Segments {
         Segments::new(directory, LOG, self.limits.log_segment_bytes)
+    }
+
+    fn events(&self, directory: &Path) -> Segments {
+        Segments::new(directory, EVENTS, self.limits.event_segment_bytes)
     }
 
     fn samples(&self, directory: &Path) -> Segments {
@@ -88,21 +100,44 @@ impl Store {
     /// # Errors
     /// When the files cannot be made or opened.
     pub fn writer(&self, id: &SandboxId, team_id: TeamId) -> io::Result<Writer> {
-        let directory = self.directory(id);
-        fs::create_dir_all(&directory)?;
-        let owner = directory.join(OWNER);
-        if !owner.exists() {
-            let text = serde_json::to_vec(&Owner { team_id })?;
-            let fresh = directory.join("owner.new");
-            fs::write(&fresh, text)?;
-            fs::rename(fresh, owner)?;
-        }
+        let directory = self.owned_directory(id, team_id)?;
         Ok(Writer {
             log: self.log(&directory).appender(Framing::Lines)?,
             samples: self
                 .samples(&directory)
                 .appender(Framing::Fixed(SAMPLE_BYTES as u64))?,
         })
+    }
+
+    /// Adds to what a sandbox's programs logged at the node. One at a time for each
+    /// sandbox. Blocking.
+    ///
+    /// # Errors
+    /// When the disk takes no more.
+    pub fn add_events(
+        &self,
+        id: &SandboxId,
+        team_id: TeamId,
+        entries: &[LogEntry],
+    ) -> io::Result<()> {
+        let directory = self.owned_directory(id, team_id)?;
+        let mut events = self.events(&directory).appender(Framing::Lines)?;
+        events.append(&text(entries)?)
+    }
+
+    /// The directory of a sandbox, with its owner's name in it.
+    fn owned_directory(&self, id: &SandboxId, team_id: TeamId) -> io::Result<PathBuf> {
+        let directory = self.directory(id);
+        fs::create_dir_all(&directory)?;
+        let owner = directory.join(OWNER);
+        if !owner.try_exists()? {
+            let text = serde_json::to_vec(&Owner { team_id })?;
+            // Two writers may begin at once; both say the same.
+            let fresh = directory.join(format!("owner.new-{:?}", std::thread::current().id()));
+            fs::write(&fresh, text)?;
+            fs::rename(fresh, owner)?;
+        }
+        Ok(directory)
     }
 
     /// The time of a sandbox's last entry in Unix microseconds; 0 when there is none.
@@ -122,7 +157,10 @@ impl Store {
     pub fn prune(&self, now: SystemTime) -> io::Result<()> {
         let mut kept = Vec::new();
         for entry in fs::read_dir(&self.root)?.flatten() {
-            let (changed, bytes) = weigh(&entry.path());
+            // What cannot be looked at now is not known to be old.
+            let Ok((changed, bytes)) = weigh(&entry.path()) else {
+                continue;
+            };
             let age = now.duration_since(changed).unwrap_or_default();
             if age > self.limits.keep {
                 forget(&entry.path());
@@ -149,14 +187,21 @@ impl Store {
     }
 
     fn read_log(&self, id: &SandboxId, query: &LogQuery) -> io::Result<Vec<LogEntry>> {
-        let bytes = self.log(&self.directory(id)).read()?;
+        let directory = self.directory(id);
+        let (log, events) = (
+            self.log(&directory).read()?,
+            self.events(&directory).read()?,
+        );
+        let mut all: Vec<(u64, &[u8])> = lines(&log).chain(lines(&events)).collect();
+        all.sort_by_key(|(at, _)| *at);
         let asked = |at: u64| match (query.cursor, query.direction) {
             (None, _) => true,
             (Some(cursor), LogDirection::Forward) => micros(cursor) <= at,
             // A cursor has milliseconds; all within its own count.
             (Some(cursor), LogDirection::Backward) => at < micros(cursor).saturating_add(1000),
         };
-        let matching = lines(&bytes)
+        let matching = all
+            .into_iter()
             .filter(|(at, _)| asked(*at))
             .filter_map(|(_, line)| serde_json::from_slice::<LogEntry>(line).ok())
             .filter(|entry| query.least_level.is_none_or(|least| entry.level >= least))
@@ -239,14 +284,7 @@ impl Writer {
     /// # Errors
     /// When the disk takes no more.
     pub fn log(&mut self, entries: &[LogEntry]) -> io::Result<()> {
-        let mut text = Vec::new();
-        for entry in entries {
-            // The time in front lets readers skip without parsing.
-            text.extend_from_slice(format!("{:020} ", micros(entry.timestamp)).as_bytes());
-            serde_json::to_writer(&mut text, entry)?;
-            text.push(b'\n');
-        }
-        self.log.append(&text)
+        self.log.append(&text(entries)?)
     }
 
     /// Blocking.
@@ -256,6 +294,18 @@ impl Writer {
     pub fn sample(&mut self, sample: &AgentMetrics) -> io::Result<()> {
         self.samples.append(&encode(sample))
     }
+}
+
+/// Entries as lines of a log.
+fn text(entries: &[LogEntry]) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for entry in entries {
+        // The time in front lets readers skip without parsing.
+        text.extend_from_slice(format!("{:020} ", micros(entry.timestamp)).as_bytes());
+        serde_json::to_writer(&mut text, entry)?;
+        text.push(b'\n');
+    }
+    Ok(text)
 }
 
 /// The lines of a log with their times.
@@ -309,15 +359,20 @@ fn decode(bytes: &[u8]) -> Option<AgentMetrics> {
 }
 
 /// When anything in a directory was last changed, and how many bytes it holds.
-fn weigh(directory: &Path) -> (SystemTime, u64) {
-    let files = fs::read_dir(directory).into_iter().flatten().flatten();
-    files.filter_map(|file| file.metadata().ok()).fold(
-        (SystemTime::UNIX_EPOCH, 0),
-        |(latest, bytes), metadata| {
-            let changed = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            (latest.max(changed), bytes + metadata.len())
-        },
-    )
+fn weigh(directory: &Path) -> io::Result<(SystemTime, u64)> {
+    let (mut latest, mut bytes) = (fs::metadata(directory)?.modified()?, 0);
+    for file in fs::read_dir(directory)? {
+        match file?.metadata() {
+            Ok(metadata) => {
+                latest = latest.max(metadata.modified()?);
+                bytes += metadata.len();
+            }
+            // Replaced by its successor meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((latest, bytes))
 }
 
 fn forget(directory: &Path) {

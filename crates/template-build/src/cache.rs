@@ -183,7 +183,11 @@ impl Cache {
     fn try_trim(&self, limit_bytes: u64) -> io::Result<()> {
         let (mut keys, mut notes) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(self.root.join("index"))?.filter_map(Result::ok) {
-            let text = fs::read_to_string(entry.path()).unwrap_or_default();
+            // An entry that cannot be read now is not one that is of no use.
+            let text = match fs::read_to_string(entry.path()) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
+                text => text?,
+            };
             let id = text.trim().parse::<Uuid>().ok();
             if text == NO_LAYER {
                 notes.push((entry.metadata()?.modified()?, entry.path()));

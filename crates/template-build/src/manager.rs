@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
     fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -106,6 +107,9 @@ impl Templates {
         for path in [&work, &records, &config.run_dir] {
             fs::create_dir_all(path).map_err(Error::io("make", path))?;
         }
+        // Build logs and uploaded sources; machines get what they need as descriptors.
+        fs::set_permissions(&config.state_dir, fs::Permissions::from_mode(0o700))
+            .map_err(Error::io("close", &config.state_dir))?;
         // VM users look their sockets up in here.
         open_up(&config.run_dir)?;
         let limits = &config.limits;
@@ -277,7 +281,7 @@ impl Templates {
             return Ok(Arc::clone(job));
         }
         let job =
-            Arc::new(read_record(&self.records.join(id.to_string())).ok_or(Error::NotFound(id))?);
+            Arc::new(read_record(&self.records.join(id.to_string()))?.ok_or(Error::NotFound(id))?);
         let mut builds = self.lock();
         forget(&mut builds);
         Ok(Arc::clone(builds.entry(id).or_insert(job)))
@@ -420,8 +424,10 @@ fn write_record(directory: &Path, status: &Status, log: &Log) -> Result<(), Erro
     fs::create_dir_all(directory).map_err(Error::io("make", directory))?;
     let write = |name: &str, text: serde_json::Result<Vec<u8>>| {
         let path = directory.join(name);
+        let new = directory.join(format!("{name}.new"));
         text.map_err(io::Error::from)
-            .and_then(|text| fs::write(&path, text))
+            .and_then(|text| fs::write(&new, text))
+            .and_then(|()| fs::rename(&new, &path))
             .map_err(Error::io("write", path))
     };
     write(LOG_FILE, serde_json::to_vec(&log.slice(0, usize::MAX)))?;
@@ -429,16 +435,31 @@ fn write_record(directory: &Path, status: &Status, log: &Log) -> Result<(), Erro
     write(STATUS_FILE, serde_json::to_vec(&kept))
 }
 
-fn read_record(directory: &Path) -> Option<Job> {
-    let text = fs::read(directory.join(STATUS_FILE)).ok()?;
-    let status = match serde_json::from_slice(&text).ok()? {
+/// The record in a directory; `None` when there is none. One that cannot be read is
+/// an error: the build is not as good as unknown.
+fn read_record(directory: &Path) -> Result<Option<Job>, Error> {
+    let read = |name: &str| {
+        let path = directory.join(name);
+        match fs::read(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", path)(error)),
+        }
+    };
+    let Some(text) = read(STATUS_FILE)? else {
+        return Ok(None);
+    };
+    let kept = serde_json::from_slice(&text)
+        .map_err(|error| Error::io("understand", directory.join(STATUS_FILE))(error.into()))?;
+    let status = match kept {
         Kept::Ready(ready) => Status::Ready(ready),
         Kept::Failed { message, step } => Status::Failed(Failure {
             message,
             part: step.and_then(|step| crate::Part::parse(&step)),
         }),
     };
-    let log = fs::read(directory.join(LOG_FILE)).unwrap_or_default();
+    // A log that a newer version wrote in another form is not shown.
+    let log = read(LOG_FILE)?.unwrap_or_default();
     let entries: Vec<Entry> = serde_json::from_slice(&log).unwrap_or_default();
     let job = Job {
         log: Arc::new(Log::of(entries)),
@@ -447,7 +468,7 @@ fn read_record(directory: &Path) -> Option<Job> {
         sequence: 0.into(),
     };
     job.end(status);
-    Some(job)
+    Ok(Some(job))
 }
 
 /// Ends the VMs of builds that a killed daemon left. Their network slots are
@@ -463,6 +484,5 @@ fn end_leftovers(run_dir: &Path) {
 }
 
 fn open_up(path: &Path) -> Result<(), Error> {
-    use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o711)).map_err(Error::io("open up", path))
 }

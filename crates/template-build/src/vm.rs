@@ -206,6 +206,7 @@ async fn bring_up(
         writable: Some(WritableConfig {
             directory: disk.writable.clone(),
             limit_bytes: Some(disk.limit_bytes),
+            reserve_bytes: shared.config.limits.disk_reserve_bytes,
         }),
         size_bytes: disk.size_bytes,
     };
@@ -217,6 +218,10 @@ async fn bring_up(
     let device = Arc::new(device);
     let socket = ServerConfig {
         owner: Some((parts.slot().uid, parts.slot().uid)),
+        admission: {
+            let cgroup = cgroup_name(parts.slot());
+            server::Admission::by(move |pid| hearth_confine::is_member(&cgroup, pid))
+        },
         ..ServerConfig::new(run_dir.join("nbd.sock"), EXPORT)
     };
     parts.server = Some(server::serve(&socket, Arc::clone(&device)).map_err(VmError::Disk)?);
@@ -364,9 +369,9 @@ impl Parts {
         if let Some(slot) = self.slot.take() {
             let name = cgroup_name(&slot);
             if let Err(error) = hearth_confine::remove_cgroup(&name) {
-                tracing::debug!(%error, name, "a build's control group is not removed yet");
-            }
-            if let Err(error) = self.slots.release(slot).await {
+                // Something of it runs on: nobody else gets its network and its user.
+                tracing::error!(%error, name, "a build's network slot is not given back");
+            } else if let Err(error) = self.slots.release(slot).await {
                 tracing::error!(%error, "a build's network slot could not be given back");
             }
         }

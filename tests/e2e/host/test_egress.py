@@ -142,7 +142,7 @@ print("ended", flush=True)
     assert "ended" in "".join(heard)
 
 
-def test_no_internet():
+def test_no_internet(hearth: Hearth):
     box = Sandbox.create(timeout=600, allow_internet_access=False)
     try:
         assert blocked(box, f"http://{FIRST}/") and blocked(box, "http://first.test/")
@@ -155,6 +155,20 @@ def test_no_internet():
             "-d '{\"message\":\"hello\"}' http://events.e2b.local/logs"
         )
         assert sent.stdout == "201"
+        # It is told with the sandbox's own log, and not in the daemon's.
+        with hearth.client() as api:
+            path = f"/v2/sandboxes/{box.sandbox_id}/logs"
+            until(lambda: "hello" in api.get(path).text, "the event in the sandbox's log")
+        assert '"hello"' not in hearth.log_tail(lines=100_000)
+        # A program that never stops is slowed down, and told so.
+        flood = box.commands.run(
+            "head -c 60000 /dev/zero | tr '\\0' x > /tmp/x; "
+            "printf '{\"message\":\"%s\"}' $(cat /tmp/x) > /tmp/body; "
+            "for i in $(seq 20); do curl -sS -m 20 -o /dev/null -w '%{http_code}\\n' "
+            "--data-binary @/tmp/body http://events.e2b.local/logs; done",
+            timeout=120,
+        )
+        assert "429" in flood.stdout.split(), flood.stdout
         box.update_network({"allow_internet_access": True})
         assert reaches(box, FIRST)
         box.update_network({"allow_internet_access": False})
@@ -615,3 +629,36 @@ for address in ("fd00::22", "2001:db8::1", "fe80::fc:ff:fe00:6%eth0"):
 report["ipv6"] = six_found
 print(json.dumps(report))
 '''
+
+
+# Runs as a user of the host who is nobody; prints what of its input it can read.
+LOOKER = """
+import os, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for path in sys.stdin.read().split("\\0"):
+    try:
+        os.listdir(path) if os.path.isdir(path) else open(path, "rb").read(1)
+        print(path)
+    except OSError:
+        pass
+"""
+
+
+def test_other_users_of_the_host_read_nothing(hearth: Hearth, box: Sandbox):
+    box.commands.run("echo seen-by-nobody")
+    with hearth.client() as api:
+        path = f"/v2/sandboxes/{box.sandbox_id}/logs"
+        until(lambda: "seen-by-nobody" in api.get(path).text, "the log")
+    state = hearth.state_dir
+    paths = [str(path) for path in [state, *state.rglob("*")] if not path.is_symlink()]
+    paths += [str(path) for path in hearth.run_dir.rglob("*") if not path.is_socket()]
+    assert any("telemetry" in path for path in paths)
+    looker = subprocess.run(
+        ["python3", "-c", LOOKER], input="\0".join(paths), capture_output=True, text=True, check=True
+    )
+    # What guests boot from, and what anybody may know.
+    public = ("artefacts", "ca.crt", "ca-bundle.crt", "hearth.pid", "network.json", "guest.json")
+    private = ("telemetry", "builds", "templates", "sandboxes", "keys", "secrets", "hearth.db", "hearth.log")
+    seen = [path.removeprefix(f"{state}/").removeprefix(f"{hearth.run_dir}/") for path in looker.stdout.split()]
+    assert [path for path in seen if path.split("/")[0].startswith(private)] == []
+    assert [path for path in seen if not path.split("/")[0].startswith(public)] == []

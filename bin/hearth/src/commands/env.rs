@@ -53,6 +53,9 @@ pub fn run(settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
             settings.domain_host()
         );
     }
+    if crate::daemon::emulation::is_in_use(settings) {
+        println!("# Note: {}.", crate::daemon::emulation::NOTICE);
+    }
     for (name, value) in exports(settings, way)? {
         println!("export {name}={}", quoted(&value));
     }

@@ -65,6 +65,9 @@ enum Command {
 
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(cli.config.as_deref())?;
+    // A shell's and a service's usual soft limit holds 75 sandboxes; the hard one is
+    // there to be used.
+    crate::daemon::descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

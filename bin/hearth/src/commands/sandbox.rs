@@ -77,7 +77,7 @@ enum Command {
 pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     let client = client(settings)?;
     let fine = match args.command {
-        Command::Ls { format } => list(&client, format).await?,
+        Command::Ls { format } => list(settings, &client, format).await?,
         Command::Kill { ids } => kill(&client, &ids).await?,
         Command::Pause { ids, disk_only } => pause(&client, &ids, disk_only).await?,
         Command::Resume { ids, timeout } => {
@@ -113,7 +113,13 @@ fn parse(id: &str) -> anyhow::Result<SandboxId> {
     Ok(SandboxId::parse_client(id)?)
 }
 
-async fn list(client: &ControlClient, format: Format) -> anyhow::Result<bool> {
+/// The caller's sandboxes, and on the error output those of this machine that its daemon
+/// cannot read: they are in no list of the API, since it is not known whose they are.
+async fn list(
+    settings: &Settings,
+    client: &ControlClient,
+    format: Format,
+) -> anyhow::Result<bool> {
     let sandboxes = client.sandbox_list_all(&ListQuery::default()).await?;
     let now = Utc::now();
     let header = [
@@ -136,6 +142,9 @@ async fn list(client: &ControlClient, format: Format) -> anyhow::Result<bool> {
         ]
     });
     format.print(&sandboxes, header, rows)?;
+    for one in crate::daemon::quarantine(settings).unwrap_or_default() {
+        eprintln!("{} is kept but cannot be read: {}", one.sandbox_id, one.why);
+    }
     Ok(true)
 }
 

@@ -7,7 +7,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 use tracing_subscriber::{
     EnvFilter, Layer,
@@ -17,6 +17,9 @@ use tracing_subscriber::{
 };
 
 pub const VARIABLE: &str = "HEARTH_LOG";
+/// Sizes at which the logs are put aside; one of each is kept.
+const LOG_BYTES: u64 = 64 << 20;
+const ACCESS_LOG_BYTES: u64 = 256 << 20;
 const DEFAULT: &str = "info,hyper=warn,sqlx=warn,hearth_edge::access=warn";
 
 /// How many lines of the log are quoted, and how much of it is read for them.
@@ -30,7 +33,7 @@ pub fn to_stderr() {
 
 /// For the daemon: the same, and its access log where there is one.
 pub fn of_daemon(access: Option<&Path>) -> anyhow::Result<()> {
-    install(DEFAULT, access.map(open).transpose()?);
+    install(DEFAULT, access.map(open_access).transpose()?);
     Ok(())
 }
 
@@ -42,10 +45,10 @@ pub fn quiet() {
 /// For a daemon at a person's terminal: the file takes everything, the terminal
 /// only what went wrong.
 pub fn to_file(path: &Path, access: Option<&Path>) -> anyhow::Result<()> {
-    let file = open(path)?;
+    let file = Rotating::open(path, LOG_BYTES)?;
     let all = tracing_subscriber::fmt::layer()
         .with_ansi(false)
-        .with_writer(file);
+        .with_writer(move || file.clone());
     let errors = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_filter(LevelFilter::ERROR);
@@ -53,7 +56,7 @@ pub fn to_file(path: &Path, access: Option<&Path>) -> anyhow::Result<()> {
     let _ = tracing_subscriber::registry()
         .with(all.with_filter(filter(DEFAULT)))
         .with(errors)
-        .with(access.map(open).transpose()?.map(access_layer))
+        .with(access.map(open_access).transpose()?.map(access_layer))
         .try_init();
     Ok(())
 }
@@ -62,7 +65,11 @@ fn filter(default: &str) -> EnvFilter {
     EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(default))
 }
 
-fn install(default: &str, access: Option<Arc<File>>) {
+fn open_access(path: &Path) -> anyhow::Result<Rotating> {
+    Rotating::open(path, ACCESS_LOG_BYTES)
+}
+
+fn install(default: &str, access: Option<Rotating>) {
     let errors = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
@@ -121,7 +128,68 @@ fn troubles(text: &str) -> Vec<&str> {
     found[found.len().saturating_sub(QUOTED)..].to_vec()
 }
 
-/// Opened for appending, so that `logrotate` with `copytruncate` suits it.
+/// A log that is written to for ever, and never gets larger than two times its limit:
+/// when it is full it becomes `<name>.old`, in the place of the former one.
+#[derive(Clone)]
+struct Rotating(Arc<Mutex<Current>>);
+
+struct Current {
+    path: PathBuf,
+    file: Arc<File>,
+    size: u64,
+    limit: u64,
+}
+
+impl Rotating {
+    fn open(path: &Path, limit: u64) -> anyhow::Result<Self> {
+        let file = open(path)?;
+        let size = file.metadata().map_or(0, |metadata| metadata.len());
+        let path = path.to_owned();
+        let current = Current {
+            path,
+            file,
+            size,
+            limit,
+        };
+        Ok(Self(Arc::new(Mutex::new(current))))
+    }
+}
+
+impl std::io::Write for Rotating {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.size > 0 && current.size + bytes.len() as u64 > current.limit {
+            current.rotate();
+        }
+        // One line is one write, so that lines of several threads stay whole.
+        let written = (&*current.file).write(bytes)?;
+        current.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Current {
+    /// On a failure the old file grows on: better too large than lost. It is tried
+    /// again after another tenth of the limit.
+    fn rotate(&mut self) {
+        let mut old = self.path.clone().into_os_string();
+        old.push(".old");
+        let renamed = std::fs::rename(&self.path, old);
+        match renamed
+            .map_err(anyhow::Error::from)
+            .and_then(|()| open(&self.path))
+        {
+            Ok(file) => (self.file, self.size) = (file, 0),
+            Err(_) => self.size = self.limit - self.limit / 10,
+        }
+    }
+}
+
+/// Opened for appending, so that `logrotate` with `copytruncate` suits it, too.
 fn open(path: &Path) -> anyhow::Result<Arc<File>> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
@@ -136,7 +204,7 @@ fn open(path: &Path) -> anyhow::Result<Arc<File>> {
 }
 
 /// One JSON object per request for a sandbox.
-fn access_layer<S>(file: Arc<File>) -> impl Layer<S>
+fn access_layer<S>(file: Rotating) -> impl Layer<S>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
@@ -146,7 +214,7 @@ where
         .with_current_span(false)
         .with_target(false)
         .with_level(false)
-        .with_writer(file)
+        .with_writer(move || file.clone())
         .with_filter(Targets::new().with_target(hearth_edge::ACCESS_LOG, LevelFilter::INFO))
 }
 
@@ -185,5 +253,39 @@ mod tests {
         let text: String = (0..9).map(|n| format!("t ERROR {n}\n")).collect();
         assert_eq!(troubles(&text).len(), QUOTED);
         assert_eq!(troubles(&text).last(), Some(&"t ERROR 8"));
+    }
+
+    #[test]
+    fn a_log_keeps_its_latest_lines_and_stays_small() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("hearth.log");
+        let mut log = Rotating::open(&path, 1000).expect("opened");
+        for number in 0..500 {
+            writeln!(log, "line {number}").expect("written");
+        }
+        let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).expect(name);
+        let (old, new) = (read("hearth.log.old"), read("hearth.log"));
+        assert!(
+            old.len() <= 1000 && new.len() <= 1000,
+            "{} {}",
+            old.len(),
+            new.len()
+        );
+        let all = format!("{old}{new}");
+        let expected: Vec<String> = (0..500).map(|number| format!("line {number}")).collect();
+        let kept: Vec<&str> = all.lines().collect();
+        assert!(kept.len() > 60);
+        assert!(
+            expected.ends_with(
+                &kept
+                    .iter()
+                    .map(|line| (*line).to_owned())
+                    .collect::<Vec<_>>()
+            )
+        );
+        // Found again by the next daemon.
+        let mut log = Rotating::open(&path, 1000).expect("opened");
+        writeln!(log, "{}", "x".repeat(990)).expect("written");
+        assert_eq!(read("hearth.log").len(), 991);
     }
 }

@@ -6,6 +6,8 @@
 //!                                   └────▶ node-client ─▶ node.sock ─▶ node
 //! ```
 
+pub mod descriptors;
+pub mod emulation;
 pub mod lock;
 pub mod log;
 pub mod prepare;
@@ -44,7 +46,7 @@ use hearth_template_build::Templates;
 use lock::Lock;
 use secrecy::ExposeSecret;
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::Path,
     sync::Arc,
@@ -65,6 +67,7 @@ pub struct Daemon {
     collector: Collector,
     api: AppState,
     serving: serving::Serving,
+    settings: Settings,
     _lock: Lock,
 }
 
@@ -76,13 +79,15 @@ impl Daemon {
         let listeners = serving::Listeners::bind(settings).await?;
         let tls = tls::Tls::start(settings).context("prepare TLS")?;
         make_state_dir(settings)?;
+        let share = descriptors::share(settings);
         let told = hearth_telemetry::Store::open(
             settings.state_dir.join("telemetry"),
             hearth_telemetry::Limits::default(),
         )
         .context("open what sandboxes told")?;
         prepare::end_leftovers(settings);
-        let started = start_node(settings).await?;
+        let events = hearth_telemetry::EventLog::start(told.clone());
+        let started = start_node(settings, share, events).await?;
         let Started {
             node,
             templates,
@@ -117,7 +122,7 @@ impl Daemon {
         let api = AppState::new(Arc::clone(&control));
         let routes = routes::NodeRoutes::new(Arc::clone(&node), Arc::clone(&control));
         let routes = Arc::new(routes);
-        let serving = serving::Serving::start(settings, listeners, tls, routes, api.clone());
+        let serving = serving::Serving::start(settings, share, listeners, tls, routes, api.clone());
         tracing::info!(url = settings.api_url(), "Hearth listens");
         Ok(Self {
             node,
@@ -128,6 +133,7 @@ impl Daemon {
             collector,
             api,
             serving,
+            settings: settings.clone(),
             _lock: lock,
         })
     }
@@ -148,6 +154,7 @@ impl Daemon {
             .filter(|status| status.state != hearth_node::SandboxState::Paused)
             .count();
         self.node.shutdown(STOP_LIMIT).await;
+        emulation::forget(&self.settings);
         tracing::info!(sandboxes = left, "Hearth has stopped");
         left
     }
@@ -162,10 +169,18 @@ struct Started {
     store: LocalStore,
 }
 
-async fn start_node(settings: &Settings) -> anyhow::Result<Started> {
-    let config = node_config(settings)?;
+async fn start_node(
+    settings: &Settings,
+    share: descriptors::Share,
+    events: hearth_telemetry::EventLog,
+) -> anyhow::Result<Started> {
+    let mut config = node_config(settings)?;
+    config.egress.limits = share.egress;
+    config.egress.log = Some(Arc::new(telemetry::GuestLog(events)));
     let grpc = config.grpc.clone();
-    let engine: Arc<dyn Engine> = Arc::new(engine(settings).await?);
+    let engine = engine(settings).await?;
+    emulation::check(settings, &engine)?;
+    let engine: Arc<dyn Engine> = Arc::new(engine);
     let builds = Arc::new(LocalStore::open(settings.builds_dir())?);
     let store = LocalStore::clone(&builds);
     let network = network_config(settings)?;
@@ -260,6 +275,7 @@ fn egress_config(settings: &Settings) -> hearth_egress::EgressConfig {
             .or_else(|| settings.node.ca_file.clone()),
         edge_ca_file: Some(settings.authority_file()),
         secrets: Some(Arc::new(secret_files::SecretFiles::new(settings))),
+        ..hearth_egress::EgressConfig::default()
     }
 }
 
@@ -293,8 +309,16 @@ pub fn network_config(settings: &Settings) -> anyhow::Result<NetworkConfig> {
         tap_owner: TapOwner::PerSlot {
             base: DEFAULT_UID_BASE,
         },
+        smtp: given.smtp,
         ..NetworkConfig::default()
     };
+    for text in &given.deny {
+        let network = text
+            .parse()
+            .or_else(|error| text.parse::<Ipv4Addr>().map(Into::into).map_err(|_| error))
+            .with_context(|| format!("network.deny: {text:?} is no IPv4 network"))?;
+        config.deny.push(network);
+    }
     for (name, text, range) in [
         (
             "network.slot_range",
@@ -431,6 +455,15 @@ pub async fn end_sandboxes(settings: &Settings) -> anyhow::Result<usize> {
     Ok(sandboxes.len())
 }
 
+/// The sandboxes that the daemon left as they are, or that one would which started now.
+pub fn quarantine(settings: &Settings) -> anyhow::Result<Vec<hearth_node::QuarantinedSandbox>> {
+    let found = match lock::holder(&settings.pid_file()) {
+        Some(_) => hearth_node::quarantine_of_daemon(&settings.run_dir),
+        None => hearth_node::quarantine_to_be(&settings.state_dir),
+    };
+    found.context("look for sandboxes that cannot be read")
+}
+
 /// Cleans up after a daemon that died: adopts what it left only to end it.
 pub async fn clean_up(settings: &Settings) -> anyhow::Result<usize> {
     if !settings.state_dir.join("sandboxes").exists() {
@@ -451,6 +484,7 @@ pub async fn clean_up(settings: &Settings) -> anyhow::Result<usize> {
         .count();
     node.delete_all().await;
     node.shutdown(STOP_LIMIT).await;
+    emulation::forget(settings);
     // Nobody serves it: its daemon is dead, and the lock keeps others from starting.
     for socket in [settings.node_socket(), settings.admin_socket()] {
         match std::fs::remove_file(&socket) {

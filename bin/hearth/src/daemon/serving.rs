@@ -1,11 +1,16 @@
 //! The listeners, the edge behind them, and their end.
 
-use super::{routes::NodeRoutes, tls::Tls};
+use super::{
+    descriptors::{RESERVED, Share},
+    emulation,
+    routes::NodeRoutes,
+    tls::Tls,
+};
 use crate::settings::Settings;
 use anyhow::Context;
 use axum::http::{HeaderValue, header::CONTENT_TYPE};
 use hearth_api::AppState;
-use hearth_edge::{Cores, Edge, Peer};
+use hearth_edge::{Budget, Cores, Edge, Peer};
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -70,17 +75,25 @@ pub struct Serving {
 impl Serving {
     pub fn start(
         settings: &Settings,
+        share: Share,
         listeners: Listeners,
         tls: Option<Tls>,
         routes: Arc<NodeRoutes>,
         api: AppState,
     ) -> Self {
-        let (limits, cores) = (&settings.connections, listeners.cores);
-        let edge = Edge::new(routes, settings.edge.clone());
-        let service = edge.or_else(with_scheme(
-            hearth_api::router(api),
-            settings.edge.trust_forwarded,
+        let mut limits = settings.connections.clone();
+        limits.budget = Some(Budget::new(
+            share.connections,
+            limits.max_connections_per_address,
+            RESERVED,
         ));
+        let (limits, cores) = (&limits, listeners.cores);
+        let edge = Edge::new(routes, settings.edge.clone());
+        let mut router = hearth_api::router(api);
+        if emulation::is_in_use(settings) {
+            router = router.layer(axum::middleware::from_fn(tell_of_emulation));
+        }
+        let service = edge.or_else(with_scheme(router, settings.edge.trust_forwarded));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners.plain {
             let (service, limits, cores, stop) =
@@ -159,6 +172,20 @@ fn with_scheme(api: axum::Router, trust_forwarded: bool) -> axum::Router {
         request
     };
     api.layer(axum::middleware::map_request(told))
+}
+
+/// Says with the health of the API what the guests run on.
+async fn tell_of_emulation(
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> axum::response::Response {
+    let health = request.uri().path() == "/health";
+    let mut response = next.run(request).await;
+    if health {
+        let notice = HeaderValue::from_static(emulation::NOTICE);
+        response.headers_mut().insert("x-hearth-notice", notice);
+    }
+    response
 }
 
 /// What a Prometheus server reads.

@@ -1,5 +1,6 @@
 //! The collection's view of this node's sandboxes.
 
+use hearth_control::{LogEntry, LogLevel};
 use hearth_node::{Node, SandboxState};
 use hearth_telemetry::{Source, Target};
 use std::net::SocketAddr;
@@ -28,5 +29,40 @@ impl Source for NodeSource {
                 })
             })
             .collect()
+    }
+}
+
+/// What guests log at the node: among what their sandbox told, and nowhere else.
+#[derive(Debug)]
+pub struct GuestLog(pub hearth_telemetry::EventLog);
+
+impl hearth_egress::LogSink for GuestLog {
+    fn log(&self, guest: &hearth_egress::Guest, message: serde_json::Value) {
+        let identity = &guest.identity;
+        let Ok(team_id) = identity.team_id.parse() else {
+            return;
+        };
+        self.0.add(hearth_telemetry::Event {
+            sandbox_id: identity.sandbox_id.clone(),
+            team_id,
+            entry: entry(&message),
+        });
+    }
+}
+
+/// The entry that a message becomes: its own text where it says one, else all of it.
+fn entry(message: &serde_json::Value) -> LogEntry {
+    let text = |name: &str| message.get(name).and_then(serde_json::Value::as_str);
+    let level = match text("level").map(str::to_ascii_lowercase).as_deref() {
+        Some("debug" | "trace") => LogLevel::Debug,
+        Some("warn" | "warning") => LogLevel::Warn,
+        Some("error" | "fatal" | "critical") => LogLevel::Error,
+        _ => LogLevel::Info,
+    };
+    LogEntry {
+        timestamp: chrono::Utc::now(),
+        level,
+        message: text("message").map_or_else(|| message.to_string(), str::to_owned),
+        fields: [("logger".to_owned(), "events".to_owned())].into(),
     }
 }

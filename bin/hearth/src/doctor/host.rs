@@ -46,7 +46,10 @@ pub(super) async fn accelerator() -> Check {
         Ok(Accelerator::Kvm) => Check::ok(NAME, "kvm: a jailed VM runs guest code at full speed"),
         Ok(Accelerator::Tcg { reason }) => Check::warning(
             NAME,
-            format!("tcg, about ten times slower than kvm: {reason}"),
+            format!(
+                "tcg, about ten times slower than kvm: {reason}. {}",
+                crate::daemon::emulation::NOTICE
+            ),
             speed_up(Path::new("/dev/kvm").exists()),
         ),
         Err(error) => Check::failed(

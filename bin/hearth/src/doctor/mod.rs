@@ -71,6 +71,8 @@ pub async fn examine(settings: &Settings) -> Vec<Check> {
     checks.extend(resources::ports(settings));
     checks.push(resources::memory(settings));
     checks.extend(resources::disk(settings));
+    checks.push(resources::descriptors(settings));
+    checks.extend(resources::quarantine(settings).await);
     checks
 }
 

@@ -147,6 +147,80 @@ pub(super) fn disk(settings: &Settings) -> Vec<Check> {
     .collect()
 }
 
+/// What the limits add up to in descriptors.
+pub(super) fn descriptors(settings: &Settings) -> Check {
+    const NAME: &str = "open files";
+    let there_are = daemon::descriptors::raise();
+    let (least, all) = daemon::descriptors::needed(settings);
+    let fix = format!(
+        "raise the hard limit: `ulimit -Hn {all}`, or LimitNOFILE={all} of the service; or lower \
+         node.max_sandboxes and connections.max_connections"
+    );
+    if there_are < least {
+        let detail = format!("{there_are} are allowed, and at least {least} are needed");
+        return Check::failed(NAME, detail, fix);
+    }
+    if there_are < all {
+        let detail = format!(
+            "{there_are} are allowed, and the settings add up to {all}: there will be fewer \
+             connections"
+        );
+        return Check::warning(NAME, detail, fix);
+    }
+    Check::ok(NAME, format!("{there_are} are allowed, {all} are needed"))
+}
+
+/// What Hearth cannot read, and therefore left as it is.
+pub(super) async fn quarantine(settings: &Settings) -> Vec<Check> {
+    let sandboxes = match daemon::quarantine(settings) {
+        Ok(found) if found.is_empty() => Check::ok("sandboxes", "all can be read"),
+        Ok(found) => {
+            let found = found
+                .iter()
+                .map(|one| format!("{} ({})", one.sandbox_id, one.why));
+            Check::warning(
+                "sandboxes",
+                format!("left as they are: {}", found.collect::<Vec<_>>().join("; ")),
+                format!(
+                    "start the version of Hearth that wrote them; to give one up, stop Hearth \
+                     and remove {}/<ID>",
+                    settings.state_dir.join("sandboxes").display()
+                ),
+            )
+        }
+        Err(error) => Check::warning("sandboxes", format!("{error:#}"), "run as root"),
+    };
+    let mut checks = vec![sandboxes];
+    if settings.builds_dir().exists() {
+        checks.push(builds(settings).await);
+    }
+    checks
+}
+
+async fn builds(settings: &Settings) -> Check {
+    const NAME: &str = "builds";
+    let unreadable = match hearth_snapshot::LocalStore::open(settings.builds_dir()) {
+        Ok(store) => store.unreadable().await,
+        Err(error) => Err(error),
+    };
+    match unreadable {
+        Ok(found) if found.is_empty() => Check::ok(NAME, "all can be read"),
+        Ok(found) => {
+            let found = found.iter().map(|(id, why)| format!("{id} ({why})"));
+            Check::warning(
+                NAME,
+                format!("left as they are: {}", found.collect::<Vec<_>>().join("; ")),
+                format!(
+                    "start the version of Hearth that wrote them; to give one up, stop Hearth \
+                     and remove {}/<ID>",
+                    settings.builds_dir().display()
+                ),
+            )
+        }
+        Err(error) => Check::warning(NAME, error.to_string(), "run as root"),
+    }
+}
+
 /// The nearest directory above `path` that exists.
 fn existing(path: &Path) -> &Path {
     path.ancestors()

@@ -29,6 +29,10 @@ pub struct WritableConfig {
     /// The most bytes of data the layer may hold; a write beyond fails with
     /// [`IoError::NoSpace`]. Discarded blocks do not count.
     pub limit_bytes: Option<u64>,
+    /// A write of new data fails with [`IoError::NoSpace`] while its file system would
+    /// have less than this left; 0 to fill it up. What is there already can be
+    /// overwritten all the same.
+    pub reserve_bytes: u64,
 }
 
 /// Counters since the device was opened, and its size on disk.

@@ -101,6 +101,7 @@ impl Harness {
             writable: Some(WritableConfig {
                 directory: "/layers/0".into(),
                 limit_bytes: None,
+                reserve_bytes: 0,
             }),
             size_bytes: SIZE,
         };
@@ -420,6 +421,7 @@ fn check_versions(storage: SimStorage, layers: &[PathBuf], least: &[u32], most: 
             writable: Some(WritableConfig {
                 directory: writable.clone(),
                 limit_bytes: None,
+                reserve_bytes: 0,
             }),
             size_bytes: SIZE,
         };
@@ -569,6 +571,7 @@ fn a_sealed_layer_takes_no_writer_and_a_writer_no_second() {
         writable: writable.map(|name| WritableConfig {
             directory: path(name),
             limit_bytes: None,
+            reserve_bytes: 0,
         }),
         size_bytes: SIZE,
     };
@@ -606,4 +609,32 @@ fn a_sealed_layer_takes_no_writer_and_a_writer_no_second() {
         reader.read(SIZE - 1, &mut found),
         Err(IoError::OutOfRange)
     ));
+}
+
+#[test]
+fn a_nearly_full_disk_takes_no_new_data_and_overwrites_what_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = |reserve_bytes| DeviceConfig {
+        base: None,
+        layers: Vec::new(),
+        writable: Some(WritableConfig {
+            directory: directory.path().join("layer"),
+            limit_bytes: None,
+            reserve_bytes,
+        }),
+        size_bytes: SIZE,
+    };
+    let device = Device::create(&config(1)).unwrap();
+    device.write(0, &[1; 4096]).unwrap();
+    device.flush().unwrap();
+    drop(device);
+    // More than any disk has.
+    let device = Device::open(&config(u64::MAX / 2)).unwrap();
+    device.write(0, &[2; 4096]).unwrap();
+    let refused = device.write(BLOCK_SIZE, &[3; 4096]);
+    assert!(matches!(refused, Err(IoError::NoSpace)), "{refused:?}");
+    let mut found = [0; 2 * 4096];
+    device.read(0, &mut found).unwrap();
+    assert_eq!((found[0], found[4096]), (2, 0));
+    assert_eq!(device.stats().used_bytes, BLOCK_SIZE);
 }

@@ -128,7 +128,7 @@ pub(crate) fn open_immutable(
         });
     }
     drop(files);
-    let layer = open_writable(storage, path, size_bytes, Limit(None))?;
+    let layer = open_writable(storage, path, size_bytes, Limit::default())?;
     layer.finish().map_err(Error::Flush)?;
     Ok(ImmutableLayer {
         data: layer.data.clone(),

@@ -22,9 +22,14 @@ pub(super) const DATA: u8 = 2;
 /// Marked as data, but punched out of the data file: reads as zeros.
 pub(super) const PUNCHED: u8 = 3;
 
-/// The most bytes of data that a layer may hold.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limit(pub(crate) Option<u64>);
+/// How much data a layer may hold.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Limit {
+    /// Bytes, at most.
+    pub(crate) bytes: Option<u64>,
+    /// Bytes that the file system has to have left, for others.
+    pub(crate) reserve: u64,
+}
 
 pub(crate) struct WritableLayer {
     pub(super) storage: Arc<dyn Storage>,
@@ -110,12 +115,21 @@ impl WritableLayer {
             layer: self,
             blocks: count,
         };
-        match self.limit.0 {
-            Some(limit) if count > 0 && (used + count) * BLOCK_SIZE > limit => {
-                Err(IoError::NoSpace)
-            }
-            _ => Ok(reservation),
+        if count == 0 {
+            return Ok(reservation);
         }
+        match self.limit.bytes {
+            Some(limit) if (used + count) * BLOCK_SIZE > limit => return Err(IoError::NoSpace),
+            _ => {}
+        }
+        // What is in the page cache only is counted by the file system already.
+        if self.limit.reserve > 0
+            && self.storage.free_bytes(&self.path)?
+                < self.limit.reserve.saturating_add(count * BLOCK_SIZE)
+        {
+            return Err(IoError::NoSpace);
+        }
+        Ok(reservation)
     }
 
     /// Writes whole blocks, or parts of blocks that are in place. `shown` is

@@ -51,6 +51,37 @@ pub struct ServerConfig {
     pub mode: u32,
     /// User and group that own the socket, if not the process's own.
     pub owner: Option<(u32, u32)>,
+    /// Which processes of that user may connect.
+    pub admission: Admission,
+}
+
+/// Decides by its process id whether a client is who the device is for. A socket's
+/// owner is not enough: another process may have the same user.
+#[derive(Clone, Default)]
+pub struct Admission(Option<Arc<dyn Fn(u32) -> bool + Send + Sync>>);
+
+impl Admission {
+    /// Those whose process id `admits` is true for; all, without one.
+    pub fn by(admits: impl Fn(u32) -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(admits)))
+    }
+
+    fn admits(&self, stream: &UnixStream) -> io::Result<bool> {
+        let Some(admits) = &self.0 else {
+            return Ok(true);
+        };
+        let peer = rustix::net::sockopt::socket_peercred(stream)?;
+        Ok(admits(peer.pid.as_raw_nonzero().get().unsigned_abs()))
+    }
+}
+
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self.0 {
+            Some(_) => "Admission(some)",
+            None => "Admission(all)",
+        })
+    }
 }
 
 impl ServerConfig {
@@ -61,6 +92,7 @@ impl ServerConfig {
             export: export.into(),
             mode: 0o600,
             owner: None,
+            admission: Admission::default(),
         }
     }
 }
@@ -75,6 +107,7 @@ pub struct ServerHandle {
 }
 
 struct Shared {
+    admission: Admission,
     device: Arc<Device>,
     export: ExportInfo,
     pool: Arc<Pool>,
@@ -97,6 +130,7 @@ struct Live {
 pub fn serve(config: &ServerConfig, device: Arc<Device>) -> Result<ServerHandle, Error> {
     let listener = bind(config)?;
     let shared = Arc::new(Shared {
+        admission: config.admission.clone(),
         export: ExportInfo {
             name: config.export.clone(),
             size_bytes: device.size_bytes(),
@@ -152,6 +186,13 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>, stopping: Cancellat
         let started = accepted.and_then(|(stream, _)| {
             let stream = stream.into_std()?;
             stream.set_nonblocking(false)?;
+            if !shared.admission.admits(&stream)? {
+                tracing::error!(
+                    export = shared.export.name,
+                    "a process that the disk is not for asked for it"
+                );
+                return Ok(());
+            }
             shared.start_connection(stream)
         });
         if let Err(error) = started {

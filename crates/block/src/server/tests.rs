@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ServerConfig, serve};
+use super::{Admission, ServerConfig, serve};
 use crate::device::{Device, DeviceConfig, WritableConfig};
 use crate::storage::sim::SimStorage;
 
@@ -44,6 +44,7 @@ async fn reads_pass_writes_that_the_disk_holds_up() {
         writable: Some(WritableConfig {
             directory: "/layer".into(),
             limit_bytes: None,
+            reserve_bytes: 0,
         }),
         size_bytes: 1 << 20,
     };
@@ -82,4 +83,33 @@ async fn reads_pass_writes_that_the_disk_holds_up() {
     answered.sort_unstable();
     assert_eq!(answered, (2..20).collect::<Vec<u64>>());
     server.stop().await;
+}
+
+/// Another process of the same user, as a taken-over VM process would be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_the_disk_is_not_for_gets_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = std::process::id();
+    for (admitted, greeting) in [(own, 18), (own + 1, 0)] {
+        let config = DeviceConfig {
+            base: None,
+            layers: Vec::new(),
+            writable: None,
+            size_bytes: 1 << 20,
+        };
+        let device = Device::create_on(Arc::new(SimStorage::new(1)), &config).unwrap();
+        let socket = directory.path().join(format!("{admitted}.sock"));
+        let config = ServerConfig {
+            admission: Admission::by(move |pid| pid == admitted),
+            ..ServerConfig::new(&socket, "disk")
+        };
+        let server = serve(&config, Arc::new(device)).unwrap();
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let mut got = [0; 18];
+        assert_eq!(stream.read(&mut got).unwrap(), greeting);
+        server.stop().await;
+    }
 }

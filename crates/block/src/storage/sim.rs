@@ -391,6 +391,10 @@ impl Storage for SimStorage {
         Ok(())
     }
 
+    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         let mut world = self.lock();
         world.whole_step()?;

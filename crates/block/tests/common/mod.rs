@@ -49,6 +49,7 @@ impl Scratch {
             writable: Some(WritableConfig {
                 directory: self.path("layer"),
                 limit_bytes: None,
+                reserve_bytes: 0,
             }),
             size_bytes,
         }

@@ -89,7 +89,6 @@ pub struct Kernel {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Details {
     release: String,
     /// The packages used: name, version, SHA-256.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use hearth_network::services::{EDGE_ADDRESS, SERVICE_ADDRESS};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,12 +30,19 @@ use upstream::Servers;
 const EVENTS_NAME: &str = "events.e2b.local";
 /// How long a guest may keep an answer that we made up.
 const OWN_TTL_SECONDS: u32 = 30;
-/// Questions that are looked up at a time, of all guests.
+/// Questions by datagram that are looked up at a time, of all guests.
 const MOST_LOOKUPS: usize = 1024;
+/// Connections at a time, of all guests. Each guest has a share of its own, and none
+/// of them takes from what datagrams need.
+const MOST_STREAMS: usize = 1024;
+/// The same for addresses at which no sandbox is known: VMs of template builds.
+const MOST_OF_STRANGERS: usize = 64;
 /// Longest datagram that a guest's question may have.
 const LONGEST_QUESTION: usize = 4096;
 /// How long a guest's TCP connection may be idle.
 const IDLE: Duration = Duration::from_secs(20);
+/// How long a guest's TCP connection may last.
+const STREAM_LIFETIME: Duration = Duration::from_secs(120);
 
 /// Answers guests' questions.
 #[derive(Debug)]
@@ -45,6 +52,20 @@ pub(crate) struct Forwarder {
     /// Sandboxes' names end in this, with a dot in front; without a port.
     domain: String,
     lookups: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    /// The shares of those who are no sandbox.
+    strangers_lookups: Arc<Semaphore>,
+    strangers_streams: Arc<Semaphore>,
+}
+
+/// What a question or a connection holds while it lasts: of its guest's share, and
+/// of what there is for all.
+type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+/// A guest's own share comes first: past it, nothing of the others' is taken.
+fn turn(own: &Arc<Semaphore>, all: &Arc<Semaphore>) -> Option<Turn> {
+    let own = Arc::clone(own).try_acquire_owned().ok()?;
+    Some((own, Arc::clone(all).try_acquire_owned().ok()?))
 }
 
 impl Forwarder {
@@ -55,6 +76,9 @@ impl Forwarder {
             servers,
             domain: format!(".{domain}"),
             lookups: Arc::new(Semaphore::new(MOST_LOOKUPS)),
+            streams: Arc::new(Semaphore::new(MOST_STREAMS)),
+            strangers_lookups: Arc::new(Semaphore::new(MOST_OF_STRANGERS)),
+            strangers_streams: Arc::new(Semaphore::new(MOST_OF_STRANGERS)),
         }
     }
 
@@ -82,14 +106,19 @@ impl Forwarder {
             };
             // Past the limit a question is lost, as datagrams may be; its sender
             // asks again.
-            let Ok(permit) = Arc::clone(&self.lookups).try_acquire_owned() else {
+            let guest = self.guest_at(from);
+            let own = match &guest {
+                Some(guest) => &guest.lookups,
+                None => &self.strangers_lookups,
+            };
+            let Some(turn) = turn(own, &self.lookups) else {
                 continue;
             };
             let (this, socket) = (Arc::clone(&self), Arc::clone(&socket));
             let message = buffer[..length].to_vec();
             let stop = stop.clone();
             tasks.spawn(async move {
-                let _permit = permit;
+                let _turn = turn;
                 let answer = tokio::select! {
                     () = stop.cancelled() => return,
                     answer = this.answer(from, &message, false) => answer,
@@ -117,15 +146,21 @@ impl Forwarder {
                 crate::pause_after_failed_accept().await;
                 continue;
             };
-            let Ok(permit) = Arc::clone(&self.lookups).try_acquire_owned() else {
+            let guest = self.guest_at(from);
+            let own = match &guest {
+                Some(guest) => &guest.name_streams,
+                None => &self.strangers_streams,
+            };
+            let Some(turn) = turn(own, &self.streams) else {
                 continue;
             };
             let (this, stop) = (Arc::clone(&self), stop.clone());
             tasks.spawn(async move {
-                let _permit = permit;
+                let _turn = turn;
+                let serving = timeout(STREAM_LIFETIME, this.serve_stream(stream, from));
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    _ = this.serve_stream(stream, from) => {}
+                    _ = serving => {}
                 }
             });
         }
@@ -138,6 +173,13 @@ impl Forwarder {
                 Some(answer) => upstream::write_framed(&mut stream, &answer).await?,
                 None => return Ok(()),
             }
+        }
+    }
+
+    fn guest_at(&self, from: SocketAddr) -> Option<Arc<Guest>> {
+        match from.ip() {
+            IpAddr::V4(address) => self.guests.find(address),
+            IpAddr::V6(_) => None,
         }
     }
 
@@ -154,11 +196,6 @@ impl Forwarder {
         if let Some(answer) = self.own_answer(&query, guest.as_deref()) {
             return Some(answer);
         }
-        // One guest's questions do not keep the others' waiting.
-        let _turn = match &guest {
-            Some(guest) => Some(Arc::clone(&guest.lookups).try_acquire_owned().ok()?),
-            None => None,
-        };
         let Ok(response) = self.servers.ask(&query, message, stream).await else {
             return Some(query.refusal(Code::ServerFailure));
         };

@@ -83,3 +83,65 @@ async fn names_that_lead_nowhere_are_not_looked_up() {
         (0, Some(SERVICE_ADDRESS))
     );
 }
+
+/// One guest opens connections and keeps them; another asks.
+#[tokio::test]
+async fn a_guest_that_holds_connections_takes_nothing_of_the_others() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const GREEDY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+    let (forwarder, guests) = forwarder("").await;
+    for address in [GREEDY, OTHER] {
+        let identity = Identity::new(SandboxId::random());
+        guests.enter(address, identity, Rules::parse(None, "").unwrap());
+    }
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let forwarder = Arc::new(forwarder);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let datagrams = UdpSocket::bind(listener.local_addr().unwrap())
+        .await
+        .unwrap();
+    let server = listener.local_addr().unwrap();
+    let each = || (tasks.clone(), stop.clone());
+    let (inner, end) = each();
+    tasks.spawn(Arc::clone(&forwarder).serve_streams(listener, inner, end));
+    let (inner, end) = each();
+    tasks.spawn(Arc::clone(&forwarder).serve_datagrams(datagrams, inner, end));
+
+    let connect = async |from: Ipv4Addr| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect(server).await.unwrap()
+    };
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        let mut stream = connect(GREEDY).await;
+        let _ = stream.write_all(&[0]).await;
+        held.push(stream);
+    }
+    // All but its share were closed.
+    let mut open = 0;
+    for stream in &mut held {
+        let closed = timeout(Duration::from_millis(300), stream.read_u8());
+        open += usize::from(closed.await.is_err());
+        if open == 8 {
+            break;
+        }
+    }
+    assert_eq!(open, 8);
+    assert_eq!(forwarder.streams.available_permits(), MOST_STREAMS - 8);
+
+    let question = Query::for_addresses(9, "example.com").to_bytes();
+    let mut stream = connect(OTHER).await;
+    upstream::write_framed(&mut stream, &question)
+        .await
+        .unwrap();
+    let answer = timeout(Duration::from_secs(10), upstream::read_framed(&mut stream));
+    assert!(answer.await.unwrap().is_ok(), "over TCP");
+    let socket = UdpSocket::bind((OTHER, 0)).await.unwrap();
+    socket.send_to(&question, server).await.unwrap();
+    let mut buffer = [0; 512];
+    let answer = timeout(Duration::from_secs(10), socket.recv_from(&mut buffer));
+    assert!(answer.await.unwrap().is_ok(), "over UDP");
+    stop.cancel();
+}

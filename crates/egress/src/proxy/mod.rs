@@ -27,6 +27,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +64,8 @@ pub(crate) struct Proxy {
     visits: Arc<Visits>,
     secrets: Arc<dyn SecretSource>,
     trust: Arc<ClientConfig>,
+    proxied: Arc<Semaphore>,
+    to_edge: Arc<Semaphore>,
 }
 
 /// Where the edge listens, for names of sandboxes.
@@ -132,6 +135,7 @@ impl Proxy {
         visits: Arc<Visits>,
         secrets: Arc<dyn SecretSource>,
         trust: Arc<ClientConfig>,
+        limits: crate::EgressLimits,
     ) -> Self {
         Self {
             guests,
@@ -140,6 +144,8 @@ impl Proxy {
             visits,
             secrets,
             trust,
+            proxied: Arc::new(Semaphore::new(limits.proxied)),
+            to_edge: Arc::new(Semaphore::new(limits.to_edge)),
         }
     }
 
@@ -165,13 +171,20 @@ impl Proxy {
             let Some(guest) = self.guests.find(*from.ip()) else {
                 continue;
             };
-            let Ok(permit) = Arc::clone(&guest.connections).try_acquire_owned() else {
-                tracing::debug!(sandbox = %guest.identity.sandbox_id, "too many connections through the proxy");
+            // The guest's own share first: past it, nothing of the others' is taken.
+            let (own, all) = match kind {
+                Kind::Diverted => (&guest.connections, &self.proxied),
+                Kind::Edge => (&guest.edge_connections, &self.to_edge),
+            };
+            let permits = Arc::clone(own).try_acquire_owned();
+            let permits = permits.and_then(|own| Ok((own, Arc::clone(all).try_acquire_owned()?)));
+            let Ok(permits) = permits else {
+                tracing::debug!(sandbox = %guest.identity.sandbox_id, ?kind, "too many connections through the proxy");
                 continue;
             };
             let (this, stop) = (Arc::clone(&self), stop.clone());
             tasks.spawn(async move {
-                let _permit = permit;
+                let _permits = permits;
                 let gone = guest.gone.clone();
                 let id = guest.identity.sandbox_id.clone();
                 tokio::select! {

@@ -298,6 +298,7 @@ impl Driver {
         let network = network_json.is_some();
         if let Some(json) = network_json {
             egress::replace(&mut changed.spec, json);
+            crate::journal::check_spec(&changed.spec).map_err(Error::Invalid)?;
         }
         setup::write_journal(&self.shared, &changed)?;
         self.record = changed;

@@ -153,10 +153,12 @@ async fn set(shared: &Shared, slot: &Slot, policy: Policy) -> Result<(), Error> 
         .map_err(Error::step("set what the sandbox may reach"))
 }
 
-/// A slot that a sandbox of an earlier daemon runs in, with its policy.
-pub(crate) fn adoption(index: u32, spec: &SandboxSpec) -> Adoption {
+/// A slot that a sandbox of an earlier daemon runs in, with its policy: nothing,
+/// where the settings are not known.
+pub(crate) fn adoption(index: u32, spec: Option<&SandboxSpec>) -> Adoption {
+    let rules = spec.map_or_else(Rules::offline, rules);
     Adoption {
         index,
-        policy: rules(spec).policy(),
+        policy: rules.policy(),
     }
 }

@@ -61,7 +61,6 @@ impl Ground {
 
 /// What only the node may know of a build.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Secrets {
     /// Token that the agent in the build's memory expects, if it expects one.
     pub envd_access_token: Option<String>,

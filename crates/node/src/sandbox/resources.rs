@@ -107,21 +107,26 @@ impl Resources {
         };
         self.stop_machine().await;
         self.close_disk().await;
+        let mut ended = true;
+        if let Some(cgroup) = self.cgroup.take() {
+            let removed = hearth_confine::remove_cgroup(&cgroup);
+            ended = removed.is_ok();
+            keep(removed.map_err(Error::step("remove the control group")));
+        }
         if let Some(slot) = self.slot.take() {
             shared.egress.leave(slot.host_address);
-            keep(
-                shared
-                    .slots
-                    .release(slot)
-                    .await
-                    .map_err(Error::step("give back the network slot")),
-            );
-        }
-        if let Some(cgroup) = self.cgroup.take() {
-            keep(
-                hearth_confine::remove_cgroup(&cgroup)
-                    .map_err(Error::step("remove the control group")),
-            );
+            if ended {
+                keep(
+                    shared
+                        .slots
+                        .release(slot)
+                        .await
+                        .map_err(Error::step("give back the network slot")),
+                );
+            } else {
+                // Something of it runs on: nobody else gets its network and its user.
+                tracing::error!(slot = slot.index, "a network slot is not given back");
+            }
         }
         if let Some(run_dir) = self.run_dir.take() {
             keep(remove_dir(&run_dir).map_err(Error::step("remove the run directory")));

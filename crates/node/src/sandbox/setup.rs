@@ -231,6 +231,8 @@ pub(crate) async fn open_disk(
         writable: Some(WritableConfig {
             directory: own.join(&record.disk.writable),
             limit_bytes: None,
+            // Guests meet a full disk before the host does.
+            reserve_bytes: shared.config.disk_reserve_bytes,
         }),
         size_bytes: ground.disk.build.manifest.shape.disk_mib << 20,
     };
@@ -242,6 +244,7 @@ pub(crate) async fn open_disk(
     let socket = run_dir(shared, id).join("nbd.sock");
     let config = ServerConfig {
         owner: Some((uid, uid)),
+        admission: admission(cgroup_name(id)),
         ..ServerConfig::new(socket, EXPORT)
     };
     let server =
@@ -251,6 +254,11 @@ pub(crate) async fn open_disk(
         server,
         sealing: Vec::new(),
     })
+}
+
+/// The processes in the sandbox's control group: its VM, and no other sandbox's.
+fn admission(cgroup: String) -> server::Admission {
+    server::Admission::by(move |pid| hearth_confine::is_member(&cgroup, pid))
 }
 
 fn vm_shape(shape: Shape) -> VmShape {

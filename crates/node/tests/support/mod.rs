@@ -88,6 +88,8 @@ pub(crate) struct Home {
     pub(crate) base: BuildId,
     /// Warm sandboxes that its nodes keep of each build.
     pub(crate) warm_pool_size: usize,
+    /// What guests leave of the disk.
+    pub(crate) disk_reserve_bytes: u64,
 }
 
 impl Drop for Home {
@@ -144,6 +146,7 @@ impl Home {
             dir: Dir::Own(dir),
             base: newest.build_id,
             warm_pool_size: 0,
+            disk_reserve_bytes: 0,
         }
     }
 
@@ -157,6 +160,7 @@ impl Home {
                     dir: Dir::Given(dir.into()),
                     base: base.parse().unwrap(),
                     warm_pool_size: 0,
+                    disk_reserve_bytes: 0,
                 }
             }
         }
@@ -224,7 +228,7 @@ impl Home {
             run_dir: self.run(),
             max_sandboxes: 8,
             memory_reserve_bytes: 0,
-            disk_reserve_bytes: 0,
+            disk_reserve_bytes: self.disk_reserve_bytes,
             agent_timeout: LIMIT,
             uid_base: 64_400,
             grpc: GrpcConfig {

@@ -173,3 +173,47 @@ fn the_oldest_is_forgotten_first() {
     fixture.store.prune(later).expect("pruned");
     assert!(fixture.messages(LogQuery::default()).is_empty());
 }
+
+#[test]
+fn events_stand_among_the_log_in_their_order_and_within_their_bound() {
+    let fixture = Fixture::new(Limits {
+        event_segment_bytes: 4096,
+        ..Limits::default()
+    });
+    let (id, team) = (&fixture.id, fixture.team);
+    let event = |seconds, message: &str| {
+        let entries = [entry(seconds, LogLevel::Info, message)];
+        fixture.store.add_events(id, team, &entries).expect("added");
+    };
+    event(2, "b");
+    let entries = [entry(1, LogLevel::Info, "a"), entry(3, LogLevel::Info, "c")];
+    fixture.writer().log(&entries).expect("written");
+    event(4, "d");
+    let all = LogQuery {
+        direction: LogDirection::Forward,
+        ..LogQuery::default()
+    };
+    assert_eq!(fixture.messages(all.clone()), ["a", "b", "c", "d"]);
+    // Where the stream goes on is its own affair.
+    assert_eq!(fixture.store.last_id(id).expect("read"), 1_000_003_000_000);
+
+    for seconds in 10..500 {
+        event(seconds, "noise");
+    }
+    let directory = fixture.store.directory(id);
+    let size = |name: &str| std::fs::metadata(directory.join(name)).map_or(0, |it| it.len());
+    assert!(size("events.ndjson") + size("events.ndjson.old") <= 2 * 4096);
+    let messages = fixture.messages(all);
+    assert!(messages.contains(&"a".to_owned()) && messages.contains(&"c".to_owned()));
+}
+
+#[test]
+fn what_sandboxes_told_is_closed_to_others() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let fixture = Fixture::new(Limits::default());
+    let mode = std::fs::metadata(&fixture.store.root)
+        .expect("there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o700);
+}

@@ -53,6 +53,7 @@ async fn restore(
         writable: Some(WritableConfig {
             directory: dir.join("disk"),
             limit_bytes: None,
+            reserve_bytes: 0,
         }),
         size_bytes: shape.disk_mib << 20,
     })?);

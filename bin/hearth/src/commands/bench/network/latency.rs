@@ -6,14 +6,13 @@ use super::{
     Distribution, configuration,
     guest::{ANSWER, Guest, NAME, NAME_SERVER, SERVER},
 };
-use hearth_egress::{DaemonLog, Egress, EgressConfig, Identity, Rules};
+use hearth_egress::{Egress, EgressConfig, Identity, Rules};
 use hearth_ids::SandboxId;
 use hearth_network::{SlotPool, netns};
 use serde::Serialize;
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -43,7 +42,7 @@ pub async fn measure(requests: u32) -> anyhow::Result<Figures> {
         name_servers: Some(vec![NAME_SERVER.into()]),
         ..EgressConfig::default()
     };
-    let egress = Egress::bind(config, Arc::new(DaemonLog)).await?;
+    let egress = Egress::bind(config).await?;
     let mut network = configuration(8, "latency");
     network.services = Some(egress.ports());
     let pool = SlotPool::start(network, &[]).await?;
