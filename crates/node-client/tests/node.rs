@@ -352,7 +352,7 @@ fn assert_same(sent: &SandboxConfig, got: &NodeSandbox) {
         (&got.env_vars, &got.network),
         (&sent.env_vars, &sent.network)
     );
-    let token = got.envd_access_token.expect("it has one");
+    let token = got.envd_access_token.as_ref().expect("it has one");
     assert_eq!(token.expose_secret(), "t1");
     let traffic = got.traffic_access_token.as_ref().expect("was sent");
     assert_eq!(traffic.expose_secret(), "t2");

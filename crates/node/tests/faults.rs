@@ -333,7 +333,7 @@ fn a_full_disk_stops_neither_the_node_nor_its_start() {
             let greedy_id = greedy.spec.sandbox_id.clone();
             let free = || {
                 let stat = rustix::fs::statvfs(home.state()).unwrap();
-                stat.f_bavail * stat.f_frsize >> 20
+                (stat.f_bavail * stat.f_frsize) >> 20
             };
             assert!(free() > RESERVE_MIB + 8, "{}", free());
             let told = run(
