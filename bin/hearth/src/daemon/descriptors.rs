@@ -73,12 +73,18 @@ fn share_of(settings: &Settings, limit: u64) -> Share {
     if limit >= all {
         return wanted;
     }
+    // A few for each kind, and of the rest as much as the settings are of each other.
+    let few = |count: usize| LEAST.min(to_u64(count));
+    let few_cost = few(wanted.connections) * PER_CONNECTION
+        + few(wanted.egress.proxied) * PER_PROXIED
+        + few(wanted.egress.to_edge) * PER_TO_EDGE;
     let fixed = all - cost(wanted);
-    let left = limit.saturating_sub(fixed);
+    let left = limit.saturating_sub(fixed + few_cost);
+    let rest = u128::from((cost(wanted) - few_cost).max(1));
     let part = |count: usize| {
-        let scaled = u128::from(to_u64(count)) * u128::from(left) / u128::from(cost(wanted).max(1));
-        let least = LEAST.min(to_u64(count));
-        usize::try_from(u64::try_from(scaled).unwrap_or(u64::MAX).max(least)).unwrap_or(count)
+        let more = u128::from(to_u64(count) - few(count)) * u128::from(left) / rest;
+        let more = usize::try_from(more).unwrap_or(count);
+        usize::try_from(few(count)).map_or(count, |few| few + more)
     };
     Share {
         connections: part(wanted.connections),
