@@ -267,6 +267,8 @@ def test_the_clock_runs_evenly_after_a_restore(sandbox):
 
 def test_snapshot_and_fork(hearth, sandbox):
     sandbox.files.write("/home/user/file", "at the snapshot")
+    # So that it is on the disk as well, which is looked at below.
+    run(sandbox, "sync")
     snapshot = sandbox.create_snapshot("kept")
     sandbox.files.write("/home/user/file", "later")
     copy = Sandbox.create(template=snapshot.snapshot_id, timeout=600)
@@ -299,8 +301,9 @@ def test_a_builds_disk_is_a_block_device(hearth, tmp_path):
         until(lambda: size.read_text().strip() != "0", "the device")
         subprocess.run(["mount", "-o", "ro,noload", "/dev/nbd0", tmp_path], check=True)
         assert (tmp_path / "home/user/file").read_text() == "at the snapshot"
-        subprocess.run(["umount", tmp_path], check=True)
     finally:
+        # The server waits for whoever has its device mounted.
+        subprocess.run(["umount", tmp_path])
         served.send_signal(signal.SIGINT)
         assert served.wait(60) == 0
     assert size.read_text().strip() == "0"
