@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 /// Body of `/init`. Field names are the agent's contract; `entropy`, `hostname`,
 /// `sandboxId` and `templateId` are Hearth's own.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Init<'a> {
     pub env_vars: &'a BTreeMap<String, String>,
@@ -91,7 +91,8 @@ pub(crate) async fn init(
         .unwrap_or(Err(InitError::Timeout(limit)))
 }
 
-/// The same for a guest that is only booting: asked again until it listens.
+/// The same for a guest that is only booting: asked again until it listens, each time
+/// with the time of that moment, which is what the guest's clock is set to.
 pub(crate) async fn init_booting(
     address: SocketAddr,
     init: &Init<'_>,
@@ -100,10 +101,12 @@ pub(crate) async fn init_booting(
     /// Before the guest has its address nothing answers a connection at all.
     const ATTEMPT: Duration = Duration::from_secs(2);
     const PAUSE: Duration = Duration::from_millis(50);
-    let body = Bytes::from(serde_json::to_vec(init).expect("plain strings and maps"));
+    let mut init = init.clone();
     let asking = async {
         loop {
-            let attempt = attempt(address, "/init", body.clone(), None);
+            init.timestamp = now();
+            let body = serde_json::to_vec(&init).expect("plain strings and maps");
+            let attempt = attempt(address, "/init", body.into(), None);
             match tokio::time::timeout(ATTEMPT, attempt).await {
                 Ok(Ok(version)) => return Ok(version),
                 Ok(Err(refused @ InitError::Refused { .. })) => return Err(refused),

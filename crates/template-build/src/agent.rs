@@ -53,7 +53,6 @@ pub(crate) struct Agent {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Init<'a> {
-    pub(crate) timestamp: String,
     pub(crate) entropy: String,
     pub(crate) default_user: &'a str,
     pub(crate) default_workdir: &'a str,
@@ -66,7 +65,6 @@ impl<'a> Init<'a> {
         let mut seed = [0u8; 64];
         getrandom::fill(&mut seed).expect("the kernel's random source answers after boot");
         Self {
-            timestamp: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
             entropy: STANDARD.encode(seed),
             default_user: user,
             default_workdir: workdir,
@@ -76,9 +74,20 @@ impl<'a> Init<'a> {
 }
 
 impl Agent {
-    /// Sets clock, entropy and defaults; returns the agent's version.
+    /// Sets clock, entropy and defaults; returns the agent's version. The clock is set to
+    /// the time of this call: a guest may have booted since the settings were put together.
     pub(crate) async fn init(&self, init: &Init<'_>) -> Result<String, AgentError> {
-        let body = serde_json::to_vec(init).expect("plain strings");
+        #[derive(Serialize)]
+        struct Body<'a> {
+            timestamp: String,
+            #[serde(flatten)]
+            settings: &'a Init<'a>,
+        }
+        let body = Body {
+            timestamp: chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Nanos, true),
+            settings: init,
+        };
+        let body = serde_json::to_vec(&body).expect("plain strings");
         let (version, _) = self
             .call(Method::POST, "/init", full(body), CALL_LIMIT)
             .await?;

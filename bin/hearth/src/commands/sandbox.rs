@@ -115,11 +115,7 @@ fn parse(id: &str) -> anyhow::Result<SandboxId> {
 
 /// The caller's sandboxes, and on the error output those of this machine that its daemon
 /// cannot read: they are in no list of the API, since it is not known whose they are.
-async fn list(
-    settings: &Settings,
-    client: &ControlClient,
-    format: Format,
-) -> anyhow::Result<bool> {
+async fn list(settings: &Settings, client: &ControlClient, format: Format) -> anyhow::Result<bool> {
     let sandboxes = client.sandbox_list_all(&ListQuery::default()).await?;
     let now = Utc::now();
     let header = [
