@@ -229,7 +229,7 @@ mod tests {
             }
             assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
         }
-        assert!(refused.contains("retry-after: "), "{refused}");
+        assert!(refused.contains("Retry-After: "), "{refused}");
         let noisy = guests.find(NOISY).unwrap().identity.sandbox_id.clone();
         let bytes: usize = {
             let kept = sink.0.lock().unwrap();

@@ -25,7 +25,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,10 @@ use pool::Pool;
 pub const MAX_CONNECTIONS: usize = 16;
 /// Pause after the process ran out of descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// How long a client may take to become who the device is for. A VM process joins its
+/// control group while it starts, and may have connected by then.
+const ADMISSION_LIMIT: Duration = Duration::from_secs(5);
+const ADMISSION_RETRY: Duration = Duration::from_millis(1);
 
 /// Where and to whom a device is served.
 #[derive(Debug, Clone)]
@@ -66,12 +70,25 @@ impl Admission {
         Self(Some(Arc::new(admits)))
     }
 
-    fn admits(&self, stream: &UnixStream) -> io::Result<bool> {
+    /// Asked again until it is true, `stopped` is, or the limit has passed. `pid` is none
+    /// of a client that this process's PID namespace does not show.
+    fn admits(&self, pid: Option<u32>, stopped: impl Fn() -> bool) -> bool {
         let Some(admits) = &self.0 else {
-            return Ok(true);
+            return true;
         };
-        let peer = rustix::net::sockopt::socket_peercred(stream)?;
-        Ok(admits(peer.pid.as_raw_nonzero().get().unsigned_abs()))
+        let Some(pid) = pid else {
+            return false;
+        };
+        let begun = Instant::now();
+        loop {
+            if admits(pid) {
+                return true;
+            }
+            if stopped() || begun.elapsed() > ADMISSION_LIMIT {
+                return false;
+            }
+            std::thread::sleep(ADMISSION_RETRY);
+        }
     }
 }
 
@@ -184,16 +201,11 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>, stopping: Cancellat
             accepted = listener.accept() => accepted,
         };
         let started = accepted.and_then(|(stream, _)| {
+            let pid = stream.peer_cred()?.pid();
+            let pid = pid.and_then(|pid| u32::try_from(pid).ok());
             let stream = stream.into_std()?;
             stream.set_nonblocking(false)?;
-            if !shared.admission.admits(&stream)? {
-                tracing::error!(
-                    export = shared.export.name,
-                    "a process that the disk is not for asked for it"
-                );
-                return Ok(());
-            }
-            shared.start_connection(stream)
+            shared.start_connection(stream, pid.filter(|pid| *pid != 0))
         });
         if let Err(error) = started {
             tracing::warn!(export = shared.export.name, %error, "cannot accept a connection");
@@ -206,7 +218,7 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>, stopping: Cancellat
 }
 
 impl Shared {
-    fn start_connection(self: &Arc<Self>, stream: UnixStream) -> io::Result<()> {
+    fn start_connection(self: &Arc<Self>, stream: UnixStream, pid: Option<u32>) -> io::Result<()> {
         let mut connections = self.lock();
         if connections.closed || connections.live.len() >= MAX_CONNECTIONS {
             tracing::warn!(
@@ -227,7 +239,15 @@ impl Shared {
                     shared: &shared,
                     id,
                 };
-                connection::run(theirs, &shared.export, &shared.device, &shared.pool);
+                if shared.admission.admits(pid, || shared.lock().closed) {
+                    connection::run(theirs, &shared.export, &shared.device, &shared.pool);
+                } else {
+                    tracing::error!(
+                        export = shared.export.name,
+                        pid,
+                        "refused a process that the disk is not for"
+                    );
+                }
                 drop(guard);
             })?;
         connections.live.insert(id, Live { stream, thread });

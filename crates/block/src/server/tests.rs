@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::{Admission, ServerConfig, serve};
@@ -112,4 +113,30 @@ async fn a_process_that_the_disk_is_not_for_gets_nothing() {
         assert_eq!(stream.read(&mut got).unwrap(), greeting);
         server.stop().await;
     }
+}
+
+/// A VM process joins its control group while it starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_let_in_a_moment_later_is_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = DeviceConfig {
+        base: None,
+        layers: Vec::new(),
+        writable: None,
+        size_bytes: 1 << 20,
+    };
+    let device = Device::create_on(Arc::new(SimStorage::new(1)), &config).unwrap();
+    let socket = directory.path().join("late.sock");
+    let asked = AtomicU32::new(0);
+    let config = ServerConfig {
+        admission: Admission::by(move |_| asked.fetch_add(1, Ordering::Relaxed) > 20),
+        ..ServerConfig::new(&socket, "disk")
+    };
+    let server = serve(&config, Arc::new(device)).unwrap();
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream.read_exact(&mut [0; 18]).unwrap();
+    server.stop().await;
 }

@@ -6,9 +6,7 @@
 # RECIPE is the directory of this script, MODULES the archive of the guest kernel's
 # modules.
 set -eu
-root=$1 recipe=$2 modules=$3
-# shellcheck source=host-pip.sh
-. "$recipe/host-pip.sh"
+root=$1
 # What follows deletes by path: never the host's own.
 case $root in
 /?*) [ -x "$root/usr/bin/dpkg" ] && [ ! "$root" -ef / ] ;;
@@ -17,6 +15,9 @@ esac || {
     echo "not a distribution tree: $root" >&2
     exit 1
 }
+recipe=$2 modules=$3
+# shellcheck source=host-pip.sh
+. "$recipe/host-pip.sh"
 
 # The user that sandboxes run as: uid 1000, a home from skel, sudo without a
 # password.
