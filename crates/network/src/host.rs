@@ -244,7 +244,7 @@ fn remember(config: &NetworkConfig, plan: &Plan, before: Option<&State>) -> Resu
         }
     }
     let enabled = before.is_some_and(|state| state.enabled_ip_forward);
-    let state = State::new(ranges, preferred(config), enabled);
+    let state = State::new(ranges, preferred(config), enabled).beside(before);
     if before == Some(&state) {
         Ok(())
     } else {

@@ -40,6 +40,14 @@ impl State {
         }
     }
 
+    /// The same with what a newer version kept beside it.
+    pub(crate) fn beside(mut self, before: Option<&Self>) -> Self {
+        if let Some(before) = before {
+            self.unknown = before.unknown.clone();
+        }
+        self
+    }
+
     /// Reads the state kept in `directory`, if there is one.
     pub(crate) fn load(directory: &Path) -> Result<Option<Self>> {
         let path = path_in(directory);
@@ -107,6 +115,12 @@ mod tests {
         let mut state = State::load(directory.path()).unwrap().unwrap();
         state.enabled_ip_forward = false;
         state.save(directory.path()).unwrap();
+        assert!(fs::read_to_string(&path).unwrap().contains("\"vlan\": 7"));
+        // What a start makes anew keeps it, too.
+        State::new(ranges, ranges, true)
+            .beside(Some(&state))
+            .save(directory.path())
+            .unwrap();
         assert!(fs::read_to_string(&path).unwrap().contains("\"vlan\": 7"));
     }
 
