@@ -46,11 +46,14 @@ pub(crate) struct Survey {
     pub adopted: Vec<Adopted>,
     pub paused: Vec<Record>,
     pub quarantined: Vec<Quarantined>,
+    /// Slots of paused sandboxes whose former VM processes do not end.
+    pub held: Vec<u32>,
 }
 
 impl Survey {
     /// Slots that live sandboxes use, with what these may reach; and those that
-    /// quarantined ones may use, which reach nothing unless it is known what.
+    /// quarantined ones may use, which reach nothing unless it is known what, as
+    /// nothing does that should have ended.
     pub(crate) fn slots(&self) -> Vec<hearth_network::Adoption> {
         let adopted = self.adopted.iter().map(|adopted| &adopted.record);
         let adopted =
@@ -58,8 +61,9 @@ impl Survey {
         let quarantined = self.quarantined.iter();
         let quarantined = quarantined
             .filter_map(|found| Some(egress::adoption(found.slot?, found.spec.as_deref())));
+        let held = self.held.iter().map(|slot| egress::adoption(*slot, None));
         let mut slots: Vec<hearth_network::Adoption> = adopted.collect();
-        for slot in quarantined {
+        for slot in quarantined.chain(held) {
             if !slots.iter().any(|taken| taken.index == slot.index) {
                 slots.push(slot);
             }
@@ -117,7 +121,8 @@ pub fn quarantine_to_be(state_dir: &Path) -> io::Result<Vec<QuarantinedSandbox>>
 /// What becomes of a sandbox.
 enum Fate {
     Adopted(Box<Adopted>),
-    Paused(Box<Record>),
+    /// With the slot that its VM had, where it was up.
+    Paused(Box<Record>, Option<u32>),
     Dead(Box<Record>, String),
     /// It may be alive, or could be brought back by another daemon.
     Undecided(Quarantined),
@@ -141,17 +146,24 @@ pub(crate) async fn survey(
         .scan()
         .map_err(Error::step("read the journals of sandboxes"))?;
     let (mut adopted, mut paused, mut dead) = (Vec::new(), Vec::new(), Vec::new());
-    let mut quarantined = Vec::new();
+    let (mut quarantined, mut held) = (Vec::new(), Vec::new());
     for found in found {
         match found {
             Found::Readable(record) => match decide(*record, engine, builds).await {
                 Fate::Adopted(found) => adopted.push(*found),
-                Fate::Paused(record) => paused.push(*record),
+                Fate::Paused(record, slot) => {
+                    let id = &record.spec.sandbox_id;
+                    if let Err(error) = end_processes(id) {
+                        tracing::error!(sandbox = %id, error = %chain(&error), "a paused sandbox's processes do not end");
+                        held.extend(slot);
+                    }
+                    paused.push(*record);
+                }
                 Fate::Dead(record, why) => {
                     let id = record.spec.sandbox_id.clone();
                     tracing::warn!(sandbox = %id, why, "a sandbox did not outlive the daemon's stop");
                     // Its slot and user are for others only when nothing of it runs.
-                    match hearth_confine::remove_cgroup(&crate::sandbox::setup::cgroup_name(&id)) {
+                    match end_processes(&id) {
                         Ok(()) => dead.push(id),
                         Err(error) => {
                             let why = format!("its processes do not end: {}", chain(&error));
@@ -190,7 +202,13 @@ pub(crate) async fn survey(
         adopted,
         paused,
         quarantined,
+        held,
     })
+}
+
+/// Ends what runs in a sandbox's control group, whoever knows of it.
+fn end_processes(id: &SandboxId) -> Result<(), hearth_confine::Error> {
+    hearth_confine::remove_cgroup(&crate::sandbox::setup::cgroup_name(id))
 }
 
 /// Says what is left alone, and keeps the builds that it may need: all of them,
@@ -226,7 +244,7 @@ fn quarantine(found: &[Quarantined], run_dir: &Path, builds: &LocalStore) {
 }
 
 async fn decide(mut record: Record, engine: &dyn Engine, builds: &LocalStore) -> Fate {
-    let keeping = record.keeping;
+    let (keeping, slot) = (record.keeping, record.slot);
     let mut half_read = None;
     match (record.state, keeping, record.paused) {
         (SandboxState::Pausing, Some(keeping), _) => match builds.open(keeping.build).await {
@@ -237,7 +255,7 @@ async fn decide(mut record: Record, engine: &dyn Engine, builds: &LocalStore) ->
                     with_memory: keeping.with_memory,
                     at: chrono::Utc::now(),
                 });
-                return Fate::Paused(Box::new(record));
+                return Fate::Paused(Box::new(record), slot);
             }
             Err(hearth_snapshot::Error::NotFound(_)) => {}
             Err(error) => half_read = Some(chain(&error)),
@@ -245,7 +263,7 @@ async fn decide(mut record: Record, engine: &dyn Engine, builds: &LocalStore) ->
         (SandboxState::Paused | SandboxState::Resuming, _, Some(paused)) => {
             end_vm(&record, engine).await;
             record.set_paused(paused);
-            return Fate::Paused(Box::new(record));
+            return Fate::Paused(Box::new(record), slot);
         }
         (SandboxState::Paused | SandboxState::Resuming, _, None) => {
             let why = "it is paused, and its journal does not say at which build".to_owned();
@@ -311,9 +329,6 @@ async fn end_vm(record: &Record, engine: &dyn Engine) {
 /// cannot be done now, for want of disk space, is done at a later start.
 fn settle(record: &Record, journals: &Journals) {
     let id = &record.spec.sandbox_id;
-    if let Err(error) = hearth_confine::remove_cgroup(&crate::sandbox::setup::cgroup_name(id)) {
-        tracing::error!(sandbox = %id, %error, "removing a paused sandbox's cgroup failed");
-    }
     match journals.write_durably(record) {
         Ok(()) => {
             if let Err(error) = journals.clear(id, &[]) {
@@ -354,7 +369,7 @@ fn end_orphans(run_dir: &Path, keep: &Keep) {
 }
 
 fn clean(id: &SandboxId, journals: &Journals, config: &NodeConfig) {
-    if let Err(error) = hearth_confine::remove_cgroup(&crate::sandbox::setup::cgroup_name(id)) {
+    if let Err(error) = end_processes(id) {
         tracing::error!(sandbox = %id, %error, "removing a dead sandbox's cgroup failed");
     }
     let run_dir = config.run_dir.join("sb").join(id.as_str());

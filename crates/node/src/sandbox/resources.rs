@@ -97,7 +97,7 @@ impl Resources {
     }
 
     /// Gives everything back, the VM first. Goes on after a failure and returns
-    /// the first one.
+    /// the first one. What may still be in use stays here, for another attempt.
     pub(crate) async fn release(&mut self, shared: &Shared) -> Result<(), Error> {
         let mut first = Ok(());
         let mut keep = |result: Result<(), Error>| {
@@ -107,26 +107,27 @@ impl Resources {
         };
         self.stop_machine().await;
         self.close_disk().await;
-        let mut ended = true;
-        if let Some(cgroup) = self.cgroup.take() {
-            let removed = hearth_confine::remove_cgroup(&cgroup);
-            ended = removed.is_ok();
-            keep(removed.map_err(Error::step("remove the control group")));
-        }
-        if let Some(slot) = self.slot.take() {
-            shared.egress.leave(slot.host_address);
-            if ended {
-                keep(
-                    shared
-                        .slots
-                        .release(slot)
-                        .await
-                        .map_err(Error::step("give back the network slot")),
-                );
-            } else {
-                // Something of it runs on: nobody else gets its network and its user.
-                tracing::error!(slot = slot.index, "a network slot is not given back");
+        if let Some(cgroup) = &self.cgroup {
+            match hearth_confine::remove_cgroup(cgroup) {
+                Ok(()) => self.cgroup = None,
+                Err(error) => keep(Err(Error::step("remove the control group")(error))),
             }
+        }
+        if let Some(slot) = &self.slot {
+            shared.egress.leave(slot.host_address);
+        }
+        if self.cgroup.is_some() {
+            // Something of it runs on: nobody else gets its network and its user.
+            let slot = self.slot.as_ref().map(|slot| slot.index);
+            tracing::error!(slot, "a network slot is not given back");
+        } else if let Some(slot) = self.slot.take() {
+            keep(
+                shared
+                    .slots
+                    .release(slot)
+                    .await
+                    .map_err(Error::step("give back the network slot")),
+            );
         }
         if let Some(run_dir) = self.run_dir.take() {
             keep(remove_dir(&run_dir).map_err(Error::step("remove the run directory")));
