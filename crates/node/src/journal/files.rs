@@ -128,10 +128,10 @@ impl Journals {
     /// Makes the sandbox's directory and writes its first journal.
     pub(crate) fn create(&self, record: &Record) -> io::Result<()> {
         let dir = self.dir(&record.spec.sandbox_id);
+        let text = text_of(record)?;
         // A sandbox that there is no room for is not begun: the reserve is for those
         // that are there.
         fs::DirBuilder::new().mode(0o711).create(&dir)?;
-        let text = text_of(record)?;
         self.replace(record, &text, false).inspect_err(|_| {
             // Nothing but our own file can be in there yet.
             let _ = fs::remove_dir_all(&dir);
