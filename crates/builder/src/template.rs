@@ -319,6 +319,10 @@ async fn attempt(
     let device = blocking(move || Ok(Arc::new(Device::create(&config)?))).await?;
     let socket = ServerConfig {
         owner: Some((slot.uid, slot.uid)),
+        admission: {
+            let cgroup = cgroup_name(slot);
+            server::Admission::by(move |pid| hearth_confine::is_member(&cgroup, pid))
+        },
         ..ServerConfig::new(run_dir.join("nbd.sock"), EXPORT)
     };
     let server = server::serve(&socket, Arc::clone(&device))?;
@@ -396,6 +400,10 @@ async fn bring_up_and_save(
     Ok(())
 }
 
+fn cgroup_name(slot: &Slot) -> String {
+    format!("hearth-template-{}", slot.index)
+}
+
 fn boot_spec(spec: &TemplateSpec, slot: &Slot, run_dir: &Path, staging: &Path) -> BootSpec {
     let memory_bytes = spec.shape.memory_mib << 20;
     BootSpec {
@@ -422,7 +430,7 @@ fn boot_spec(spec: &TemplateSpec, slot: &Slot, run_dir: &Path, staging: &Path) -
             netns: Some(slot.netns_path.clone()),
             uid: slot.uid,
             gid: slot.uid,
-            cgroup_name: Some(format!("hearth-template-{}", slot.index)),
+            cgroup_name: Some(cgroup_name(slot)),
             memory_limit_bytes: Some(memory_bytes + OVERHEAD_BYTES),
             ..Confinement::default()
         }),

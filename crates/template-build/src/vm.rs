@@ -41,6 +41,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) enum VmError {
     #[error("no network slot for the build's VM")]
     Slot(#[source] hearth_network::Error),
+    #[error("end what a former build left")]
+    Leftover(#[source] hearth_confine::Error),
     #[error("open the build's disk")]
     Disk(#[source] hearth_block::Error),
     #[error("use the build's disk")]
@@ -199,6 +201,8 @@ async fn bring_up(
     request: &BootRequest<'_>,
     limits: BootLimits,
 ) -> Result<Guest, VmError> {
+    // The group is the slot's: what is left in it would pass for this build's VM.
+    hearth_confine::remove_cgroup(&cgroup_name(parts.slot())).map_err(VmError::Leftover)?;
     let disk = &request.disk;
     let config = DeviceConfig {
         base: Some(disk.image.clone()),
