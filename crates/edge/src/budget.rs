@@ -66,14 +66,17 @@ impl Budget {
     }
 
     /// Counts the connection that was accepted; `None` when its address has too many,
-    /// or the room was kept for others.
+    /// or there is only what is kept for others.
     pub(crate) fn seat(&self, room: Room, peer: IpAddr) -> Option<Seat> {
         let peer = client(peer);
         let local = peer.is_loopback();
-        if room.reserved && !local {
-            return None;
-        }
         let inner = &self.inner;
+        let permit = match room.reserved && !local {
+            // A listener may have waited with reserved room for long: look whether
+            // others have left since.
+            true => Arc::clone(&inner.all).try_acquire_owned().ok()?,
+            false => room.permit,
+        };
         let mut counted = None;
         if !local && inner.per_peer > 0 {
             let mut peers = inner.peers();
@@ -85,7 +88,7 @@ impl Budget {
             counted = Some((peer, Arc::clone(inner)));
         }
         Some(Seat {
-            _permit: room.permit,
+            _permit: permit,
             counted,
         })
     }
@@ -173,5 +176,19 @@ mod tests {
         assert!(budget.room().now_or_never().is_none());
         drop(strangers);
         assert!(connect(&budget, "198.51.100.3").await.is_some());
+    }
+
+    /// As a listener does that had nothing to accept meanwhile.
+    #[tokio::test]
+    async fn reserved_room_that_waited_keeps_nobody_out() {
+        let budget = Budget::new(1, 0, 1);
+        let stranger = connect(&budget, "198.51.100.1").await;
+        let room = budget.room().await;
+        assert!(room.reserved);
+        drop(stranger);
+        let next = budget.seat(room, address("198.51.100.2"));
+        assert!(next.is_some());
+        // What it did not need is there for this machine again.
+        assert!(connect(&budget, "127.0.0.1").await.is_some());
     }
 }

@@ -46,8 +46,9 @@ impl Default for EdgeConfig {
 pub struct ServerConfig {
     /// Threads that carry connections; 0 means one per processor.
     pub threads: usize,
-    /// Client connections open at once on all ports together; more wait in the
-    /// kernel's accept queue.
+    /// Client connections open at once on all ports together. One more is closed, as
+    /// long as there is room that is kept for this machine; without that it waits in
+    /// the kernel's accept queue.
     pub max_connections: usize,
     /// The same from one address (of IPv6, one network of 64 bits); one more is closed.
     /// Those from this machine are not counted. 0: any number, as behind a proxy that
