@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hearth_ids::SandboxId;
@@ -18,6 +18,7 @@ struct Visit {
     guest: Arc<Guest>,
     /// The edge's port that the guest dialled.
     port: u16,
+    serial: u64,
 }
 
 /// The open connections.
@@ -28,6 +29,8 @@ pub(crate) struct Visits {
     open: RwLock<HashMap<SocketAddr, Visit>>,
     /// Their number, so that visitors from elsewhere meet no lock.
     count: AtomicUsize,
+    /// Of the next one.
+    serial: AtomicU64,
 }
 
 /// Keeps a connection known until it is dropped.
@@ -35,6 +38,9 @@ pub(crate) struct Visits {
 pub(crate) struct Known {
     visits: Arc<Visits>,
     address: SocketAddr,
+    /// The system may give the address to another connection before this is dropped;
+    /// that one stays known.
+    serial: u64,
 }
 
 impl Visits {
@@ -43,6 +49,7 @@ impl Visits {
             domain: format!(".{domain}"),
             open: RwLock::default(),
             count: AtomicUsize::new(0),
+            serial: AtomicU64::new(0),
         }
     }
 
@@ -54,12 +61,19 @@ impl Visits {
         guest: Arc<Guest>,
         port: u16,
     ) -> Known {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let visit = Visit {
+            guest,
+            port,
+            serial,
+        };
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        open.insert(address, Visit { guest, port });
+        open.insert(address, visit);
         self.count.store(open.len(), Ordering::Release);
         Known {
             visits: Arc::clone(self),
             address,
+            serial,
         }
     }
 
@@ -79,7 +93,11 @@ impl Visits {
             return true;
         };
         let rules = visit.guest.rules();
-        let host = host.and_then(names::normal);
+        // Where headers name the sandbox, a host of elsewhere that the guest may reach
+        // (`sandbox.example.com`) says nothing about it.
+        let host = host
+            .and_then(names::normal)
+            .filter(|host| sandbox.is_none() || host.ends_with(&self.domain));
         // However the sandbox was named: with the id of a client, or in headers.
         let own = sandbox.map(|(id, port)| format!("{port}-{id}{}", self.domain));
         rules.edge_permits(visit.port, &[host.as_deref(), own.as_deref()])
@@ -93,7 +111,10 @@ impl Drop for Known {
             .open
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        open.remove(&self.address);
+        let this = |visit: &Visit| visit.serial == self.serial;
+        if open.get(&self.address).is_some_and(this) {
+            open.remove(&self.address);
+        }
         self.visits.count.store(open.len(), Ordering::Release);
     }
 }
@@ -144,5 +165,42 @@ mod tests {
         assert!(visit(&format!("81-{other}.box.test"), Some((&other, 81))));
         drop(known);
         assert!(visit(&host(&other), Some((&other, 80))));
+    }
+
+    fn guest_with(rules: &str) -> Arc<Guest> {
+        let (guests, address) = (Guests::default(), Ipv4Addr::new(10, 11, 0, 1));
+        let rules = Rules::parse(None, rules).unwrap();
+        guests.enter(address, Identity::new(SandboxId::random()), rules);
+        guests.find(address).unwrap()
+    }
+
+    #[test]
+    fn a_host_of_elsewhere_opens_no_sandbox() {
+        let visits = Arc::new(Visits::new("box.test"));
+        let peer: SocketAddr = "127.0.0.1:4000".parse().unwrap();
+        let other = SandboxId::random();
+        for (allowed, host, permitted) in [
+            ("sandbox.example.com", "sandbox.example.com", false),
+            ("sandbox.box.test", "sandbox.box.test", true),
+            ("*", "sandbox.example.com", true),
+        ] {
+            let rules = format!(r#"{{"allowOut":["{allowed}"],"denyOut":["0.0.0.0/0"]}}"#);
+            let _known = visits.open(peer, guest_with(&rules), 3000);
+            let visit = visits.permits(peer, Some(host), Some((&other, 80)));
+            assert_eq!(visit, permitted, "{allowed}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_used_again_stays_known() {
+        let visits = Arc::new(Visits::new("box.test"));
+        let peer: SocketAddr = "127.0.0.1:4000".parse().unwrap();
+        let former = visits.open(peer, guest_with("{}"), 3000);
+        let offline = guest_with(r#"{"denyOut":["0.0.0.0/0"]}"#);
+        let present = visits.open(peer, offline, 3000);
+        drop(former);
+        assert!(!visits.permits(peer, Some("api.box.test"), None));
+        drop(present);
+        assert!(visits.permits(peer, Some("api.box.test"), None));
     }
 }

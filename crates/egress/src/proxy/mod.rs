@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hearth_network::services::{EDGE_ADDRESS, NODE_ADDRESS, SERVICE_ADDRESS};
+use hearth_network::services::{NODE_ADDRESS, SERVICE_ADDRESS};
 use nix::sys::socket::{getsockopt, sockopt};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -283,7 +283,7 @@ impl Proxy {
         if changes_requests(&opened, rules, false) {
             self.intercept(opened, target, false).await
         } else {
-            self.relay(opened, target).await
+            self.relay(opened, target, false).await
         }
     }
 
@@ -374,7 +374,7 @@ impl Proxy {
         if changes_requests(&opened, rules, true) {
             self.intercept(opened, Box::new(target), true).await
         } else {
-            self.relay(opened, Box::new(target)).await
+            self.relay(opened, Box::new(target), true).await
         }
     }
 
@@ -398,31 +398,32 @@ impl Proxy {
         relay::while_permitted(
             Box::pin(interception.serve(stream, target)),
             &opened.guest,
-            |rules| self.permits(rules, dialled, Some(&host)),
+            |rules| permits(rules, dialled, Some(&host), edge),
         )
         .await
     }
 
-    async fn relay(&self, opened: Opened, target: Stream) -> io::Result<()> {
+    async fn relay(&self, opened: Opened, target: Stream, edge: bool) -> io::Result<()> {
         let (dialled, name) = (opened.dialled, opened.name);
         relay::relay(
             opened.stream,
             target,
             &opened.sent,
             &opened.guest,
-            |rules| self.permits(rules, dialled, name.as_deref()),
+            |rules| permits(rules, dialled, name.as_deref(), edge),
         )
         .await
     }
+}
 
-    /// Whether rules that have changed still permit an open connection.
-    fn permits(&self, rules: &Rules, dialled: SocketAddrV4, name: Option<&str>) -> bool {
-        let (address, port) = (*dialled.ip(), dialled.port());
-        if address == EDGE_ADDRESS || name.is_some_and(|name| self.edge.has_name(name)) {
-            rules.edge_permits(port, &[name])
-        } else {
-            rules.decide(address, port, name) != Decision::Deny
-        }
+/// Whether rules that have changed still permit an open connection. Whether it leads
+/// to the edge is what was made of it: a name at its beginning may say what it likes.
+fn permits(rules: &Rules, dialled: SocketAddrV4, name: Option<&str>, edge: bool) -> bool {
+    let (address, port) = (*dialled.ip(), dialled.port());
+    if edge {
+        rules.edge_permits(port, &[name])
+    } else {
+        rules.decide(address, port, name) != Decision::Deny
     }
 }
 
