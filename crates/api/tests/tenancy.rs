@@ -180,16 +180,16 @@ async fn network_settings_are_bounded_as_a_whole() {
         })
     };
     let id = api
-        .sandbox(&json!({"templateID": "base", "network": {"egressProxy": certificate(12_000)}}))
+        .sandbox(&json!({"templateID": "base", "network": {"egressProxy": certificate(60_000)}}))
         .await;
     let headers: BTreeMap<String, String> = (0..10)
-        .map(|index| (format!("x-{index}"), "v".repeat(2000)))
+        .map(|index| (format!("x-{index}"), "v".repeat(8000)))
         .collect();
     for network in [
-        json!({"egressProxy": certificate(16 << 10)}),
-        json!({"egressProxy": {"address": "proxy.example:1", "password": "p".repeat(16 << 10)}}),
+        json!({"egressProxy": certificate(64 << 10)}),
+        json!({"egressProxy": {"address": "proxy.example:1", "password": "p".repeat(64 << 10)}}),
         json!({"rules": {"example.com": [{"transform": {"headers": headers}}]}}),
-        json!({"allowOut": vec!["192.0.2.1/32".to_owned(); 1000], "denyOut": vec!["192.0.2.1/32"; 1000]}),
+        json!({"allowOut": vec![format!("{}.example.com", "a".repeat(60)); 1000], "denyOut": ["0.0.0.0/0"]}),
     ] {
         let create = json!({"templateID": "base", "network": network}).to_string();
         let path = format!("/sandboxes/{id}/network");
@@ -199,7 +199,7 @@ async fn network_settings_are_bounded_as_a_whole() {
         ] {
             let message = answer.error(400);
             assert!(
-                message.starts_with("validation error: network: must have at most 16384 bytes"),
+                message.starts_with("validation error: network: must have at most 65536 bytes"),
                 "{message}"
             );
         }

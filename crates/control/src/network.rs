@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Of all settings together, in their JSON form.
-const MAX_BYTES: usize = 16 * 1024;
+/// Of all settings together, in their JSON form: room for as many destinations as
+/// there may be, but not for as many of the longest names.
+const MAX_BYTES: usize = 64 * 1024;
 const MAX_DESTINATIONS: usize = 1000;
 const MAX_RULE_DOMAINS: usize = 10;
 const MAX_HEADERS: usize = 20;

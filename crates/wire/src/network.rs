@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
+/// What a sandbox reaches and who reaches it. All of it together has at most 64 KiB as
+/// JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkConfig {
@@ -12,11 +14,11 @@ pub struct NetworkConfig {
     pub allow_public_traffic: Option<bool>,
     /// CIDR blocks, IP addresses and domain names that stay reachable; they win
     /// over `denyOut`. A domain name may have a port, as in what `get_host()` of the
-    /// SDKs returns: then it is reachable at that port alone.
+    /// SDKs returns: then it is reachable at that port alone. At most 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_out: Option<Vec<String>>,
     /// CIDR blocks and IP addresses that are not reachable, and host names of
-    /// sandboxes, as `get_host()` returns them; those at every port.
+    /// sandboxes, as `get_host()` returns them; those at every port. At most 1000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deny_out: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

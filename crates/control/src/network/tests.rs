@@ -115,6 +115,18 @@ fn hosts_of_sandboxes_are_taken_as_the_sdks_write_them() {
 }
 
 #[test]
+fn as_many_destinations_as_documented_fit() {
+    let hosts = (0..1000).map(|number| format!("service-{number}.internal.example.com:443"));
+    let nets = (0..1000).map(|number| format!("203.0.{}.{}/32", number / 250, number % 250));
+    let settings = NetworkSettings {
+        allow_out: Some(hosts.collect()),
+        deny_out: Some(nets.chain(["0.0.0.0/0".to_owned()]).skip(1).collect()),
+        ..Default::default()
+    };
+    settings.check(ALL, false, DOMAIN).expect("fits");
+}
+
+#[test]
 fn the_agent_port_serves_no_https() {
     let message = refusal(NetworkSettings {
         https_ports: Some(vec![8443, 49983]),
