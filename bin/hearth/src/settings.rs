@@ -424,6 +424,11 @@ impl Settings {
         if self.node.grpc_address.is_some() != self.node.grpc_token_file.is_some() {
             bail!("node.grpc_address and node.grpc_token_file go together: the port is never open");
         }
+        // More than a host has descriptors for; sums with it stay far from an overflow.
+        const MOST_CONNECTIONS: usize = 1 << 24;
+        if !(1..=MOST_CONNECTIONS).contains(&self.connections.max_connections) {
+            bail!("connections.max_connections must be between 1 and {MOST_CONNECTIONS}");
+        }
         if self.node.warm_pool_memory_percent > 100 {
             bail!("node.warm_pool_memory_percent must be at most 100");
         }
@@ -614,6 +619,16 @@ mod tests {
             error.to_string().contains("warm_pool_memory_percent"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn there_is_room_for_some_connections_and_not_for_any_number() {
+        let mut settings = Settings::default();
+        for most in [0, usize::MAX] {
+            settings.connections.max_connections = most;
+            let error = settings.check().expect_err("is refused");
+            assert!(error.to_string().contains("max_connections"), "{error}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::settings::Settings;
 use anyhow::bail;
-use hearth_machine::{Engine, accelerator::Accelerator};
+use hearth_machine::accelerator::Accelerator;
 use std::path::PathBuf;
 
 /// What everybody who runs guests under emulation is told.
@@ -12,9 +12,9 @@ pub const NOTICE: &str = "guests are emulated (QEMU's TCG), which is for trying 
     code that you do not trust";
 
 /// Says it; refuses to serve other machines, unless the settings allow it.
-pub fn check(settings: &Settings, engine: &dyn Engine) -> anyhow::Result<()> {
+pub fn check(settings: &Settings, accelerator: &Accelerator) -> anyhow::Result<()> {
     let marker = marker(settings);
-    if !matches!(engine.capabilities().accelerator, Accelerator::Tcg { .. }) {
+    if !matches!(accelerator, Accelerator::Tcg { .. }) {
         let _ = std::fs::remove_file(marker);
         return Ok(());
     }
@@ -41,4 +41,33 @@ pub fn is_in_use(settings: &Settings) -> bool {
 /// The daemon is gone.
 pub fn forget(settings: &Settings) {
     let _ = std::fs::remove_file(marker(settings));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn emulated_guests_are_for_this_machine_unless_allowed_otherwise() {
+        let home = tempfile::tempdir().unwrap();
+        let mut settings = Settings {
+            run_dir: home.path().to_owned(),
+            ..Settings::default()
+        };
+        let emulated = Accelerator::Tcg {
+            reason: "no /dev/kvm".to_owned(),
+        };
+        check(&settings, &emulated).expect("listens on loopback alone");
+        assert!(is_in_use(&settings));
+
+        settings.api.address = [0, 0, 0, 0].into();
+        let refused = check(&settings, &emulated).unwrap_err().to_string();
+        assert!(refused.contains("node.allow_emulation"), "{refused}");
+        settings.node.allow_emulation = true;
+        check(&settings, &emulated).expect("the operator wants it");
+
+        settings.node.allow_emulation = false;
+        check(&settings, &Accelerator::Kvm).expect("a boundary");
+        assert!(!is_in_use(&settings), "the notice is gone");
+    }
 }

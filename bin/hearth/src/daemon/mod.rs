@@ -179,7 +179,7 @@ async fn start_node(
     config.egress.log = Some(Arc::new(telemetry::GuestLog(events)));
     let grpc = config.grpc.clone();
     let engine = engine(settings).await?;
-    emulation::check(settings, &engine)?;
+    emulation::check(settings, &engine.capabilities().accelerator)?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
     let builds = Arc::new(LocalStore::open(settings.builds_dir())?);
     let store = LocalStore::clone(&builds);
