@@ -155,7 +155,7 @@ fn family(tree: &Tree) -> Result<Family, String> {
 /// What every sandbox has: for its agent and commands, for the questions by which
 /// clients tell that a template is ready, and what E2B's templates have, whatever
 /// their image.
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 16] = [
     "bash",
     "sudo",
     "tar",
@@ -171,6 +171,8 @@ const PROGRAMS: [&str; 15] = [
     "fusermount3",
     "iptables",
     "nft",
+    // By this name also where busybox has a modprobe, which cannot read every module.
+    "kmod",
 ];
 /// What keeps the bundle of certificates.
 const TRUST_PROGRAMS: [&str; 2] = ["update-ca-certificates", "update-ca-trust"];
@@ -426,7 +428,7 @@ mod tests {
         assert_eq!(
             adapted.missing.join(" "),
             "sudo tar curl iproute2-ss procps-ng iputils git socat openssh chrony fuse3 \
-             iptables nftables ca-certificates"
+             iptables nftables kmod ca-certificates"
         );
         let read = |path: &str| std::fs::read_to_string(root.path().join(path)).unwrap();
         assert!(read("etc/passwd").ends_with("/bin/sh\nuser:x:1001:1001::/home/user:/bin/bash\n"));
@@ -479,7 +481,7 @@ mod tests {
         ] {
             let (_root, mut tree) = image(&[("etc/os-release", os_release)]);
             let missing = adapt(&mut tree, &settings()).unwrap().missing;
-            let rest = "chrony fuse3 iptables nftables ca-certificates";
+            let rest = "chrony fuse3 iptables nftables kmod ca-certificates";
             assert_eq!(missing.join(" "), format!("{common} {packages} {rest}"));
         }
     }

@@ -172,7 +172,8 @@ def test_a_mirrored_image_gets_what_it_lacks_from_the_site(daemon: Hearth, regis
     said = output(lines)
     installed = [line.split()[1] for line in said if line.startswith("installed ")]
     assert installed == (
-        "sudo iproute2-ss procps-ng iputils git openssh chrony fuse3 iptables nftables ca-certificates"
+        "sudo iproute2-ss procps-ng iputils git openssh chrony fuse3 iptables nftables kmod "
+        "ca-certificates"
     ).split(), lines
     assert "installed sudo by /usr/bin/apk through proxy.test:3128" in said
     # One that this release does not have keeps none of the others away.
