@@ -378,13 +378,17 @@ pub fn create(
     // Without blocking: opening a pipe that nobody reads must not hold the thread. What
     // is there is cut only once it is given away, through the same descriptor, so that
     // no other file can take its place in between.
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(native)
-        .map_err(|error| failed(&error))?;
+    let mut options = File::options();
+    options.write(true).custom_flags(libc::O_NONBLOCK);
+    // What is there is opened as such: asked to create, the kernel may refuse root a file
+    // of somebody else's in `/tmp` (`fs.protected_regular`).
+    let file = match options.open(&native) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            options.create(true).truncate(false).open(&native)
+        }
+        opened => opened,
+    };
+    let file = file.map_err(|error| failed(&error))?;
     let found = file.metadata().map_err(|error| failed(&error))?;
     // Devices and pipes stay whose they are.
     if found.is_file() {
