@@ -119,6 +119,12 @@ fn shell_text(text: &str, depth: usize) -> String {
     let mut flags: &[&str] = &[];
     let mut hide_next = false;
     while let Some(first) = rest.chars().next() {
+        // A line that goes on below: what follows is still the same command.
+        if let Some(after) = rest.strip_prefix("\\\n") {
+            out.push_str("\\\n");
+            rest = after;
+            continue;
+        }
         if is_separator(first) {
             if !matches!(first, ' ' | '\t') {
                 (flags, hide_next) = (&[], false);

@@ -75,6 +75,14 @@ fn values_are_hidden_however_they_are_written() {
         ("curl -u me:S3CRET x.org", "curl -u [hidden] x.org"),
         ("mysql -pS3CRET db", "mysql -p[hidden] db"),
         (
+            "tool --token \\\n  S3CRET \\\n  --verbose",
+            "tool --token \\\n  [hidden] \\\n  --verbose",
+        ),
+        (
+            "curl -sS \\\n -u \\\nme:S3CRET x.org",
+            "curl -sS \\\n -u \\\n[hidden] x.org",
+        ),
+        (
             r#"curl -d '{"password": "S3CRET", "name": "n"}' x"#,
             r#"curl -d '{"password": "[hidden]", "name": "n"}' x"#,
         ),
