@@ -1,6 +1,6 @@
 //! Every answer that the edge gives instead of a guest, and its two looks: JSON for
 //! programs, a page for people. Who gets which follows from the request alone
-//! ([`wants_page`]). The texts that clients search for (`was not found`, `port is not
+//! ([`Reader::wants_page`]). The texts that clients search for (`was not found`, `port is not
 //! open`) are part of the contract.
 
 use crate::body::EdgeBody;
@@ -142,7 +142,7 @@ impl Refusal {
             let mut response = Response::new(EdgeBody::empty());
             *response.status_mut() = StatusCode::NO_CONTENT;
             response
-        } else if client.page {
+        } else if client.reader.wants_page() {
             self.reply("text/html; charset=utf-8", page::render(&self).into())
         } else {
             self.reply("application/json; charset=utf-8", self.json())
@@ -178,8 +178,7 @@ impl Refusal {
 /// What of a request decides how a refusal looks.
 pub(crate) struct Client {
     preflight: bool,
-    /// A browser that shows the answer to a person.
-    page: bool,
+    reader: Reader,
     /// The headers that a preflight asks about.
     asked_headers: Option<HeaderValue>,
 }
@@ -191,7 +190,7 @@ impl Client {
             preflight: head.method == Method::OPTIONS
                 && headers.contains_key(header::ORIGIN)
                 && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD),
-            page: wants_page(headers),
+            reader: Reader::of(headers),
             asked_headers: headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned(),
         }
     }
@@ -206,16 +205,39 @@ const BROWSERS: [&str; 7] = [
 const NAVIGATION: &str = "navigate";
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// Whether the answer is for a person: the client is a browser, and neither says
-/// that a script reads the answer nor that it would rather have JSON.
-fn wants_page(headers: &HeaderMap) -> bool {
-    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let browser = text(header::USER_AGENT).is_some_and(|agent| {
-        let agent = agent.to_ascii_lowercase();
-        BROWSERS.iter().any(|word| agent.contains(word))
-    });
-    let script = text(FETCH_MODE).is_some_and(|mode| !mode.eq_ignore_ascii_case(NAVIGATION));
-    browser && !script && !text(header::ACCEPT).is_some_and(prefers_json)
+/// What tells who will read an answer. Taken from every request, and looked at only
+/// where one is refused.
+struct Reader {
+    agent: Option<HeaderValue>,
+    fetch_mode: Option<HeaderValue>,
+    accept: Option<HeaderValue>,
+}
+
+impl Reader {
+    fn of(headers: &HeaderMap) -> Self {
+        let value = |name: HeaderName| headers.get(name).cloned();
+        Self {
+            agent: value(header::USER_AGENT),
+            fetch_mode: value(FETCH_MODE),
+            accept: value(header::ACCEPT),
+        }
+    }
+
+    /// Whether the answer is for a person: the client is a browser, and neither says
+    /// that a script reads the answer nor that it would rather have JSON.
+    fn wants_page(&self) -> bool {
+        let browser = text(&self.agent).is_some_and(|agent| {
+            let agent = agent.to_ascii_lowercase();
+            BROWSERS.iter().any(|word| agent.contains(word))
+        });
+        let mode = text(&self.fetch_mode);
+        let script = mode.is_some_and(|mode| !mode.eq_ignore_ascii_case(NAVIGATION));
+        browser && !script && !text(&self.accept).is_some_and(prefers_json)
+    }
+}
+
+fn text(value: &Option<HeaderValue>) -> Option<&str> {
+    value.as_ref()?.to_str().ok()
 }
 
 /// Whether an `Accept` header ranks JSON above HTML. A range such as `*/*` ranks
@@ -302,7 +324,7 @@ mod tests {
         for (name, value) in pairs {
             headers.insert(*name, value.parse().expect("a value"));
         }
-        wants_page(&headers)
+        Reader::of(&headers).wants_page()
     }
 
     const BROWSER: (&str, &str) = ("user-agent", "Mozilla/5.0 (X11; Linux x86_64)");
