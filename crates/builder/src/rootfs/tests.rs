@@ -129,7 +129,7 @@ async fn an_image_has_room_for_its_files() {
 fn the_script_refuses_what_is_no_tree() {
     let directory = tempfile::tempdir().unwrap();
     let script = directory.path().join("base.sh");
-    fs::write(&script, SCRIPT).unwrap();
+    fs::write(&script, include_str!("../recipe/base.sh")).unwrap();
     let plain = directory.path().display().to_string();
     for root in ["/", "//", "/./", "", ".", "/etc", plain.as_str()] {
         let output = std::process::Command::new("sh")
