@@ -156,17 +156,6 @@ def test_metadata_of_files(guest, sdk_version):
     assert not guest.files.get_info("/home/user/tagged").metadata
 
 
-def test_files_are_touched_as_the_user(guest):
-    say(guest, "install -m 600 /dev/null /root/secret", user="root")
-    with pytest.raises(Exception):
-        guest.files.read("/root/secret")
-    with pytest.raises(Exception):
-        guest.files.write("/etc/not-mine", "x")
-    with pytest.raises(Exception):
-        guest.files.remove("/root/secret")
-    assert guest.files.read("/root/secret", user="root") == ""
-
-
 def test_a_watch_tells_what_is_there(guest, sdk_version):
     if sdk_version < (2, 60):
         pytest.skip("this SDK asks for no entries")
