@@ -54,12 +54,13 @@ def test_a_flood_of_output_is_cut_and_said_so(create, api):
     sandbox = create()
     sandbox.commands.run("seq 100000", timeout=120)
 
-    def told():
-        return entries(api, sandbox, search="log entries were lost", level="warn")
+    def lost():
+        told = entries(api, sandbox, search="log entries were lost", level="warn")
+        return sum(int(entry["fields"]["lost"]) for entry in told)
 
-    until(told, "the loss to be told")
-    lost = sum(int(entry["fields"]["lost"]) for entry in told())
-    assert 50_000 < lost <= 100_000
+    # How many depends on how long the guest took to print them.
+    until(lambda: lost() > 10_000, "the loss to be told")
+    assert lost() <= 100_000
 
 
 def test_metrics_have_a_history(create, api):
