@@ -67,7 +67,8 @@ def test_metrics_are_not_on_the_public_ports(logged):
     assert httpx.get(f"{hearth.url}/metrics", timeout=60).status_code == 404
 
 
-def test_https_ports_and_names_of_headers(module_hearth, tmp_path):
+def test_https_ports_and_names_of_headers(logged, tmp_path):
+    hearth, _ = logged
     # curl would not take this certificate; the edge takes any.
     openssl = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
     command = f"{openssl} -subj /CN=inside -keyout {tmp_path}/key -out {tmp_path}/pem"
@@ -81,7 +82,7 @@ def test_https_ports_and_names_of_headers(module_hearth, tmp_path):
 
         def visit(port: int) -> httpx.Response:
             headers = {"E2b-Sandbox-Id": box.sandbox_id, "E2b-Sandbox-Port": str(port)}
-            return httpx.get(module_hearth.url, headers=headers, timeout=60)
+            return httpx.get(hearth.url, headers=headers, timeout=60)
 
         answer = until(lambda: (a := visit(8443)).status_code == 200 and a, "the server")
         assert {"Host", "User-Agent", "X-Forwarded-For"} <= set(answer.json())
