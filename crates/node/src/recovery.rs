@@ -28,7 +28,9 @@ use hearth_machine::{Engine, Machine};
 use hearth_snapshot::{ArtefactStore, LocalStore};
 use std::{
     collections::HashSet,
-    fs, io,
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -236,7 +238,13 @@ fn quarantine(found: &[Quarantined], run_dir: &Path, builds: &LocalStore) {
         .collect();
     let write = || -> io::Result<()> {
         fs::create_dir_all(run_dir)?;
-        fs::write(run_dir.join(QUARANTINE_FILE), serde_json::to_vec(&list)?)
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(run_dir.join(QUARANTINE_FILE))?;
+        file.write_all(&serde_json::to_vec(&list)?)
     };
     if let Err(error) = write() {
         tracing::warn!(%error, "the list of quarantined sandboxes cannot be written");

@@ -657,7 +657,7 @@ def test_other_users_of_the_host_read_nothing(hearth: Hearth, box: Sandbox):
         ["python3", "-c", LOOKER], input="\0".join(paths), capture_output=True, text=True, check=True
     )
     # What guests boot from, and what anybody may know.
-    public = ("artefacts", "ca.crt", "ca-bundle.crt", "hearth.pid", "network.json", "guest.json")
+    public = ("artefacts", "ca.crt", "ca-bundle.crt", "hearth.pid", "emulation", "network.json", "guest.json")
     private = ("telemetry", "builds", "templates", "sandboxes", "keys", "secrets", "hearth.db", "hearth.log")
     seen = [path.removeprefix(f"{state}/").removeprefix(f"{hearth.run_dir}/") for path in looker.stdout.split()]
     assert [path for path in seen if path.split("/")[0].startswith(private)] == []
