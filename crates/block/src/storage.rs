@@ -4,7 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,6 +49,7 @@ pub(crate) trait Blob: Send + Sync {
 /// A file system.
 pub(crate) trait Storage: Send + Sync {
     fn boot_id(&self) -> io::Result<BootId>;
+    /// Nobody else reads what is in it.
     fn create_directory(&self, path: &Path) -> io::Result<()>;
     /// Makes a new file, in place of one that is there. Nothing of an old
     /// file can come back through the new one after a power cut.
@@ -83,7 +84,7 @@ impl Storage for OsStorage {
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        std::fs::create_dir(path)
+        std::fs::DirBuilder::new().mode(0o700).create(path)
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn Blob>> {

@@ -84,7 +84,7 @@ def test_an_image_becomes_a_template(daemon: Hearth, registry: Registry):
         # Where `npm -g` and `pip` install.
         sandbox.commands.run("touch /usr/local/x /code/y")
         # The kernel's modules are there, with their indexes and device files.
-        modules = "cd /lib/modules/$(uname -r) && ls modules.dep.bin && stat -c %t:%T /dev/net/tun"
+        modules = "cd /lib/modules/* && ls modules.dep.bin && stat -c %t:%T /dev/net/tun"
         assert sandbox.commands.run(modules).stdout == "modules.dep.bin\na:c8\n"
     assert shown == "blue\nkept\nnew\nkept\nnew\nthrough\n4755 0:0\n644 7:8\n"
     assert variables == "blue /opt/bin:/usr/bin:/bin\n"

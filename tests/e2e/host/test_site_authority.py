@@ -17,9 +17,8 @@ TOOLS = {
     "node": f"node -e 'fetch(\"{SITE}/\").then(a => a.text()).catch(e => {{ throw e.cause }})'",
     # These get no index and no repository there, but far enough to ask for them.
     "pip": f"pip download -q --retries 0 --no-deps -i {SITE}/simple no-such-package 2>&1 | grep 'No matching'",
-    "npm": f"npm view --fetch-retries 0 --registry {SITE}/ no-such-package 2>&1 | "
-           "grep -i certificate && exit 1 || true",
-    "git": f"git ls-remote {SITE}/nothing.git 2>&1 | grep -i 'not valid\\|not found'",
+    "npm": f"! npm view --fetch-retries 0 --registry {SITE}/ no-such-package 2>&1 | grep -i certificate",
+    "git": f"! git ls-remote {SITE}/nothing.git 2>&1 | grep -i certificate",
     "sudo curl": f"sudo curl -sS -o /dev/null {SITE}/",
 }
 
@@ -42,7 +41,7 @@ def hearth(outside: Internet) -> Iterator[Hearth]:
 
 
 def trusted(box: Sandbox, tool: str) -> None:
-    done = box.commands.run(f"set -o pipefail; {TOOLS[tool]}", timeout=120)
+    done = box.commands.run(TOOLS[tool], timeout=120)
     assert done.exit_code == 0
 
 
