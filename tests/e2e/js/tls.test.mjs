@@ -144,7 +144,8 @@ test('a page in a browser', inBrowser, async () => {
 
   const closed = await page.goto(`https://${sandbox.getHost(8099)}/`)
   assert.equal(closed.status(), 502)
-  assert.match(await page.textContent('h1'), /port is not open/)
+  assert.equal(await page.textContent('h1'), 'Closed Port')
+  assert.match(await page.textContent('body'), /no service running on port/)
   const shots = process.env.HEARTH_E2E_SCREENSHOTS
   if (shots) {
     await page.screenshot({ path: path.join(shots, 'closed-port.png') })
