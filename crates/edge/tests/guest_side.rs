@@ -139,6 +139,31 @@ async fn https_ports_are_spoken_to_in_tls_whatever_their_certificate() {
     assert!(head.starts_with("GET /inside HTTP/1.1\r\n"), "{head}");
 }
 
+/// As Python's servers do: no length, and no word in TLS that it was all.
+#[tokio::test]
+async fn an_https_port_may_end_its_answer_with_the_connection() {
+    let edge = TestEdge::start().await;
+    let (listener, port) = listen().await;
+    let id = edge.sandbox_with(with_https(port));
+    let acceptor = self_made();
+    let guest = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a visitor");
+        let mut stream = acceptor.accept(stream).await.expect("TLS");
+        let mut asked = [0; 1024];
+        assert!(stream.read(&mut asked).await.expect("a request") > 0);
+        let answer = b"HTTP/1.0 200 OK\r\n\r\nall of it";
+        stream.write_all(answer).await.expect("written");
+        stream.flush().await.expect("written");
+        // Without TLS's goodbye.
+        let (mut bare, _) = stream.into_inner();
+        bare.shutdown().await.expect("closed");
+    });
+    let answer = edge.get(&id, port, "/").await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(text(answer).await, "all of it");
+    within("the guest", guest).await.expect("no panic");
+}
+
 #[tokio::test]
 async fn websockets_reach_https_ports() {
     let edge = TestEdge::start().await;

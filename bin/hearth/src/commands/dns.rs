@@ -40,6 +40,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("listen on {listen} (UDP)"))?;
     let answers: Vec<String> = answers.iter().map(IpAddr::to_string).collect();
+    let stopped = daemon::signals::Stop::listen()?;
     println!(
         "{domain} and *.{domain} are {} at {listen}.",
         answers.join(", ")
@@ -50,7 +51,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     println!("  server=/{domain}/{}#{}", listen.ip(), listen.port());
     let stop = CancellationToken::new();
     let server = tokio::spawn(hearth_dns::serve(zone, udp, tcp, stop.clone()));
-    daemon::signals::stop().await?;
+    stopped.wait().await;
     stop.cancel();
     server.await?;
     Ok(ExitCode::SUCCESS)

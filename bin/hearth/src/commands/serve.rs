@@ -16,10 +16,11 @@ pub struct Args {
 pub async fn run(settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
     daemon::log::of_daemon(settings.access_log.as_deref())?;
     let daemon = daemon::Daemon::start(settings).await?;
+    let stopped = daemon::signals::Stop::listen()?;
     if args.announce {
         println!("{ANNOUNCEMENT}");
     }
-    daemon::signals::stop().await?;
+    stopped.wait().await;
     daemon.stop().await;
     Ok(ExitCode::SUCCESS)
 }

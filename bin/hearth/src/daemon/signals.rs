@@ -1,23 +1,45 @@
 //! Waiting for the word to stop.
 
-use tokio::signal::unix::{SignalKind, signal};
+use std::io;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Completes at the first SIGINT or SIGTERM. A second one while the daemon winds
-/// down ends the process at once, as a user at a terminal expects.
-pub async fn stop() -> std::io::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// SIGINT and SIGTERM, kept from ending the process from here on.
+pub struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    /// To be called before anybody is told that the process is there: a signal that comes
+    /// right after must find it listening.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
-    tokio::spawn(async move {
+
+    async fn next(&mut self) {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
-        eprintln!("hearth: stopped at once by a second signal");
-        std::process::exit(130);
-    });
+    }
+
+    /// Completes at the first signal. A second one while the daemon winds down ends the
+    /// process at once, as a user at a terminal expects.
+    pub async fn wait(mut self) {
+        self.next().await;
+        tokio::spawn(async move {
+            self.next().await;
+            eprintln!("hearth: stopped at once by a second signal");
+            std::process::exit(130);
+        });
+    }
+}
+
+/// Both: listens, and waits for the first signal.
+pub async fn stop() -> io::Result<()> {
+    Stop::listen()?.wait().await;
     Ok(())
 }
