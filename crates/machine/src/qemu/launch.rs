@@ -545,7 +545,7 @@ pub(super) async fn remove_cgroup(record: &MachineRecord) -> Result<(), hearth_c
     };
     match tokio::task::spawn_blocking(move || hearth_confine::remove_cgroup(&name)).await {
         Ok(result) => result,
-        // Only when the runtime goes down; the next daemon sweeps groups.
+        // Only when the runtime goes down; who uses the group's name next ends what it holds.
         Err(_) => Ok(()),
     }
 }
