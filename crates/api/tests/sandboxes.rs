@@ -247,22 +247,21 @@ async fn connecting_answers_200_and_only_extends() {
 async fn sandboxes_in_transition_refuse_with_the_documented_text() {
     let api = Api::start().await;
     let id = api.sandbox(&json!({"templateID": "base"})).await;
-    for (state, word) in [
-        (NodeSandboxState::Stopping, "killed"),
-        (NodeSandboxState::Pausing, "paused"),
-        (NodeSandboxState::Snapshotting, "snapshotted"),
+    for (state, status, text) in [
+        (NodeSandboxState::Pausing, 409, "is being paused"),
+        (NodeSandboxState::Snapshotting, 409, "is being snapshotted"),
+        (
+            NodeSandboxState::Stopping,
+            404,
+            "doesn't exist or you don't have access to it",
+        ),
     ] {
         api.node.change(&id, |sandbox| sandbox.state = state);
         let answer = api
             .post(&format!("/sandboxes/{id}/timeout"), &json!({"timeout": 9}))
             .await;
-        assert_eq!(
-            answer.error(409),
-            format!("Sandbox \"{id}\" is being {word}")
-        );
+        assert_eq!(answer.error(status), format!("Sandbox \"{id}\" {text}"));
     }
-    api.node
-        .change(&id, |sandbox| sandbox.state = NodeSandboxState::Stopping);
     api.get(&format!("/sandboxes/{id}")).await.error(404);
     assert_eq!(api.get("/v2/sandboxes").await.json(), json!([]));
     api.node

@@ -148,8 +148,8 @@ pub(crate) fn decide(request: Request, state: State) -> Step {
     match (state, request) {
         (State::Starting, _) => Refuse(Refusal::NotFound),
         (State::Killing, R::Pause) => Refuse(Refusal::PauseOfKilled),
-        // What there is to resume is going already.
-        (State::Killing, R::Resume) => Refuse(Refusal::NotFound),
+        // To its users it is gone already, as the edge says too.
+        (State::Killing, R::Resume | R::Change) => Refuse(Refusal::NotFound),
         (State::Killing, R::Snapshot) => Refuse(Refusal::SnapshotWhile("killing")),
         (State::Killing, _) => Refuse(Refusal::Being("killed")),
 

@@ -87,6 +87,11 @@ fn refusals_have_the_documented_texts() {
             named("doesn't exist or you don't have access to it"),
         ),
         (
+            Request::Change,
+            State::Killing,
+            named("doesn't exist or you don't have access to it"),
+        ),
+        (
             Request::Snapshot,
             State::Snapshotting,
             format!("Sandbox '{id}' cannot be snapshotted while in 'snapshotting' state"),
