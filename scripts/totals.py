@@ -9,6 +9,9 @@ last line is `N passed, N failed, N skipped`. A stage that failed without any fa
 test (a build, a lint, a runner that died) counts as one failure, so the line never
 looks better than the run was. Exits non-zero when anything failed or no test ran.
 
+Each failed test is shown once more before the totals, with the end of what it said:
+a log that is kept only in part usually keeps its end.
+
 A Rust test that finds this host without what it needs prints `skipped: <reason>` at
 the start of a line and returns, which its runner takes for success. Here it counts as
 skipped, and its reason is shown.
@@ -19,7 +22,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Iterator, NamedTuple, Optional
 
 # libtest writes a test's name first where it runs one at a time.
 SKIPPED = re.compile(r"^(?:test .* \.\.\. )?skipped: (.+)$", re.MULTILINE)
@@ -123,6 +126,39 @@ READERS = {
 }
 
 
+# How much of a failure is shown again: its last lines, and no more of them than this.
+SHOWN_LINES, SHOWN_CHARACTERS = 25, 2500
+
+
+def junit_failures(path: Path) -> Iterator[tuple[str, str]]:
+    """Name and words of each failed test."""
+    for case in ElementTree.parse(path).getroot().iter("testcase"):
+        for kind in ("failure", "error"):
+            for found in case.findall(kind):
+                name = f"{case.get('classname', '')} {case.get('name', '')}".strip()
+                yield name, f"{found.text or ''}\n{found.get('message') or ''}"
+
+
+def node_failures(path: Path) -> Iterator[tuple[str, str]]:
+    """A `not ok` line and the indented or commented block that follows it."""
+    text = path.read_text(errors="replace")
+    for found in re.finditer(r"^\s*not ok \d+ - (.*)\n((?:\s+.*\n)*)", text, re.MULTILINE):
+        yield found.group(1), found.group(2)
+
+
+FAILURES = {".xml": junit_failures, ".node.tap": node_failures}
+
+
+def show_failures(results: Path) -> None:
+    for path in sorted(results.iterdir()):
+        for suffix, read in FAILURES.items():
+            if path.name.endswith(suffix):
+                for name, said in read(path):
+                    lines = [line for line in said.splitlines() if line.strip()]
+                    end = "\n".join(lines[-SHOWN_LINES:])[-SHOWN_CHARACTERS:]
+                    print(f"--- failed, {path.name.split('.')[0]}: {name}\n{end}")
+
+
 def wall_time(results: Path, name: str) -> Optional[int]:
     path = results / f"{name}.seconds"
     return int(path.read_text()) if path.exists() else None
@@ -139,6 +175,7 @@ def main(results: Path, failed_stages: list[str]) -> int:
                 parts[name] = parts.get(name, Totals()) + part.totals
                 reasons += part.reasons
     total = sum(parts.values(), Totals())
+    show_failures(results)
     for reason, times in sorted(reasons.items()):
         print(f"   skipped  {times} x {reason}")
     for name, totals in parts.items():

@@ -43,6 +43,28 @@ def test_a_failure_is_no_skip_whatever_it_prints(tmp_path):
     assert (status, lines[-1]) == (1, "1 passed, 1 failed, 2 skipped")
 
 
+def test_failures_are_shown_again_with_the_end_of_what_they_said(tmp_path):
+    long = "\n".join(f"line {number}" for number in range(500))
+    (tmp_path / "kvm.pytest.xml").write_text(
+        '<testsuites><testsuite tests="2" failures="1" errors="1" skipped="0">'
+        f'<testcase classname="m" name="one"><failure message="why it fell">{long}</failure></testcase>'
+        '<testcase classname="m" name="two"><error message="no daemon"/></testcase>'
+        "</testsuite></testsuites>"
+    )
+    (tmp_path / "js.node.tap").write_text(
+        "ok 1 - fine\nnot ok 2 - a terminal\n  ---\n  error: 'no prompt'\n  ...\nok 3 - more\n"
+        "# tests 3\n# pass 2\n# fail 1\n"
+    )
+    status, lines = totals(tmp_path)
+    assert (status, lines[-1]) == (1, "2 passed, 3 failed, 0 skipped")
+    said = "\n".join(lines)
+    assert "--- failed, kvm: m one" in said and "why it fell" in said and "line 499" in said
+    assert "line 400" not in lines
+    assert "--- failed, kvm: m two\nno daemon" in said
+    assert "--- failed, js: a terminal" in said and "no prompt" in said
+    assert "fine" not in said and "more" not in said
+
+
 def test_all_runners_are_added_up(tmp_path):
     (tmp_path / "sdk.pytest.xml").write_text(
         '<testsuites><testsuite tests="6" failures="0" errors="0" skipped="1">'
