@@ -58,6 +58,15 @@ pub enum Error {
         /// The last lines of its console.
         console: String,
     },
+    /// A triple fault, or a kernel's panic, that resets the guest: the VM process ends
+    /// with it. In early boot as rare as a hang, and gone with another attempt.
+    #[error("the VM ended while its guest booted: {why}{}", after_console(.console))]
+    EndedInBoot {
+        /// How the VM process ended.
+        why: String,
+        /// The last lines of the guest's console.
+        console: String,
+    },
     #[error("run the template's VM")]
     Machine(#[from] hearth_machine::Error),
     #[error("give the template's VM a network")]

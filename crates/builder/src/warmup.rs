@@ -87,6 +87,17 @@ pub async fn wait_for_agent(
     }
 }
 
+/// The error of a VM process that ended before its agent was ready: with the last lines
+/// of the console, as far as it can be read.
+#[must_use]
+pub fn ended_in_boot(console: &Path, why: String) -> Error {
+    let text = std::fs::read(console).unwrap_or_default();
+    Error::EndedInBoot {
+        why,
+        console: crate::template::console_tail(&String::from_utf8_lossy(&text)),
+    }
+}
+
 /// Completes when the file has a line that ends in `line`. The file is watched,
 /// not polled.
 async fn wait_for_line(path: &Path, line: &str, silence: Option<Duration>) -> Result<(), Error> {

@@ -172,9 +172,14 @@ impl Run<'_> {
             memory_file,
             init: Init::new(&context.user, &context.workdir, ca_bundle),
         };
-        let again = |silent: &hearth_builder::Error| {
-            tracing::warn!(build = %self.spec.build_id, error = %silent, "boot a build's VM once more");
-            let text = "The microVM hung while it booted; it is booted once more";
+        let again = |failed: &hearth_builder::Error| {
+            tracing::warn!(build = %self.spec.build_id, error = %failed, "boot a build's VM once more");
+            let text = match failed {
+                hearth_builder::Error::Silent { .. } => {
+                    "The microVM hung while it booted; it is booted once more"
+                }
+                _ => "The microVM ended while it booted; it is booted once more",
+            };
             self.log.add(Some(part), Level::Warn, text);
             request.clear()
         };

@@ -238,7 +238,9 @@ async fn bring_up(
         ready = hearth_builder::wait_for_agent(&console, address, limits) => {
             ready.map_err(VmError::Boot)?;
         }
-        why = machine.exited() => return Err(VmError::Ended(why.to_string())),
+        why = machine.exited() => {
+            return Err(VmError::Boot(hearth_builder::ended_in_boot(&console, why.to_string())));
+        }
     }
     let agent = Agent { address };
     let agent_version = agent.init(&request.init).await?;
@@ -253,15 +255,18 @@ async fn bring_up(
     })
 }
 
-/// Tries again where the first guest hung in early boot: rarely one does, and the next
-/// then comes up. `again` is called in between, with what is known of the hang.
+/// Tries again where the first guest hung in its boot or reset itself: rarely one does,
+/// and the next then comes up. `again` is called in between, with what is known of it.
 pub(crate) async fn boot_twice<T, F: Future<Output = Result<T, VmError>>>(
     first: BootLimits,
     attempt: impl Fn(BootLimits) -> F,
     again: impl FnOnce(&hearth_builder::Error) -> Result<(), VmError>,
 ) -> Result<T, VmError> {
     match attempt(first).await {
-        Err(VmError::Boot(error @ hearth_builder::Error::Silent { .. })) => {
+        Err(VmError::Boot(
+            error @ (hearth_builder::Error::Silent { .. }
+            | hearth_builder::Error::EndedInBoot { .. }),
+        )) => {
             again(&error)?;
             attempt(BootLimits::last(first.ready)).await
         }
@@ -438,6 +443,8 @@ mod tests {
         silence: Some(Duration::from_millis(50)),
     };
 
+    const RESET: &str = "Rebooting in 1 seconds..\r\n";
+
     /// An agent that says it is well.
     async fn agent() -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -453,8 +460,8 @@ mod tests {
         address
     }
 
-    /// Boots guests of which each writes its lines and then nothing more; returns how
-    /// many there were.
+    /// Boots guests of which each writes its lines and then nothing more, or ends where
+    /// the last is `RESET`; returns how many there were.
     async fn boots(consoles: [&str; 2]) -> (usize, Result<(), VmError>) {
         let address = agent().await;
         let count = Cell::new(0);
@@ -463,6 +470,13 @@ mod tests {
             async move {
                 let mut console = tempfile::NamedTempFile::new().unwrap();
                 console.write_all(lines.as_bytes()).unwrap();
+                if lines.ends_with(RESET) {
+                    let why = "exited with code 0".to_owned();
+                    return Err(VmError::Boot(hearth_builder::ended_in_boot(
+                        console.path(),
+                        why,
+                    )));
+                }
                 hearth_builder::wait_for_agent(console.path(), address, limits)
                     .await
                     .map(drop)
@@ -483,5 +497,21 @@ mod tests {
         let (count, result) = boots([fine, hangs]).await;
         assert_eq!(count, 1);
         result.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_resets_itself_is_booted_once_more() {
+        let panics = format!("[    0.4] Kernel panic - not syncing\r\n{RESET}");
+        let fine = "[    1.0] Linux\r\nenvd: ready\r\n";
+        let (count, result) = boots([&panics, fine]).await;
+        assert_eq!(count, 2);
+        result.unwrap();
+        let (count, result) = boots([&panics, &panics]).await;
+        assert_eq!(count, 2);
+        let said = crate::error::chain(&result.unwrap_err());
+        assert!(
+            said.contains("exited with code 0") && said.contains("Kernel panic"),
+            "{said}"
+        );
     }
 }
