@@ -8,6 +8,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use hearth_wire::{ApiError, NetworkUpdate, RefreshSandbox, TimeoutSandbox};
 
+/// Set the time that a sandbox has left
+///
+/// The sandbox ends `timeout` seconds from now, which may be earlier than before.
 #[utoipa::path(post, path = "/sandboxes/{sandboxID}/timeout", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("sandboxID" = String, Path)),
     request_body = TimeoutSandbox,
@@ -16,7 +19,7 @@ use hearth_wire::{ApiError, NetworkUpdate, RefreshSandbox, TimeoutSandbox};
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 404, body = ApiError),
         (status = 409, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn timeout(
+pub(crate) async fn sandbox_set_timeout(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(id): SegmentPath,
@@ -31,6 +34,9 @@ pub(crate) async fn timeout(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Extend the time that a sandbox has left
+///
+/// The sandbox ends `duration` seconds from now, unless its present end is later.
 #[utoipa::path(post, path = "/sandboxes/{sandboxID}/refreshes", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("sandboxID" = String, Path)),
     request_body = Option<RefreshSandbox>,
@@ -39,7 +45,7 @@ pub(crate) async fn timeout(
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 404, body = ApiError),
         (status = 409, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn refresh(
+pub(crate) async fn sandbox_refresh(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SandboxPath(id): SandboxPath,
@@ -52,6 +58,9 @@ pub(crate) async fn refresh(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Replace the network rules of a running sandbox
+///
+/// Replaces all rules for outgoing traffic; those for incoming traffic stay.
 #[utoipa::path(put, path = "/sandboxes/{sandboxID}/network", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("sandboxID" = String, Path)),
     request_body = NetworkUpdate,
@@ -60,7 +69,7 @@ pub(crate) async fn refresh(
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 409, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn network(
+pub(crate) async fn sandbox_set_network(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SandboxPath(id): SandboxPath,

@@ -15,6 +15,10 @@ use hearth_wire::{
     SnapshotInfo, SnapshotSandbox,
 };
 
+/// Pause a sandbox
+///
+/// Stops the sandbox and saves its memory and disk, or its disk alone where `memory` is
+/// false. Answers when the state is saved.
 #[utoipa::path(post, path = "/sandboxes/{sandboxID}/pause", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("sandboxID" = String, Path)),
     request_body = Option<PauseSandbox>,
@@ -24,7 +28,7 @@ use hearth_wire::{
         (status = 409, description = "Paused already, or on its way elsewhere", body = ApiError),
         (status = 500, body = ApiError), (status = 501, body = ApiError), (status = 503, body = ApiError),
 ))]
-pub(crate) async fn pause(
+pub(crate) async fn sandbox_pause(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SandboxPath(id): SandboxPath,
@@ -38,6 +42,10 @@ pub(crate) async fn pause(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Resume a paused sandbox
+///
+/// Restores the sandbox from its saved state under the same id. A sandbox that runs is
+/// a conflict; `connect` accepts both.
 #[utoipa::path(post, path = "/sandboxes/{sandboxID}/resume", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("sandboxID" = String, Path)),
     request_body = Option<ResumeSandbox>,
@@ -48,7 +56,7 @@ pub(crate) async fn pause(
         (status = 429, body = ApiError), (status = 500, body = ApiError), (status = 503, body = ApiError),
         (status = 504, body = ApiError),
 ))]
-pub(crate) async fn resume(
+pub(crate) async fn sandbox_resume(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(id): SegmentPath,
@@ -66,6 +74,10 @@ pub(crate) async fn resume(
     Ok((StatusCode::CREATED, Json(convert::sandbox(access))))
 }
 
+/// Fork a running sandbox
+///
+/// Makes `count` copies of its memory and disk, each a new sandbox. Each copy succeeds
+/// or fails by itself.
 #[utoipa::path(post, path = "/sandboxes/{sandboxID}/fork", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("sandboxID" = String, Path)),
     request_body = Option<ForkSandbox>,
@@ -75,7 +87,7 @@ pub(crate) async fn resume(
         (status = 409, description = "Does not run, or on its way elsewhere", body = ApiError),
         (status = 500, body = ApiError), (status = 501, body = ApiError), (status = 503, body = ApiError),
 ))]
-pub(crate) async fn fork(
+pub(crate) async fn sandbox_fork(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(id): SegmentPath,
@@ -94,6 +106,10 @@ pub(crate) async fn fork(
     Ok((StatusCode::CREATED, Json(results)))
 }
 
+/// Roll a sandbox back to a snapshot
+///
+/// Memory and disk become those of one of its own snapshots, or of what it was created
+/// from. Id, tokens and settings stay.
 #[utoipa::path(post, path = "/sandboxes/{sandboxID}/rollback", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("sandboxID" = String, Path)),
     request_body = RollbackSandbox,
@@ -104,7 +120,7 @@ pub(crate) async fn fork(
         (status = 409, description = "Does not run, or on its way elsewhere", body = ApiError),
         (status = 500, body = ApiError), (status = 501, body = ApiError), (status = 503, body = ApiError),
 ))]
-pub(crate) async fn rollback(
+pub(crate) async fn sandbox_rollback(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SandboxPath(id): SandboxPath,
@@ -117,6 +133,10 @@ pub(crate) async fn rollback(
     Ok(Json(convert::sandbox(access)))
 }
 
+/// Take a snapshot of a running sandbox
+///
+/// Saves memory and disk, or the disk alone where `memory` is false, as a source for
+/// new sandboxes. The sandbox continues to run. A name that is in use gets a new build.
 #[utoipa::path(post, path = "/sandboxes/{sandboxID}/snapshots", tag = "snapshots", security(("ApiKeyAuth" = [])),
     params(("sandboxID" = String, Path)),
     request_body = Option<SnapshotSandbox>,
@@ -126,7 +146,7 @@ pub(crate) async fn rollback(
         (status = 409, description = "Does not run, on its way elsewhere, or the name is a template's", body = ApiError),
         (status = 500, body = ApiError), (status = 501, body = ApiError), (status = 503, body = ApiError),
 ))]
-pub(crate) async fn snapshot(
+pub(crate) async fn snapshot_create(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SandboxPath(id): SandboxPath,
@@ -143,6 +163,10 @@ pub(crate) async fn snapshot(
     Ok((StatusCode::CREATED, Json(convert::snapshot(view))))
 }
 
+/// List snapshots
+///
+/// The snapshots of the team, newest first, in pages. Each is listed once, with its
+/// newest build.
 #[utoipa::path(get, path = "/snapshots", tag = "snapshots", security(("ApiKeyAuth" = [])),
     params(
         ("sandboxID" = Option<String>, Query, description = "Only those of this sandbox"),
@@ -156,7 +180,7 @@ pub(crate) async fn snapshot(
         )),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn snapshots(
+pub(crate) async fn snapshot_list(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     query: Query,

@@ -15,13 +15,17 @@ use hearth_wire::{ApiError, ListedSandbox};
 const NEXT_TOKEN: HeaderName = HeaderName::from_static("x-next-token");
 const TOTAL_RUNNING: HeaderName = HeaderName::from_static("x-total-running");
 
+/// List running sandboxes
+///
+/// All running sandboxes of the team in one answer, newest first. `GET /v2/sandboxes`
+/// also lists paused ones, in pages.
 #[utoipa::path(get, path = "/sandboxes", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("metadata" = Option<String>, Query, description = "Pairs that must match, as a query string")),
     responses(
         (status = 200, description = "All running sandboxes, newest first", body = Vec<ListedSandbox>),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn list_first(
+pub(crate) async fn sandbox_list_v1(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     query: Query,
@@ -36,6 +40,10 @@ pub(crate) async fn list_first(
     ))
 }
 
+/// List sandboxes in pages
+///
+/// Running and paused sandboxes of the team, filtered and ordered by the query.
+/// `X-Next-Token`, given as `nextToken`, leads to the next page.
 #[utoipa::path(get, path = "/v2/sandboxes", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(
         ("metadata" = Option<String>, Query, description = "Pairs that must match, as a query string"),
@@ -53,7 +61,7 @@ pub(crate) async fn list_first(
         )),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn list_second(
+pub(crate) async fn sandbox_list_v2(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     query: Query,

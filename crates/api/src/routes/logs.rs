@@ -13,6 +13,9 @@ use hearth_wire::{ApiError, SandboxLogs, SandboxLogsV2};
 
 const MAX_LINES: i64 = MAX_LOG_ENTRIES as i64;
 
+/// Get the log of a sandbox
+///
+/// Entries from `start` on, the oldest first. The log outlives the sandbox for a while.
 #[utoipa::path(get, path = "/sandboxes/{sandboxID}/logs", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(
         ("sandboxID" = String, Path),
@@ -24,7 +27,7 @@ const MAX_LINES: i64 = MAX_LOG_ENTRIES as i64;
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 404, body = ApiError),
         (status = 500, body = ApiError),
 ))]
-pub(crate) async fn first(
+pub(crate) async fn sandbox_logs_v1(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SandboxPath(id): SandboxPath,
@@ -43,6 +46,10 @@ pub(crate) async fn first(
     }))
 }
 
+/// Search the log of a sandbox
+///
+/// Entries before or after `cursor`, filtered by level and text. The log outlives the
+/// sandbox for a while.
 #[utoipa::path(get, path = "/v2/sandboxes/{sandboxID}/logs", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(
         ("sandboxID" = String, Path),
@@ -57,7 +64,7 @@ pub(crate) async fn first(
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 404, body = ApiError),
         (status = 500, body = ApiError),
 ))]
-pub(crate) async fn second(
+pub(crate) async fn sandbox_logs_v2(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SandboxPath(id): SandboxPath,

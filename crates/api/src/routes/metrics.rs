@@ -11,6 +11,10 @@ use hearth_control::Error;
 use hearth_ids::SandboxId;
 use hearth_wire::{ApiError, SandboxMetric, SandboxesWithMetrics};
 
+/// Get the resource usage of a sandbox
+///
+/// Processor, memory and disk over time. Without `start` and `end` the whole recorded
+/// history, which outlives the sandbox for a while.
 #[utoipa::path(get, path = "/sandboxes/{sandboxID}/metrics", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(
         ("sandboxID" = String, Path),
@@ -22,7 +26,7 @@ use hearth_wire::{ApiError, SandboxMetric, SandboxesWithMetrics};
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 404, body = ApiError),
         (status = 500, body = ApiError),
 ))]
-pub(crate) async fn of_one(
+pub(crate) async fn sandbox_metrics(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SandboxPath(id): SandboxPath,
@@ -36,13 +40,17 @@ pub(crate) async fn of_one(
     Ok(Json(samples.iter().map(convert::metric).collect()))
 }
 
+/// Get the present resource usage of several sandboxes
+///
+/// The newest sample of each. Sandboxes that are not the team's, or that do not answer,
+/// are left out.
 #[utoipa::path(get, path = "/sandboxes/metrics", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("sandbox_ids" = String, Query, description = "At most 100, with commas between")),
     responses(
         (status = 200, body = SandboxesWithMetrics),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn of_many(
+pub(crate) async fn sandbox_metrics_list(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     query: Query,

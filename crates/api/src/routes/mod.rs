@@ -24,50 +24,60 @@ use utoipa_axum::routes as collect;
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     let routes = OpenApiRouter::with_openapi(crate::openapi::base());
     volumes::add(pages::add(docker_builds::add(routes)))
-        .routes(collect!(health::health))
-        .routes(collect!(list::list_first, sandboxes::create_first))
-        .routes(collect!(list::list_second, sandboxes::create_second))
-        .routes(collect!(metrics::of_many))
-        .routes(collect!(sandboxes::detail, sandboxes::delete))
-        .routes(collect!(sandboxes::connect_first))
-        .routes(collect!(sandboxes::connect_second))
-        .routes(collect!(change::timeout))
-        .routes(collect!(change::refresh))
-        .routes(collect!(change::network))
-        .routes(collect!(metrics::of_one))
-        .routes(collect!(logs::first))
-        .routes(collect!(logs::second))
-        .routes(collect!(lifecycle::pause))
-        .routes(collect!(lifecycle::resume))
-        .routes(collect!(lifecycle::fork))
-        .routes(collect!(lifecycle::rollback))
-        .routes(collect!(lifecycle::snapshot))
-        .routes(collect!(lifecycle::snapshots))
-        .routes(collect!(secrets::list, secrets::create))
-        .routes(collect!(secrets::info, secrets::update, secrets::destroy))
-        .routes(collect!(teams::list))
-        .routes(collect!(templates::list_first))
+        .routes(collect!(health::health_check))
         .routes(collect!(
-            templates::list_second,
-            template_builds::register_second
+            list::sandbox_list_v1,
+            sandboxes::sandbox_create_v1
         ))
-        .routes(collect!(template_builds::register_third))
-        .routes(collect!(template_builds::files))
-        .routes(collect!(template_builds::start))
-        .routes(collect!(template_builds::status))
-        .routes(collect!(template_builds::logs))
-        .routes(collect!(template_builds::cancel))
-        .routes(collect!(template_changes::update_second))
         .routes(collect!(
-            template_changes::tags_assign,
-            template_changes::tags_delete
+            list::sandbox_list_v2,
+            sandboxes::sandbox_create_v2
         ))
-        .routes(collect!(templates::list_default))
+        .routes(collect!(metrics::sandbox_metrics_list))
+        .routes(collect!(sandboxes::sandbox_get, sandboxes::sandbox_delete))
+        .routes(collect!(sandboxes::sandbox_connect_v1))
+        .routes(collect!(sandboxes::sandbox_connect_v2))
+        .routes(collect!(change::sandbox_set_timeout))
+        .routes(collect!(change::sandbox_refresh))
+        .routes(collect!(change::sandbox_set_network))
+        .routes(collect!(metrics::sandbox_metrics))
+        .routes(collect!(logs::sandbox_logs_v1))
+        .routes(collect!(logs::sandbox_logs_v2))
+        .routes(collect!(lifecycle::sandbox_pause))
+        .routes(collect!(lifecycle::sandbox_resume))
+        .routes(collect!(lifecycle::sandbox_fork))
+        .routes(collect!(lifecycle::sandbox_rollback))
+        .routes(collect!(lifecycle::snapshot_create))
+        .routes(collect!(lifecycle::snapshot_list))
+        .routes(collect!(secrets::secret_list, secrets::secret_create))
         .routes(collect!(
-            templates::detail,
-            templates::delete,
-            template_changes::update_first
+            secrets::secret_get,
+            secrets::secret_update,
+            secrets::secret_delete
         ))
-        .routes(collect!(templates::tags))
-        .routes(collect!(templates::alias))
+        .routes(collect!(teams::team_list))
+        .routes(collect!(templates::template_list_v1))
+        .routes(collect!(
+            templates::template_list_v2,
+            template_builds::template_build_create_v2
+        ))
+        .routes(collect!(template_builds::template_build_create_v3))
+        .routes(collect!(template_builds::template_files_get))
+        .routes(collect!(template_builds::template_build_start))
+        .routes(collect!(template_builds::template_build_status))
+        .routes(collect!(template_builds::template_build_logs))
+        .routes(collect!(template_builds::template_build_cancel))
+        .routes(collect!(template_changes::template_update_v2))
+        .routes(collect!(
+            template_changes::template_tags_assign,
+            template_changes::template_tags_delete
+        ))
+        .routes(collect!(templates::template_list_default))
+        .routes(collect!(
+            templates::template_get,
+            templates::template_delete,
+            template_changes::template_update_v1
+        ))
+        .routes(collect!(templates::template_tags_list))
+        .routes(collect!(templates::template_alias_get))
 }

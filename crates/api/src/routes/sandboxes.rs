@@ -12,6 +12,10 @@ use hearth_wire::{ApiError, ConnectSandbox, NewSandbox, Sandbox, SandboxDetail};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// Create a sandbox
+///
+/// Starts a sandbox from a template or a snapshot and answers once its agent is ready.
+/// `timeout` defaults to 15 seconds.
 #[utoipa::path(post, path = "/sandboxes", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes the request once, however often it is sent")),
     request_body = NewSandbox,
@@ -22,7 +26,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
         (status = 429, body = ApiError), (status = 500, body = ApiError), (status = 503, body = ApiError),
         (status = 504, body = ApiError),
 ))]
-pub(crate) async fn create_first(
+pub(crate) async fn sandbox_create_v1(
     State(state): State<AppState>,
     caller: Authenticated,
     headers: HeaderMap,
@@ -31,6 +35,10 @@ pub(crate) async fn create_first(
     create(state, caller, &headers, body, Generation::First).await
 }
 
+/// Create a sandbox, with the defaults of the second version
+///
+/// Starts a sandbox from a template or a snapshot and answers once its agent is ready.
+/// `timeout` defaults to 300 seconds.
 #[utoipa::path(post, path = "/v2/sandboxes", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "Makes the request once, however often it is sent")),
     request_body = NewSandbox,
@@ -41,7 +49,7 @@ pub(crate) async fn create_first(
         (status = 429, body = ApiError), (status = 500, body = ApiError), (status = 503, body = ApiError),
         (status = 504, body = ApiError),
 ))]
-pub(crate) async fn create_second(
+pub(crate) async fn sandbox_create_v2(
     State(state): State<AppState>,
     caller: Authenticated,
     headers: HeaderMap,
@@ -73,13 +81,17 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>> {
     }
 }
 
+/// Get a sandbox
+///
+/// State, template, resources, metadata, network and lifecycle settings of one running
+/// or paused sandbox.
 #[utoipa::path(get, path = "/sandboxes/{sandboxID}", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("sandboxID" = String, Path)),
     responses(
         (status = 200, body = SandboxDetail),
         (status = 401, body = ApiError), (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn detail(
+pub(crate) async fn sandbox_get(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SandboxPath(id): SandboxPath,
@@ -88,13 +100,17 @@ pub(crate) async fn detail(
     Ok(Json(convert::sandbox_detail(view)))
 }
 
+/// Kill a sandbox
+///
+/// Ends a sandbox in any state and deletes its disk and saved memory. Snapshots that
+/// were taken of it stay.
 #[utoipa::path(delete, path = "/sandboxes/{sandboxID}", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("sandboxID" = String, Path)),
     responses(
         (status = 204, description = "Ended"),
         (status = 401, body = ApiError), (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn delete(
+pub(crate) async fn sandbox_delete(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SandboxPath(id): SandboxPath,
@@ -103,6 +119,10 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Connect to a sandbox, resuming it if it is paused
+///
+/// Answers with the access tokens of the sandbox, which then lives at least `timeout`
+/// seconds from now. `timeout` is required.
 #[utoipa::path(post, path = "/sandboxes/{sandboxID}/connect", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("sandboxID" = String, Path)),
     request_body = ConnectSandbox,
@@ -113,7 +133,7 @@ pub(crate) async fn delete(
         (status = 409, body = ApiError), (status = 429, body = ApiError), (status = 500, body = ApiError),
         (status = 503, body = ApiError), (status = 504, body = ApiError),
 ))]
-pub(crate) async fn connect_first(
+pub(crate) async fn sandbox_connect_v1(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(id): SegmentPath,
@@ -125,6 +145,10 @@ pub(crate) async fn connect_first(
     connect(state, caller, &id, body, Generation::First).await
 }
 
+/// Connect to a sandbox, with the defaults of the second version
+///
+/// Answers with the access tokens of the sandbox, which then lives at least `timeout`
+/// seconds from now. `timeout` defaults to 300 seconds and the body may be left out.
 #[utoipa::path(post, path = "/v2/sandboxes/{sandboxID}/connect", tag = "sandboxes", security(("ApiKeyAuth" = [])),
     params(("sandboxID" = String, Path)),
     request_body = Option<ConnectSandbox>,
@@ -135,7 +159,7 @@ pub(crate) async fn connect_first(
         (status = 409, body = ApiError), (status = 429, body = ApiError), (status = 500, body = ApiError),
         (status = 503, body = ApiError), (status = 504, body = ApiError),
 ))]
-pub(crate) async fn connect_second(
+pub(crate) async fn sandbox_connect_v2(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(id): SegmentPath,

@@ -27,6 +27,9 @@ fn secret(info: SecretInfo) -> Secret {
     }
 }
 
+/// List secrets
+///
+/// Names, versions and metadata, newest first, in pages. No answer holds a value.
 #[utoipa::path(get, path = "/secrets", tag = "secrets", security(("ApiKeyAuth" = [])),
     params(
         ("nextToken" = Option<String>, Query),
@@ -38,7 +41,7 @@ fn secret(info: SecretInfo) -> Secret {
         )),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn list(
+pub(crate) async fn secret_list(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     query: Query,
@@ -50,6 +53,9 @@ pub(crate) async fn list(
     Ok((headers, Json(secrets)))
 }
 
+/// Create a secret
+///
+/// Network rules insert the value into requests of sandboxes; no answer holds it.
 #[utoipa::path(post, path = "/secrets", tag = "secrets", security(("ApiKeyAuth" = [])),
     request_body = NewSecret,
     responses(
@@ -57,7 +63,7 @@ pub(crate) async fn list(
         (status = 400, body = ApiError), (status = 401, body = ApiError),
         (status = 409, description = "There is a secret of this name", body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn create(
+pub(crate) async fn secret_create(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     Body(body): Body<NewSecret>,
@@ -71,13 +77,16 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, no_store(), Json(secret(info))))
 }
 
+/// Get a secret
+///
+/// Name, version and metadata, without the value.
 #[utoipa::path(get, path = "/secrets/{secretID}", tag = "secrets", security(("ApiKeyAuth" = [])),
     params(("secretID" = String, Path, description = "Id or name")),
     responses(
         (status = 200, body = Secret),
         (status = 401, body = ApiError), (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn info(
+pub(crate) async fn secret_get(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(key): SegmentPath,
@@ -86,6 +95,9 @@ pub(crate) async fn info(
     Ok((no_store(), Json(secret(info))))
 }
 
+/// Replace the value of a secret
+///
+/// Stores a new version of the value, and new metadata where it is given.
 #[utoipa::path(post, path = "/secrets/{secretID}", tag = "secrets", security(("ApiKeyAuth" = [])),
     params(("secretID" = String, Path, description = "Id or name")),
     request_body = SecretUpdate,
@@ -94,7 +106,7 @@ pub(crate) async fn info(
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 404, body = ApiError),
         (status = 500, body = ApiError),
 ))]
-pub(crate) async fn update(
+pub(crate) async fn secret_update(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(key): SegmentPath,
@@ -108,13 +120,16 @@ pub(crate) async fn update(
     Ok((no_store(), Json(secret(info))))
 }
 
+/// Delete a secret
+///
+/// Deletes its value. Network rules that name it can no longer be filled in.
 #[utoipa::path(delete, path = "/secrets/{secretID}", tag = "secrets", security(("ApiKeyAuth" = [])),
     params(("secretID" = String, Path, description = "Id or name")),
     responses(
         (status = 204, description = "Forgotten"),
         (status = 401, body = ApiError), (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn destroy(
+pub(crate) async fn secret_delete(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(key): SegmentPath,

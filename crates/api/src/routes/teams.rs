@@ -7,12 +7,15 @@ use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, HeaderName};
 use hearth_wire::{ApiError, Team};
 
+/// List the teams of the API key
+///
+/// A key belongs to one team, so the list has one entry.
 #[utoipa::path(get, path = "/teams", tag = "teams", security(("ApiKeyAuth" = [])),
     responses(
         (status = 200, description = "The key's team, as a list of one", body = Vec<Team>),
         (status = 401, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn list(
+pub(crate) async fn team_list(
     Authenticated(caller): Authenticated,
     ApiKey(key): ApiKey,
 ) -> Result<([(HeaderName, HeaderValue); 1], Json<Vec<Team>>)> {

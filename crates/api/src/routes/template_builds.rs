@@ -37,6 +37,10 @@ impl<S: Send + Sync> FromRequestParts<S> for PairPath {
     }
 }
 
+/// Register a template build
+///
+/// Creates the template where it is new, and a build that waits to be started with
+/// `POST /v2/templates/{templateID}/builds/{buildID}`.
 #[utoipa::path(post, path = "/v3/templates", tag = "templates", security(("ApiKeyAuth" = [])),
     request_body = wire::NewTemplateBuild,
     responses(
@@ -45,7 +49,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PairPath {
         (status = 429, description = "Too many builds in progress", body = ApiError),
         (status = 500, body = ApiError),
 ))]
-pub(crate) async fn register_third(
+pub(crate) async fn template_build_create_v3(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     Body(body): Body<wire::NewTemplateBuild>,
@@ -80,6 +84,10 @@ fn requested(registered: RegisteredBuild) -> RequestedTemplate {
     }
 }
 
+/// Register a template build, in the form of the second version
+///
+/// Creates the template where it is new, and a build that waits to be started. Takes
+/// one alias, and no tags.
 #[utoipa::path(post, path = "/v2/templates", tag = "templates", security(("ApiKeyAuth" = [])),
     request_body = NewTemplateBuildV2,
     responses(
@@ -88,7 +96,7 @@ fn requested(registered: RegisteredBuild) -> RequestedTemplate {
         (status = 429, description = "Too many builds in progress", body = ApiError),
         (status = 500, body = ApiError),
 ))]
-pub(crate) async fn register_second(
+pub(crate) async fn template_build_create_v2(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     Body(body): Body<NewTemplateBuildV2>,
@@ -138,6 +146,10 @@ fn check_team(caller: &Caller, team: Option<&str>) -> Result<()> {
     }
 }
 
+/// Get a link to upload files for a build
+///
+/// Tells whether the archive of files with this hash was uploaded already, and where to
+/// upload it.
 #[utoipa::path(get, path = "/templates/{templateID}/files/{hash}", tag = "templates", security(("ApiKeyAuth" = [])),
     params(("templateID" = String, Path), ("hash" = String, Path, description = "64 hexadecimal digits")),
     responses(
@@ -145,7 +157,7 @@ fn check_team(caller: &Caller, team: Option<&str>) -> Result<()> {
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 500, body = ApiError), (status = 503, body = ApiError),
 ))]
-pub(crate) async fn files(
+pub(crate) async fn template_files_get(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     PairPath(template, hash): PairPath,
@@ -163,6 +175,10 @@ pub(crate) async fn files(
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
+/// Start a registered build
+///
+/// Runs the steps of the build. Other running builds of the same template are
+/// cancelled.
 #[utoipa::path(post, path = "/v2/templates/{templateID}/builds/{buildID}", tag = "templates", security(("ApiKeyAuth" = [])),
     params(("templateID" = String, Path), ("buildID" = String, Path)),
     request_body = StartTemplateBuild,
@@ -171,7 +187,7 @@ pub(crate) async fn files(
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 500, body = ApiError), (status = 503, body = ApiError),
 ))]
-pub(crate) async fn start(
+pub(crate) async fn template_build_start(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     PairPath(template, build): PairPath,
@@ -242,6 +258,9 @@ fn credentials(registry: FromImageRegistry) -> RegistryCredentials {
     }
 }
 
+/// Get the status of a build
+///
+/// State and a page of the log. Builds that failed answer with the reason.
 #[utoipa::path(get, path = "/templates/{templateID}/builds/{buildID}/status", tag = "templates", security(("ApiKeyAuth" = [])),
     params(
         ("templateID" = String, Path), ("buildID" = String, Path),
@@ -254,7 +273,7 @@ fn credentials(registry: FromImageRegistry) -> RegistryCredentials {
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn status(
+pub(crate) async fn template_build_status(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     PairPath(template, build): PairPath,
@@ -267,6 +286,9 @@ pub(crate) async fn status(
     Ok(Json(info(view, least_level(&query)?)))
 }
 
+/// Get the log of a build
+///
+/// A page of the log from an entry on, filtered by level.
 #[utoipa::path(get, path = "/templates/{templateID}/builds/{buildID}/logs", tag = "templates", security(("ApiKeyAuth" = [])),
     params(
         ("templateID" = String, Path), ("buildID" = String, Path),
@@ -279,7 +301,7 @@ pub(crate) async fn status(
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn logs(
+pub(crate) async fn template_build_logs(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     PairPath(template, build): PairPath,
@@ -361,6 +383,9 @@ fn entry(entry: BuildLogEntry) -> wire::BuildLogEntry {
     }
 }
 
+/// Cancel a build
+///
+/// A build that has ended already stays as it is.
 #[utoipa::path(delete, path = "/templates/{templateID}/builds/{buildID}", tag = "templates", security(("ApiKeyAuth" = [])),
     params(("templateID" = String, Path), ("buildID" = String, Path)),
     responses(
@@ -368,7 +393,7 @@ fn entry(entry: BuildLogEntry) -> wire::BuildLogEntry {
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn cancel(
+pub(crate) async fn template_build_cancel(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     PairPath(template, build): PairPath,

@@ -12,6 +12,9 @@ use hearth_wire::{
     TemplateUpdate,
 };
 
+/// Publish or unpublish a template
+///
+/// Public templates may be used by other teams. Answers with the names of the template.
 #[utoipa::path(patch, path = "/v2/templates/{templateID}", tag = "templates", security(("ApiKeyAuth" = [])),
     params(("templateID" = String, Path, description = "Id or name")),
     request_body = TemplateUpdate,
@@ -20,7 +23,7 @@ use hearth_wire::{
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn update_second(
+pub(crate) async fn template_update_v2(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(reference): SegmentPath,
@@ -35,6 +38,9 @@ pub(crate) async fn update_second(
     }))
 }
 
+/// Publish or unpublish a template, without an answer
+///
+/// Public templates may be used by other teams.
 #[utoipa::path(patch, path = "/templates/{templateID}", tag = "templates", security(("ApiKeyAuth" = [])),
     params(("templateID" = String, Path, description = "Id or name")),
     request_body = TemplateUpdate,
@@ -43,16 +49,19 @@ pub(crate) async fn update_second(
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn update_first(
+pub(crate) async fn template_update_v1(
     state: State<AppState>,
     caller: Authenticated,
     reference: SegmentPath,
     body: Body<TemplateUpdate>,
 ) -> Result<StatusCode> {
-    let _: Json<TemplateNames> = update_second(state, caller, reference, body).await?;
+    let _: Json<TemplateNames> = template_update_v2(state, caller, reference, body).await?;
     Ok(StatusCode::OK)
 }
 
+/// Assign tags to a build
+///
+/// A tag that names another build of the template is moved.
 #[utoipa::path(post, path = "/templates/tags", tag = "templates", security(("ApiKeyAuth" = [])),
     request_body = AssignTemplateTags,
     responses(
@@ -60,7 +69,7 @@ pub(crate) async fn update_first(
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn tags_assign(
+pub(crate) async fn template_tags_assign(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     Body(body): Body<AssignTemplateTags>,
@@ -76,6 +85,9 @@ pub(crate) async fn tags_assign(
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
+/// Delete tags of a template
+///
+/// All of the tags exist, or none is deleted. The default tag cannot be deleted.
 #[utoipa::path(delete, path = "/templates/tags", tag = "templates", security(("ApiKeyAuth" = [])),
     request_body = DeleteTemplateTags,
     responses(
@@ -83,7 +95,7 @@ pub(crate) async fn tags_assign(
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn tags_delete(
+pub(crate) async fn template_tags_delete(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     Body(body): Body<DeleteTemplateTags>,

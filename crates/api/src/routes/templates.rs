@@ -12,13 +12,16 @@ use axum::http::{HeaderMap, StatusCode};
 use hearth_control::{Caller, Error};
 use hearth_wire::{AliasInfo, ApiError, Template, TemplateTag, TemplateWithBuilds};
 
+/// List templates
+///
+/// All templates of the team in one answer, newest first, without the default ones.
 #[utoipa::path(get, path = "/templates", tag = "templates", security(("ApiKeyAuth" = [])),
     params(("teamID" = Option<String>, Query, description = "Must be the key's team")),
     responses(
         (status = 200, description = "The team's own templates, newest first; `/default-templates` has those of every team", body = Vec<Template>),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn list_first(
+pub(crate) async fn template_list_v1(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     query: Query,
@@ -28,6 +31,10 @@ pub(crate) async fn list_first(
     Ok(Json(views.into_iter().map(convert::template).collect()))
 }
 
+/// List templates in pages
+///
+/// The templates of the team, newest first, without the default ones. `X-Next-Token`,
+/// given as `nextToken`, leads to the next page.
 #[utoipa::path(get, path = "/v2/templates", tag = "templates", security(("ApiKeyAuth" = [])),
     params(
         ("teamID" = Option<String>, Query, description = "Must be the key's team"),
@@ -40,7 +47,7 @@ pub(crate) async fn list_first(
         )),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn list_second(
+pub(crate) async fn template_list_v2(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     query: Query,
@@ -53,12 +60,15 @@ pub(crate) async fn list_second(
     Ok((headers, Json(templates.collect())))
 }
 
+/// List the default templates
+///
+/// The templates that every team may use, newest first.
 #[utoipa::path(get, path = "/default-templates", tag = "templates", security(("ApiKeyAuth" = [])),
     responses(
         (status = 200, description = "The templates that every team has", body = Vec<Template>),
         (status = 401, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn list_default(
+pub(crate) async fn template_list_default(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
 ) -> Result<Json<Vec<Template>>> {
@@ -66,6 +76,9 @@ pub(crate) async fn list_default(
     Ok(Json(views.into_iter().map(convert::template).collect()))
 }
 
+/// Get a template with its builds
+///
+/// The builds come newest first, in pages.
 #[utoipa::path(get, path = "/templates/{templateID}", tag = "templates", security(("ApiKeyAuth" = [])),
     params(
         ("templateID" = String, Path, description = "Id or name"),
@@ -79,7 +92,7 @@ pub(crate) async fn list_default(
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn detail(
+pub(crate) async fn template_get(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(reference): SegmentPath,
@@ -98,6 +111,10 @@ pub(crate) async fn detail(
     Ok((headers, Json(template)))
 }
 
+/// Delete a template or a snapshot
+///
+/// Deletes it with all of its builds and tags. Refused while a sandbox that was made
+/// from it exists.
 #[utoipa::path(delete, path = "/templates/{templateID}", tag = "templates", security(("ApiKeyAuth" = [])),
     params(("templateID" = String, Path, description = "Id or name of a template or a snapshot")),
     responses(
@@ -105,7 +122,7 @@ pub(crate) async fn detail(
         (status = 400, description = "Sandboxes use it", body = ApiError), (status = 401, body = ApiError),
         (status = 403, body = ApiError), (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn delete(
+pub(crate) async fn template_delete(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(reference): SegmentPath,
@@ -114,6 +131,9 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// List the tags of a template
+///
+/// Each tag with the build that it names, ordered by name.
 #[utoipa::path(get, path = "/templates/{templateID}/tags", tag = "templates", security(("ApiKeyAuth" = [])),
     params(("templateID" = String, Path, description = "Id or name")),
     responses(
@@ -121,7 +141,7 @@ pub(crate) async fn delete(
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn tags(
+pub(crate) async fn template_tags_list(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(reference): SegmentPath,
@@ -130,6 +150,9 @@ pub(crate) async fn tags(
     Ok(Json(tags.into_iter().map(convert::tag).collect()))
 }
 
+/// Resolve the name of a template
+///
+/// Tells whether a template of this name exists and whether the caller may use it.
 #[utoipa::path(get, path = "/templates/aliases/{alias}", tag = "templates", security(("ApiKeyAuth" = [])),
     params(("alias" = String, Path, description = "`[namespace/]alias[:tag]`")),
     responses(
@@ -138,7 +161,7 @@ pub(crate) async fn tags(
         (status = 403, description = "Exists, and is another team's", body = ApiError),
         (status = 404, description = "Does not exist", body = ApiError), (status = 500, body = ApiError),
 ))]
-pub(crate) async fn alias(
+pub(crate) async fn template_alias_get(
     State(state): State<AppState>,
     Authenticated(caller): Authenticated,
     SegmentPath(reference): SegmentPath,
