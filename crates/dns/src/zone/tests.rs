@@ -1,6 +1,18 @@
 use super::*;
 use proptest::prelude::*;
 
+const HEADER: usize = 12;
+const A: u16 = 1;
+const SOA: u16 = 6;
+const TXT: u16 = 16;
+const AAAA: u16 = 28;
+const CLASS_IN: u16 = 1;
+
+fn number(bytes: &[u8], at: usize) -> Option<u16> {
+    let bytes = bytes.get(at..at + 2)?;
+    Some(u16::from_be_bytes([bytes[0], bytes[1]]))
+}
+
 fn zone() -> Zone {
     let addresses = vec![[192, 0, 2, 7].into(), "2001:db8::7".parse().expect("valid")];
     Zone::new("sbx.example.com", addresses).expect("valid")
@@ -69,7 +81,6 @@ fn every_name_below_the_domain_is_this_host() {
 
 #[test]
 fn what_there_is_none_of_is_an_authoritative_nothing() {
-    const TXT: u16 = 16;
     let answer = zone()
         .answer(&query("x.sbx.example.com", TXT, false), None)
         .expect("a query");

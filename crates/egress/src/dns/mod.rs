@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_network::services::{EDGE_ADDRESS, SERVICE_ADDRESS};
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -23,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::guests::{Guest, Guests};
 use crate::rules::Lookup;
-use message::{Code, Kind, Query};
+use message::Query;
 use upstream::Servers;
 
 /// Name of the service that takes events, as guests know it.
@@ -197,7 +199,7 @@ impl Forwarder {
             return Some(answer);
         }
         let Ok(response) = self.servers.ask(&query, message, stream).await else {
-            return Some(query.refusal(Code::ServerFailure));
+            return Some(query.refusal(ResponseCode::ServFail));
         };
         if let (Some(guest), Some(name)) = (&guest, &query.name) {
             guest.remember(name, &query.addresses_in(&response));
@@ -210,8 +212,8 @@ impl Forwarder {
         let rules = guest.map(Guest::rules);
         let name = query.name.as_deref();
         let with_address = |address| match query.kind {
-            Kind::A => query.answer(address, OWN_TTL_SECONDS),
-            _ => query.refusal(Code::NoError),
+            RecordType::A => query.answer(address, OWN_TTL_SECONDS),
+            _ => query.refusal(ResponseCode::NoError),
         };
         if name == Some(EVENTS_NAME) {
             return Some(with_address(SERVICE_ADDRESS));
@@ -221,7 +223,7 @@ impl Forwarder {
             (Some(rules), name) => rules.lookup(name),
         };
         if lookup == Lookup::Refuse {
-            return Some(query.refusal(Code::Refused));
+            return Some(query.refusal(ResponseCode::Refused));
         }
         if name.is_some_and(|name| self.is_sandbox_name(name)) {
             return Some(with_address(EDGE_ADDRESS));
@@ -229,9 +231,9 @@ impl Forwarder {
         let asks_names = rules.is_some_and(|rules| rules.asks_names());
         match query.kind {
             // Guests have no IPv6; an address of it would only cost them time.
-            Kind::Aaaa => Some(query.refusal(Code::NoError)),
+            RecordType::AAAA => Some(query.refusal(ResponseCode::NoError)),
             // Its contents could hide a connection's name from the proxy.
-            Kind::Https if asks_names => Some(query.refusal(Code::NoError)),
+            RecordType::HTTPS if asks_names => Some(query.refusal(ResponseCode::NoError)),
             _ => None,
         }
     }

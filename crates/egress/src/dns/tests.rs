@@ -38,7 +38,7 @@ async fn forwarder(settings: &str) -> (Forwarder, Arc<Guests>) {
 }
 
 async fn ask(forwarder: &Forwarder, name: &str) -> (u8, Option<Ipv4Addr>) {
-    let query = Query::for_addresses(9, name);
+    let query = Query::for_addresses(9, name).expect("a name");
     let from = SocketAddr::from((GUEST, 5353));
     let answer = forwarder
         .answer(from, &query.to_bytes(), false)
@@ -75,7 +75,7 @@ async fn names_that_lead_nowhere_are_not_looked_up() {
     let (forwarder, _) =
         forwarder(r#"{"allowOut":["*.example.com"],"denyOut":["0.0.0.0/0"]}"#).await;
     assert_eq!(ask(&forwarder, "a.example.com").await, (0, Some(ANSWER)));
-    let refused = (Code::Refused as u8, None);
+    let refused = (ResponseCode::Refused.low(), None);
     assert_eq!(ask(&forwarder, "secret.evil.test").await, refused);
     assert_eq!(ask(&forwarder, "8080-iabc.sandboxes.test").await, refused);
     assert_eq!(
@@ -131,7 +131,9 @@ async fn a_guest_that_holds_connections_takes_nothing_of_the_others() {
     assert_eq!(open, 8);
     assert_eq!(forwarder.streams.available_permits(), MOST_STREAMS - 8);
 
-    let question = Query::for_addresses(9, "example.com").to_bytes();
+    let question = Query::for_addresses(9, "example.com")
+        .expect("a name")
+        .to_bytes();
     let mut stream = connect(OTHER).await;
     upstream::write_framed(&mut stream, &question)
         .await

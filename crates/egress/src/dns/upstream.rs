@@ -112,7 +112,7 @@ impl Servers {
 
     /// The addresses of `name`, which is in its normal form.
     pub(crate) async fn addresses(&self, name: &str) -> Result<Vec<Address>, NoAnswer> {
-        let query = Query::for_addresses(random_id(), name);
+        let query = Query::for_addresses(random_id(), name).ok_or(NoAnswer)?;
         let bytes = query.to_bytes();
         let mut response = self.ask(&query, &bytes, false).await?;
         if message::is_truncated(&response) {
