@@ -1,116 +1,63 @@
-//! As much of ELF64 as is needed: a section or a note by its name, in files that
-//! may be truncated or hostile.
+//! As much of ELF64 as is needed, over the `object` crate: a section or a note by its
+//! name, in files that may be truncated or hostile.
 
 use super::ImageError;
+use object::LittleEndian;
+use object::elf::{FileHeader64, NoteType, PT_INTERP, ProgramHeader64};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 
-const HEADER_BYTES: usize = 64;
-const SECTION_HEADER_BYTES: usize = 64;
-const PROGRAM_HEADER_BYTES: usize = 56;
-const PT_INTERP: u32 = 3;
-const PT_NOTE: u32 = 4;
+const ENDIAN: LittleEndian = LittleEndian;
 
 /// A little-endian ELF64 file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Elf<'a> {
+    header: &'a FileHeader64<LittleEndian>,
     bytes: &'a [u8],
 }
 
 impl<'a> Elf<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, ImageError> {
-        // Magic, 64 bits, little-endian.
-        if bytes.len() < HEADER_BYTES || !bytes.starts_with(b"\x7fELF\x02\x01") {
-            return Err(ImageError::NotElf);
-        }
-        Ok(Self { bytes })
+        let header = FileHeader64::<LittleEndian>::parse(bytes).map_err(|_| ImageError::NotElf)?;
+        // Of the file's byte order, which must be the one that it is read in.
+        header.endian().map_err(|_| ImageError::NotElf)?;
+        Ok(Self { header, bytes })
     }
 
     /// The content of the section called `name`.
     pub(super) fn section(&self, name: &str) -> Option<&'a [u8]> {
-        let table = usize::try_from(self.u64(0x28)?).ok()?;
-        let count = usize::from(self.u16(0x3c)?);
-        let names_index = usize::from(self.u16(0x3e)?);
-        let header = |index: usize| table.checked_add(index * SECTION_HEADER_BYTES);
-        let names = self.extent(header(names_index)?, 0x18, 0x20)?;
-        (0..count).find_map(|index| {
-            let at = header(index)?;
-            let offset = usize::try_from(self.u32(at)?).ok()?;
-            let text = names.get(offset..)?;
-            let end = text.iter().position(|byte| *byte == 0)?;
-            (&text[..end] == name.as_bytes()).then(|| self.extent(at, 0x18, 0x20))?
-        })
+        let sections = self.header.sections(ENDIAN, self.bytes).ok()?;
+        let (_, section) = sections.section_by_name(ENDIAN, name.as_bytes())?;
+        section.data(ENDIAN, self.bytes).ok()
     }
 
     /// Whether the program asks for a dynamic loader.
     pub(super) fn has_interpreter(&self) -> bool {
         self.program_headers()
-            .any(|at| self.u32(at) == Some(PT_INTERP))
+            .iter()
+            .any(|header| header.p_type(ENDIAN) == PT_INTERP)
     }
 
     /// Whether a note of this owner and kind is among the program's notes.
     pub(super) fn has_note(&self, owner: &str, kind: u32) -> bool {
-        self.program_headers()
-            .filter(|at| self.u32(*at) == Some(PT_NOTE))
-            .filter_map(|at| self.extent(at, 0x08, 0x20))
-            .any(|notes| Notes { rest: notes }.any(|note| note == (owner.as_bytes(), kind)))
-    }
-
-    /// Where the program headers begin.
-    fn program_headers(&self) -> impl Iterator<Item = usize> {
-        let table = self.u64(0x20).and_then(|at| usize::try_from(at).ok());
-        let count = self.u16(0x38).map_or(0, usize::from);
-        (0..count).filter_map(move |index| table?.checked_add(index * PROGRAM_HEADER_BYTES))
-    }
-
-    /// The file range whose offset and length stand at these places of the
-    /// header at `header`.
-    fn extent(&self, header: usize, offset_at: usize, length_at: usize) -> Option<&'a [u8]> {
-        let offset = usize::try_from(self.u64(header.checked_add(offset_at)?)?).ok()?;
-        let length = usize::try_from(self.u64(header.checked_add(length_at)?)?).ok()?;
-        self.bytes.get(offset..)?.get(..length)
-    }
-
-    fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
-        self.bytes.get(at..)?.first_chunk().copied()
-    }
-
-    fn u16(&self, at: usize) -> Option<u16> {
-        self.array(at).map(u16::from_le_bytes)
-    }
-
-    fn u32(&self, at: usize) -> Option<u32> {
-        self.array(at).map(u32::from_le_bytes)
-    }
-
-    fn u64(&self, at: usize) -> Option<u64> {
-        self.array(at).map(u64::from_le_bytes)
-    }
-}
-
-/// Owner and kind of each note of a note segment.
-struct Notes<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for Notes<'a> {
-    type Item = (&'a [u8], u32);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let word = |index: usize| -> Option<u32> {
-            self.rest
-                .get(index * 4..)?
-                .first_chunk()
-                .map(|bytes| u32::from_le_bytes(*bytes))
+        let found = |header: &ProgramHeader64<LittleEndian>| {
+            let mut notes = header.notes(ENDIAN, self.bytes).ok()??;
+            while let Some(note) = notes.next().ok()? {
+                if note.name() == owner.as_bytes() && note.n_type(ENDIAN) == NoteType(kind) {
+                    return Some(());
+                }
+            }
+            None
         };
-        let name_length = usize::try_from(word(0)?).ok()?;
-        let content_length = usize::try_from(word(1)?).ok()?;
-        let kind = word(2)?;
-        let name = self.rest.get(12..)?.get(..name_length)?;
-        let next = name_length
-            .checked_next_multiple_of(4)?
-            .checked_add(content_length.checked_next_multiple_of(4)?)?
-            .checked_add(12)?;
-        self.rest = self.rest.get(next..).unwrap_or_default();
-        Some((name.strip_suffix(b"\0").unwrap_or(name), kind))
+        self.program_headers()
+            .iter()
+            .any(|header| found(header).is_some())
+    }
+
+    /// None where the table is not within the file.
+    fn program_headers(&self) -> &'a [ProgramHeader64<LittleEndian>] {
+        self.header
+            .program_headers(ENDIAN, self.bytes)
+            .unwrap_or_default()
     }
 }
 
@@ -128,6 +75,18 @@ mod tests {
         // The ABI note of every GNU/Linux program.
         assert!(elf.has_note("GNU", 1));
         assert!(!elf.has_note("Xen", 18));
+        assert!(elf.has_interpreter());
+    }
+
+    #[test]
+    fn other_classes_and_byte_orders_are_not_read() {
+        let bytes = std::fs::read("/proc/self/exe").unwrap();
+        for (at, value) in [(0, 0), (4, 1), (5, 2)] {
+            let mut other = bytes.clone();
+            other[at] = value;
+            assert_eq!(Elf::parse(&other).err(), Some(ImageError::NotElf), "{at}");
+        }
+        assert_eq!(Elf::parse(&bytes[..63]).err(), Some(ImageError::NotElf));
     }
 
     proptest! {
@@ -138,7 +97,7 @@ mod tests {
         ) {
             // Small numbers in the header lead deeper into the parser.
             bytes[..64].copy_from_slice(&small);
-            bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+            bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
             let elf = Elf::parse(&bytes).unwrap();
             let _ = elf.section(".modinfo");
             let _ = elf.has_note("Xen", 18);
