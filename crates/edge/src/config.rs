@@ -1,12 +1,10 @@
 //! The edge's limits, with their defaults. Only binaries read files or the
 //! environment; they fill these in.
 
-use serde::Deserialize;
 use std::time::Duration;
 
 /// Limits of the proxy towards sandboxes.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct EdgeConfig {
     /// Requests, streams and tunnels open to one sandbox at once; one more gets 429.
     pub max_open_per_sandbox: usize,
@@ -41,8 +39,7 @@ impl Default for EdgeConfig {
 }
 
 /// Limits of the listening side.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct ServerConfig {
     /// Threads that carry connections; 0 means one per processor.
     pub threads: usize,
@@ -67,7 +64,6 @@ pub struct ServerConfig {
     /// Time that open requests get to end after shutdown began.
     pub drain_timeout_ms: u64,
     /// What servers share; without it each has the connections above for itself.
-    #[serde(skip)]
     pub budget: Option<crate::Budget>,
 }
 

@@ -1,12 +1,10 @@
 //! Where images are found: mirrors, registries without TLS, certificates. What
 //! an offline site configures.
 
-use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// How registries are reached.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Default)]
 pub struct Registries {
     /// Asked before the registry itself, in this order.
     pub mirrors: Vec<Mirror>,
@@ -25,17 +23,14 @@ pub struct Registries {
 }
 
 /// Another place with a registry's images.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct Mirror {
     /// `host[:port]` of the registry, such as `docker.io`, or `*` for all.
     pub registry: String,
     /// `host[:port][/path]` of the mirror.
     pub location: String,
     /// Who we are there, for a mirror that wants to know.
-    #[serde(default)]
     pub username: Option<String>,
     /// Holds the password in its first line.
-    #[serde(default)]
     pub password_file: Option<PathBuf>,
 }

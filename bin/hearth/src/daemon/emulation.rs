@@ -4,7 +4,6 @@
 use crate::settings::Settings;
 use anyhow::bail;
 use hearth_machine::accelerator::Accelerator;
-use std::path::PathBuf;
 
 /// What everybody who runs guests under emulation is told.
 pub const NOTICE: &str = "guests are emulated (QEMU's TCG), which is for trying and testing: \
@@ -13,7 +12,7 @@ pub const NOTICE: &str = "guests are emulated (QEMU's TCG), which is for trying 
 
 /// Says it; refuses to serve other machines, unless the settings allow it.
 pub fn check(settings: &Settings, accelerator: &Accelerator) -> anyhow::Result<()> {
-    let marker = marker(settings);
+    let marker = settings.emulation_file();
     if !matches!(accelerator, Accelerator::Tcg { .. }) {
         let _ = std::fs::remove_file(marker);
         return Ok(());
@@ -28,19 +27,14 @@ pub fn check(settings: &Settings, accelerator: &Accelerator) -> anyhow::Result<(
     Ok(())
 }
 
-/// Says that the daemon of this run directory runs guests under emulation.
-fn marker(settings: &Settings) -> PathBuf {
-    settings.run_dir.join("emulation")
-}
-
 /// Whether the daemon that runs, or ran last, has emulated guests.
 pub fn is_in_use(settings: &Settings) -> bool {
-    marker(settings).exists()
+    settings.emulation_file().exists()
 }
 
 /// The daemon is gone.
 pub fn forget(settings: &Settings) {
-    let _ = std::fs::remove_file(marker(settings));
+    let _ = std::fs::remove_file(settings.emulation_file());
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ use hearth_template_build::Templates;
 use lock::Lock;
 use secrecy::ExposeSecret;
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::Path,
     sync::Arc,
@@ -81,7 +81,7 @@ impl Daemon {
         make_state_dir(settings)?;
         let share = descriptors::share(settings);
         let told = hearth_telemetry::Store::open(
-            settings.state_dir.join("telemetry"),
+            settings.telemetry_dir(),
             hearth_telemetry::Limits::default(),
         )
         .context("open what sandboxes told")?;
@@ -312,31 +312,10 @@ pub fn network_config(settings: &Settings) -> anyhow::Result<NetworkConfig> {
         smtp: given.smtp,
         ..NetworkConfig::default()
     };
-    for text in &given.deny {
-        let network = text
-            .parse()
-            .or_else(|error| text.parse::<Ipv4Addr>().map(Into::into).map_err(|_| error))
-            .with_context(|| format!("network.deny: {text:?} is no IPv4 network"))?;
-        config.deny.push(network);
-    }
-    for (name, text, range) in [
-        (
-            "network.slot_range",
-            &given.slot_range,
-            &mut config.slot_range,
-        ),
-        (
-            "network.link_range",
-            &given.link_range,
-            &mut config.link_range,
-        ),
-    ] {
-        if let Some(text) = text {
-            *range = text
-                .parse()
-                .with_context(|| format!("{name} = {text:?} is no network"))?;
-        }
-    }
+    config.deny = given.denied()?;
+    let [slots, links] = given.ranges()?;
+    config.slot_range = slots.unwrap_or(config.slot_range);
+    config.link_range = links.unwrap_or(config.link_range);
     Ok(config)
 }
 
@@ -364,7 +343,7 @@ async fn open_control(
     settings: &Settings,
 ) -> anyhow::Result<(Arc<Control>, hearth_control::Config)> {
     let store = open_store(settings).await?;
-    let seed = secrets::random_once(&settings.keys_dir().join("token-seed"))?;
+    let seed = secrets::random_once(&settings.token_seed_file())?;
     let mut config = hearth_control::Config::new(settings.domain(), seed.into());
     config.features.pause = true;
     config.features.egress_rules = true;
@@ -466,7 +445,7 @@ pub fn quarantine(settings: &Settings) -> anyhow::Result<Vec<hearth_node::Quaran
 
 /// Cleans up after a daemon that died: adopts what it left only to end it.
 pub async fn clean_up(settings: &Settings) -> anyhow::Result<usize> {
-    if !settings.state_dir.join("sandboxes").exists() {
+    if !settings.sandboxes_dir().exists() {
         return Ok(0);
     }
     let _lock = Lock::take(&settings.pid_file())?;

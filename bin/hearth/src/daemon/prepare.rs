@@ -19,8 +19,6 @@ use hearth_network::{NetworkConfig, SlotPool};
 use hearth_snapshot::{ArtefactStore, Build, LocalStore, Manifest, Shape};
 
 const BASE: &str = "base";
-/// Sockets and console of the VM that becomes a template, below the run directory.
-const RUN_DIR: &str = "template";
 
 /// Where a template is made, and with what.
 #[derive(Clone, Copy)]
@@ -133,7 +131,7 @@ pub async fn ensure(
     if hearth_builder::find(place.store, &spec).await?.is_some() {
         return Ok(());
     }
-    let cache = LocalStore::open(settings.cache_dir.join("builds"))?;
+    let cache = LocalStore::open(settings.cached_builds_dir())?;
     if let Some(cached) = hearth_builder::find(&cache, &spec).await? {
         hearth_builder::copy(&cached, place.store, progress).await?;
         return Ok(());
@@ -149,7 +147,7 @@ fn artefact_config(settings: &Settings, shape: Shape) -> anyhow::Result<(Artefac
     let agent = GuestProgram::Agent.locate(settings)?;
     let agent_version = agent_version(&agent)?;
     let config = ArtefactConfig {
-        directory: settings.state_dir.join("artefacts"),
+        directory: settings.artefacts_dir(),
         cache: Some(settings.cache_dir.clone()),
         agent,
         rootfs: RootfsConfig {
@@ -166,7 +164,7 @@ async fn make(
     spec: &TemplateSpec,
     progress: &dyn Progress,
 ) -> anyhow::Result<Build> {
-    let run_dir = settings.run_dir.join(RUN_DIR);
+    let run_dir = settings.preparation_sockets_dir();
     let in_pool = |slots| Workshop {
         engine: place.engine,
         slots,
@@ -211,7 +209,7 @@ fn check_memory(settings: &Settings, spec: &TemplateSpec) -> anyhow::Result<()> 
 
 /// Ends the VM of a preparation that was killed. Before its network is cleaned.
 pub fn end_leftovers(settings: &Settings) {
-    hearth_builder::end_leftovers(&settings.run_dir.join(RUN_DIR));
+    hearth_builder::end_leftovers(&settings.preparation_sockets_dir());
 }
 
 /// Names the newest builds of prepared templates in the store, for every team.

@@ -64,7 +64,7 @@ fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SecretK
 
 impl SecretFiles {
     pub fn new(settings: &Settings) -> Self {
-        Self::at(settings.keys_dir().join("secrets"))
+        Self::at(settings.secrets_dir())
     }
 
     fn at(directory: PathBuf) -> Self {

@@ -81,14 +81,14 @@ impl Serving {
         routes: Arc<NodeRoutes>,
         api: AppState,
     ) -> Self {
-        let mut limits = settings.connections.clone();
+        let mut limits = settings.connections.config();
         limits.budget = Some(Budget::new(
             share.connections,
             limits.max_connections_per_address,
             RESERVED,
         ));
         let (limits, cores) = (&limits, listeners.cores);
-        let edge = Edge::new(routes, settings.edge.clone());
+        let edge = Edge::new(routes, settings.edge.config());
         let mut router = hearth_api::router(api);
         if emulation::is_in_use(settings) {
             router = router.layer(axum::middleware::from_fn(tell_of_emulation));

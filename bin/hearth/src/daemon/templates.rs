@@ -24,13 +24,13 @@ pub fn start(
     let ca_bundle = settings.build_certificates()?;
     let builds = &settings.builds;
     let config = Config {
-        state_dir: settings.state_dir.join("templates"),
-        run_dir: settings.run_dir.join("tb"),
+        state_dir: settings.templates_dir(),
+        run_dir: settings.build_sockets_dir(),
         guest,
         nameservers: hearth_network::guest_nameservers(),
         ca_bundle,
         env: builds.env.clone(),
-        registries: settings.registries.clone(),
+        registries: settings.registries.config(),
         install_packages: builds.install_packages,
         limits: Limits {
             concurrent: builds.concurrent.max(1),

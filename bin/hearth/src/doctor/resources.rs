@@ -184,7 +184,7 @@ pub(super) async fn quarantine(settings: &Settings) -> Vec<Check> {
                 format!(
                     "start the version of Hearth that wrote them; to give one up, stop Hearth \
                      and remove {}/<ID>",
-                    settings.state_dir.join("sandboxes").display()
+                    settings.sandboxes_dir().display()
                 ),
             )
         }

@@ -69,7 +69,7 @@ pub async fn measure(settings: &Settings, sandboxes: u32) -> anyhow::Result<Repo
 
 fn report(settings: &Settings, sandboxes: u32) -> anyhow::Result<Report> {
     let daemon = lock::holder(&settings.pid_file()).context("Hearth is not up on this machine")?;
-    let marker = settings.run_dir.join("sb");
+    let marker = settings.sandbox_sockets_dir();
     let marker = marker.to_str().context("the run directory is not text")?;
     let vms = hearth_machine::processes::naming(marker);
     let vm_bytes = vms

@@ -83,7 +83,7 @@ pub async fn run(settings: &Settings, command: Prepare) -> anyhow::Result<ExitCo
 /// Without a daemon.
 async fn alone(settings: &Settings, wanted: Wanted, bars: &Bars) -> anyhow::Result<()> {
     // Their networks would be in the way of the template's.
-    let sandboxes = settings.state_dir.join("sandboxes");
+    let sandboxes = settings.sandboxes_dir();
     if std::fs::read_dir(&sandboxes).is_ok_and(|mut entries| entries.next().is_some()) {
         bail!(
             "sandboxes of the last daemon are still there: `hearth up` finds them again and can \

@@ -1,0 +1,87 @@
+//! `[api]`, `[metrics]` and `[limits]`: where the API listens, and what the first team may.
+
+use super::Problem;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The API in plain HTTP. Its ports serve the sandboxes too, by headers or host name.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiSettings {
+    /// Address to listen on. `0.0.0.0` lets other machines connect.
+    pub address: IpAddr,
+    /// TCP port of the API; 0 for none.
+    pub port: u16,
+    /// A second plain-HTTP port with the same service; 0 for none.
+    pub edge_port: u16,
+    /// What clients append to `<port>-<sandbox id>.`, with the TLS port unless that is
+    /// 443. Without it: `localhost:<TLS port>`.
+    #[schemars(example = "sandboxes.example.com")]
+    pub domain: Option<String>,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 3000,
+            edge_port: 3002,
+            domain: None,
+        }
+    }
+}
+
+/// `host` is the domain without its port, as [`super::Settings::domain_host`] answers it.
+pub(super) fn check_domain(host: &str) -> Result<(), Problem> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    if host.is_empty() || host.starts_with('.') || host.ends_with('.') || !host.chars().all(fits) {
+        return Err(Problem::new(
+            "api.domain",
+            format!("must be a host name in lower case, with or without a port, not {host:?}"),
+        ));
+    }
+    Ok(())
+}
+
+/// Prometheus metrics in plain HTTP under `/metrics`. No key is asked for: use an address
+/// that only the scraper reaches.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsSettings {
+    /// Address to listen on.
+    pub address: IpAddr,
+    /// TCP port; 0 for none.
+    pub port: u16,
+}
+
+impl Default for MetricsSettings {
+    fn default() -> Self {
+        Self {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 3004,
+        }
+    }
+}
+
+/// Limits of the first team. They are set anew at each start.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// Sandboxes that may run at the same time; one more is refused with 429.
+    pub concurrent_sandboxes: u32,
+    /// The longest time, in hours, that a sandbox may be given at once.
+    pub max_length_hours: u32,
+    /// Template builds that may be in progress, waiting ones among them.
+    pub concurrent_builds: usize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            concurrent_sandboxes: 100,
+            max_length_hours: 24,
+            concurrent_builds: 20,
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! `[node]`: how much of this machine sandboxes take, and the node's gRPC service.
+
+use super::Problem;
+use hearth_node::config as defaults;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// How much of this machine sandboxes take, and the node's gRPC service.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeSettings {
+    /// Sandboxes that run on this node at most, those of all teams together.
+    pub max_sandboxes: usize,
+    /// The host's memory, in MiB, that starting sandboxes leave free.
+    pub memory_reserve_mib: u64,
+    /// Space on the disk of `state_dir`, in MiB, that starting sandboxes leave free.
+    pub disk_reserve_mib: u64,
+    /// Warm sandboxes kept of each template in use: a create that finds one takes a
+    /// fraction of the time. Each takes some 60 MiB; 0 for none. Formerly `spares`, a
+    /// name that is still read.
+    #[serde(alias = "spares")]
+    pub warm_pool_size: usize,
+    /// The share of the host's memory, in percent, that the warm sandboxes of all
+    /// templates may take together, each counted as 128 MiB; those of the template that
+    /// was used the longest ago give way first.
+    pub warm_pool_memory_percent: u8,
+    /// File with certificates (PEM) of authorities that every sandbox's tools trust
+    /// beside the usual ones, such as a company's. Builds too, unless `builds.ca_file`
+    /// says otherwise.
+    #[schemars(example = "/etc/hearth/company-ca.pem")]
+    pub ca_file: Option<PathBuf>,
+    /// Listens beyond loopback although guests are emulated. Emulation (QEMU's TCG) is
+    /// for trying and testing: its makers do not promise that it keeps hostile code in.
+    pub allow_emulation: bool,
+    /// Keeps guests' consoles in `<run_dir>/sb/<id>/console.log`.
+    pub keep_consoles: bool,
+    /// TCP address of the node's gRPC service, beside its unix socket. Goes with
+    /// `node.grpc_token_file`.
+    #[schemars(example = "127.0.0.1:3005")]
+    pub grpc_address: Option<SocketAddr>,
+    /// File that holds the token for `node.grpc_address`, at least 32 characters.
+    #[schemars(example = "/etc/hearth/grpc-token")]
+    pub grpc_token_file: Option<PathBuf>,
+}
+
+impl Default for NodeSettings {
+    fn default() -> Self {
+        Self {
+            max_sandboxes: defaults::DEFAULT_MAX_SANDBOXES,
+            memory_reserve_mib: defaults::DEFAULT_MEMORY_RESERVE_BYTES >> 20,
+            disk_reserve_mib: defaults::DEFAULT_DISK_RESERVE_BYTES >> 20,
+            warm_pool_size: defaults::DEFAULT_WARM_POOL_SIZE,
+            warm_pool_memory_percent: defaults::DEFAULT_WARM_POOL_MEMORY_PERCENT,
+            ca_file: None,
+            allow_emulation: false,
+            keep_consoles: false,
+            grpc_address: None,
+            grpc_token_file: None,
+        }
+    }
+}
+
+impl NodeSettings {
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        if self.warm_pool_memory_percent > 100 {
+            return Err(Problem::new(
+                "node.warm_pool_memory_percent",
+                "must be at most 100",
+            ));
+        }
+        match (&self.grpc_address, &self.grpc_token_file) {
+            (Some(_), None) => Err(Problem::new(
+                "node.grpc_address",
+                "needs node.grpc_token_file too: the port is never open",
+            )),
+            (None, Some(_)) => Err(Problem::new(
+                "node.grpc_token_file",
+                "needs node.grpc_address too",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
