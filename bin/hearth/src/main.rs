@@ -9,6 +9,8 @@
 
 mod commands;
 mod daemon;
+#[cfg(test)]
+mod docs;
 mod doctor;
 mod guest_programs;
 mod progress;

@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod bench;
+mod config;
 mod dns;
 mod doctor;
 mod down;
@@ -59,12 +60,18 @@ enum Command {
     Snapshot(snapshot::Args),
     /// Build, list, tag, prepare and delete templates
     Template(template::Args),
+    /// Print the default settings, or check a settings file
+    Config(config::Args),
     /// Measure Hearth on this machine
     Bench(bench::Args),
 }
 
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(cli.config.as_deref())?;
+    let settings = match &cli.command {
+        // There to find out what is wrong with the settings.
+        Command::Config(_) => Settings::default(),
+        _ => Settings::load(cli.config.as_deref())?,
+    };
     // A shell's and a service's usual soft limit holds 75 sandboxes; the hard one is
     // there to be used.
     crate::daemon::descriptors::raise();
@@ -87,6 +94,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Sandbox(args) => sandbox::run(&settings, args).await,
             Command::Snapshot(args) => snapshot::run(&settings, args).await,
             Command::Template(args) => template::run(&settings, args).await,
+            Command::Config(args) => config::run(config.as_deref(), args),
             Command::Bench(args) => bench::run(&settings, args).await,
         }
     })

@@ -15,6 +15,7 @@ mod network;
 mod node;
 mod paths;
 mod problem;
+pub mod reference;
 mod templates;
 #[cfg(test)]
 mod tests;
@@ -40,7 +41,7 @@ use std::{
 /// Read when it is there; another is named with `--config`.
 pub const DEFAULT_FILE: &str = "/etc/hearth/hearth.toml";
 
-/// What `hearth.toml` may say. Every field has a default.
+/// Folders and files; the sections follow.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
