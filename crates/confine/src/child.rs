@@ -17,6 +17,7 @@ use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
+use seccompiler::BpfProgram;
 
 use crate::cgroup::Group;
 use crate::{Confinement, Rlimits, landlock};
@@ -25,6 +26,7 @@ use crate::{Confinement, Rlimits, landlock};
 pub(crate) struct Steps {
     inherited: Vec<RawFd>,
     jail: Option<Jail>,
+    filters: Vec<BpfProgram>,
 }
 
 struct Jail {
@@ -42,6 +44,7 @@ impl Steps {
         Self {
             inherited,
             jail: None,
+            filters: Vec::new(),
         }
     }
 
@@ -64,6 +67,7 @@ impl Steps {
         Self {
             inherited,
             jail: Some(jail),
+            filters: Vec::new(),
         }
     }
 
@@ -72,6 +76,11 @@ impl Steps {
         self.jail
             .as_mut()
             .map(|jail| std::mem::take(&mut jail.group))
+    }
+
+    /// Has the child install filters of system calls as its last step.
+    pub(crate) fn filter(&mut self, filters: Vec<BpfProgram>) {
+        self.filters = filters;
     }
 
     fn run(&self) -> io::Result<()> {
@@ -83,7 +92,16 @@ impl Steps {
         if let Some(jail) = &self.jail {
             jail.drop_identity()?;
         }
-        named("close descriptors", self.close_others())
+        named("close descriptors", self.close_others())?;
+        for filter in &self.filters {
+            // Two system calls and no allocation.
+            let installed = seccompiler::apply_filter(filter);
+            named(
+                "filter system calls",
+                installed.map_err(|_| nix::Error::last()),
+            )?;
+        }
+        Ok(())
     }
 
     /// Marks every descriptor from 3 on to be closed by exec, except the inherited ones.

@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use seccompiler::BpfProgram;
+
 use crate::child::{self, Steps};
 use crate::{Cgroups, Confinement, Error, cgroup, landlock};
 
@@ -17,6 +19,7 @@ pub struct Program {
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     descriptors: Vec<OwnedFd>,
+    filters: Vec<BpfProgram>,
     stderr: Option<File>,
 }
 
@@ -56,6 +59,7 @@ impl Program {
             arguments: Vec::new(),
             environment: Vec::new(),
             descriptors: Vec::new(),
+            filters: Vec::new(),
             stderr: None,
         }
     }
@@ -87,6 +91,14 @@ impl Program {
     #[must_use]
     pub fn inherit(mut self, descriptors: impl IntoIterator<Item = OwnedFd>) -> Self {
         self.descriptors.extend(descriptors);
+        self
+    }
+
+    /// Installs a filter of system calls just before the program is executed, after those
+    /// that were named before. It must allow what executing it needs.
+    #[must_use]
+    pub fn filter(mut self, filter: BpfProgram) -> Self {
+        self.filters.push(filter);
         self
     }
 
@@ -122,6 +134,7 @@ impl Program {
     ) -> Result<(Spawned, Joining), Error> {
         let groups = Cgroups::detect();
         let mut steps = self.prepare(confinement, &groups)?;
+        steps.filter(self.filters.clone());
         let later = if join_first { None } else { steps.take_group() };
         let spawned = self.start(steps);
         if spawned.is_err()

@@ -19,11 +19,15 @@
 //! environment names) are mapped over it at once, before anybody has seen the memory.
 //! If one cannot be mapped, QEMU's own mapping fails, and with it the start.
 //!
+//! At the end of QEMU's set-up it installs filters of system calls (`filter.rs`).
+//!
 //! Everything else is passed on to the kernel unchanged. The file is compiled by
 //! `build.rs` as a library of its own without the standard library, because it is
 //! loaded into somebody else's process: no allocation, no thread-local, no libc call.
 
 #![no_std]
+
+mod filter;
 
 use core::arch::asm;
 use core::ffi::{c_char, c_int, c_long, c_void};
@@ -119,6 +123,11 @@ unsafe fn map(
         );
     }
     result
+}
+
+fn set_errno(number: c_long) {
+    // SAFETY: libc's own accessor of the calling thread's errno.
+    unsafe { *__errno_location() = number as c_int };
 }
 
 fn failed_result(result: c_long) -> bool {
@@ -270,8 +279,7 @@ unsafe fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
         }
     };
     if result < 0 {
-        // SAFETY: libc's own accessor of the calling thread's errno.
-        unsafe { *__errno_location() = -result as c_int };
+        set_errno(-result);
         return -1;
     }
     result as c_int
@@ -327,8 +335,7 @@ pub unsafe extern "C" fn mmap64(
         0
     };
     if failed < 0 {
-        // SAFETY: libc's own accessor of the calling thread's errno.
-        unsafe { *__errno_location() = -failed as c_int };
+        set_errno(-failed);
         return MAP_FAILED;
     }
     mapped as *mut c_void

@@ -44,6 +44,9 @@ impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited { code } => write!(f, "exited with code {code}"),
+            Self::Signaled {
+                signal: libc::SIGSYS,
+            } => write!(f, "made a system call that its filter does not allow"),
             Self::Signaled { signal } => write!(f, "ended by signal {signal}"),
             Self::Unknown => write!(f, "ended for an unknown reason"),
         }

@@ -17,6 +17,7 @@
 //! be able to reach by path, because it connects again when the disk server comes back.
 
 mod command;
+mod filter;
 mod launch;
 mod machine;
 mod overlay;
@@ -29,7 +30,7 @@ pub use trial::probe;
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,8 @@ pub struct QemuEngine {
     config: QemuConfig,
     version: String,
     preload: OwnedFd,
+    /// The filters for the end of QEMU's set-up, and their length in bytes.
+    filters: (OwnedFd, usize),
 }
 
 impl QemuEngine {
@@ -95,24 +98,19 @@ impl QemuEngine {
     /// # Errors
     /// [`Error::Program`].
     pub fn new(config: QemuConfig) -> Result<Self, Error> {
-        let unusable = |reason: String| Error::Program {
+        let version = version(&config.program).map_err(|reason| Error::Program {
             program: config.program.clone(),
             reason,
-        };
-        let output = Command::new(&config.program)
-            .arg("--version")
-            .env_clear()
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| unusable(error.to_string()))?;
-        let version = parse_version(&String::from_utf8_lossy(&output.stdout))
-            .ok_or_else(|| unusable("it does not tell its version".to_owned()))?;
+        })?;
         let preload =
             preload::create().map_err(Error::io("make the anonymous file", "hearth-open-fd"))?;
+        let filters = filter::table(&config.accelerator)
+            .map_err(Error::io("make the anonymous file", "hearth-filters"))?;
         Ok(Self {
             config,
             version,
             preload,
+            filters,
         })
     }
 
@@ -121,9 +119,16 @@ impl QemuEngine {
             .preload
             .try_clone()
             .map_err(Error::io("duplicate the descriptor of", "hearth-open-fd"))?;
+        let filters = self
+            .filters
+            .0
+            .try_clone()
+            .map_err(Error::io("duplicate the descriptor of", "hearth-filters"))?;
         Ok(launch::Context {
             config: self.config.clone(),
+            version: self.version.clone(),
             preload,
+            filters: (filters, self.filters.1),
         })
     }
 }
@@ -142,8 +147,8 @@ impl Engine for QemuEngine {
     async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Machine>, Error> {
         let context = self.context()?;
         owned(async move {
-            let running = launch::start(move || launch::prepare_boot(&context, &spec)).await?;
-            let stage = connect(&running).await;
+            let mut running = launch::start(move || launch::prepare_boot(&context, &spec)).await?;
+            let stage = run(&mut running).await;
             finish(running, stage).await
         })
         .await
@@ -231,6 +236,14 @@ async fn connect(running: &Running) -> Result<(), Error> {
         .map(drop)
 }
 
+/// Lets a VM that is about to boot run.
+async fn run(running: &mut Running) -> Result<(), Error> {
+    connect(running).await?;
+    running.limited().await?;
+    let pending = running.qmp.send("cont", json!(null)).await;
+    running.answer("cont", pending, START_LIMIT).await.map(drop)
+}
+
 /// Loads the device state, and lets the guest run if wanted. The commands are sent at
 /// once: QEMU takes them one after the other as soon as it listens.
 async fn load(running: &mut Running, resume: bool) -> Result<(), Error> {
@@ -301,6 +314,18 @@ async fn migrated(events: &mut broadcast::Receiver<Event>) -> bool {
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
+}
+
+/// What the program says of its version, or why it says nothing. Blocks for some 50 ms.
+fn version(program: &Path) -> Result<String, String> {
+    let output = Command::new(program)
+        .arg("--version")
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| error.to_string())?;
+    parse_version(&String::from_utf8_lossy(&output.stdout))
+        .ok_or_else(|| "it does not tell its version".to_owned())
 }
 
 /// The version in the first line of `qemu-system-x86_64 --version`.

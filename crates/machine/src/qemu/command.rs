@@ -38,6 +38,8 @@ const DISK_RECONNECT_S: u32 = 3600;
 #[derive(Debug)]
 pub(super) struct CommandLine<'a> {
     pub(super) id: &'a str,
+    /// QEMU's version.
+    pub(super) version: &'a str,
     pub(super) accelerator: &'a Accelerator,
     pub(super) shape: VmShape,
     pub(super) memory: RawFd,
@@ -85,6 +87,8 @@ impl CommandLine<'_> {
     fn machine(&self, line: &mut Line) {
         // What the guest has no use for is left out: every device costs time at start.
         line.flags(["-nodefaults", "-no-user-config", "-no-reboot"]);
+        // Stopped, so that the guest runs only when the caller says so.
+        line.flags(["-S"]);
         line.option("-name", self.id);
         line.option("-display", "none");
         line.option(
@@ -121,8 +125,9 @@ impl CommandLine<'_> {
         );
         line.option("-global", "virtio-mmio.force-legacy=false");
         line.option("-global", "migration.send-configuration=off");
-        // In force once QEMU has started up.
         line.option("-sandbox", SYSTEM_CALL_FILTER);
+        let [option, value] = end_of_set_up(self.version);
+        line.option(option, value);
         line.option(
             "-chardev",
             format!("socket,id=monitor,fd={},server=on,wait=off", self.monitor),
@@ -195,11 +200,24 @@ impl CommandLine<'_> {
                 );
             }
             Start::Restore => {
-                // Stopped, so that the guest runs only when the caller says so.
-                line.flags(["-S"]);
                 line.option("-incoming", "defer");
             }
         }
+    }
+}
+
+/// The option by which QEMU changes its root directory as the last step of its set-up; the
+/// preloaded library installs our filters instead.
+pub(super) fn end_of_set_up(version: &str) -> [&'static str; 2] {
+    let mut numbers = version
+        .split('.')
+        .map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    // Each of the two is unknown to the other versions, but for two years.
+    if version >= (8, 1) {
+        ["-run-with", "chroot=/"]
+    } else {
+        ["-chroot", "/"]
     }
 }
 

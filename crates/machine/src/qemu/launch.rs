@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::command::{CommandLine, Network, Start};
-use super::{ENGINE, QemuConfig, overlay, preload, tsc};
+use super::{ENGINE, QemuConfig, filter, overlay, preload, tsc};
 use crate::accelerator::{Accelerator, kvm};
 use crate::process::{self, Process};
 use crate::qmp::{Pending, Qmp, QmpError};
@@ -39,7 +39,10 @@ const HARMLESS: &str = "Expected vmdescription section";
 /// What every start needs from the engine.
 pub(super) struct Context {
     pub(super) config: QemuConfig,
+    pub(super) version: String,
     pub(super) preload: OwnedFd,
+    /// The filters for the end of QEMU's set-up, and their length in bytes.
+    pub(super) filters: (OwnedFd, usize),
 }
 
 /// Everything is open, nothing runs yet. Removes what it made when dropped.
@@ -49,8 +52,8 @@ pub(super) struct Prepared {
     record: MachineRecord,
     made: Made,
     state: Option<RawFd>,
-    /// Whether the process joins its control group before it runs, because a guest runs as
-    /// soon as it does; else it joins while QEMU starts.
+    /// Whether the process joins its control group before it runs, so that a kernel that it
+    /// reads into the guest's memory counts; else it joins while QEMU starts.
     join_first: bool,
 }
 
@@ -130,14 +133,14 @@ pub(super) fn prepare_boot(context: &Context, spec: &BootSpec) -> Result<Prepare
         tsc_khz,
     };
     let readable = [spec.kernel.clone(), spec.initramfs.clone()];
-    Ok(opened.prepare(
+    opened.prepare(
         context,
         &common,
         memory,
         MemoryMapping::Shared,
         start,
         &readable,
-    ))
+    )
 }
 
 /// Opens everything for a restore. Blocking.
@@ -169,14 +172,14 @@ pub(super) fn prepare_restore(context: &Context, spec: &RestoreSpec) -> Result<P
     let state = File::open(&spec.device_state)
         .map_err(Error::io("open device state", &spec.device_state))?;
     opened.state = Some(opened.inherit(state.into()));
-    Ok(opened.prepare(
+    opened.prepare(
         context,
         &common,
         memory,
         MemoryMapping::Private,
         Start::Restore,
         &[],
-    ))
+    )
 }
 
 /// What is open so far.
@@ -190,6 +193,7 @@ struct Opened {
     console: Option<RawFd>,
     network: Option<Network>,
     preload: RawFd,
+    filters: (RawFd, usize),
     /// The KVM device, where guests run on it.
     kvm: Option<RawFd>,
     state: Option<RawFd>,
@@ -217,6 +221,7 @@ impl Opened {
             console: None,
             network: None,
             preload: -1,
+            filters: (-1, context.filters.1),
             kvm: None,
             state: None,
             table: None,
@@ -228,6 +233,10 @@ impl Opened {
             .try_clone()
             .map_err(Error::io("duplicate the descriptor of", "hearth-open-fd"))?;
         opened.preload = opened.inherit(preload);
+        let filters = context.filters.0.try_clone();
+        let filters =
+            filters.map_err(Error::io("duplicate the descriptor of", "hearth-filters"))?;
+        opened.filters.0 = opened.inherit(filters);
         if context.config.accelerator == Accelerator::Kvm {
             let device = kvm::open().map_err(Error::io("open", kvm::DEVICE))?;
             opened.kvm = Some(opened.inherit(device));
@@ -282,10 +291,11 @@ impl Opened {
         mapping: MemoryMapping,
         start: Start<'_>,
         readable: &[PathBuf],
-    ) -> Prepared {
+    ) -> Result<Prepared, Error> {
         let join_first = matches!(start, Start::Boot { .. });
         let line = CommandLine {
             id: common.id,
+            version: &context.version,
             accelerator: &context.config.accelerator,
             shape: common.shape,
             memory,
@@ -298,14 +308,22 @@ impl Opened {
         };
         let mut program = Program::new(&context.config.program)
             .arguments(line.build())
-            .environment("LD_PRELOAD", super::command::inherited(self.preload));
+            .environment("LD_PRELOAD", super::command::inherited(self.preload))
+            .environment(
+                preload::FILTERS,
+                format!("{}:{}", self.filters.0, self.filters.1),
+            );
         if let Some(descriptor) = self.kvm {
             program = program.environment(preload::KVM, descriptor.to_string());
         }
         if let Some((descriptor, length)) = self.table {
             program = program.environment("HEARTH_MEMORY_PIECES", format!("{descriptor}:{length}"));
         }
-        let program = program.inherit(self.descriptors).stderr(self.log);
+        let filter = filter::start_up().map_err(Error::io("make the filter of", "system calls"))?;
+        let program = program
+            .inherit(self.descriptors)
+            .filter(filter)
+            .stderr(self.log);
         let confinement = common.confinement.map(|confinement| Confinement {
             files: confinement
                 .files
@@ -327,14 +345,14 @@ impl Opened {
             memory_mapping: mapping,
             cgroup_name: confinement.as_ref().and_then(|c| c.cgroup_name.clone()),
         };
-        Prepared {
+        Ok(Prepared {
             program,
             confinement,
             record,
             made: self.made,
             state: self.state,
             join_first,
-        }
+        })
     }
 }
 

@@ -12,6 +12,9 @@ const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libhearth_open_
 /// Names the descriptor of the KVM device for the library.
 pub(super) const KVM: &str = "HEARTH_KVM";
 
+/// Names the descriptor and the length of the filters for the end of QEMU's set-up.
+pub(super) const FILTERS: &str = "HEARTH_FILTERS";
+
 pub(super) fn create() -> io::Result<OwnedFd> {
     sealed("hearth-open-fd", LIBRARY)
 }

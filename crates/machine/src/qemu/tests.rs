@@ -9,6 +9,7 @@ fn command_line(start: Start<'_>, accelerator: &Accelerator) -> Vec<String> {
     };
     CommandLine {
         id: "vm1",
+        version: "7.2.22",
         accelerator,
         shape: VmShape {
             vcpus: 2,
@@ -42,7 +43,7 @@ fn boot_and_restore_have_the_same_devices() {
     let (boot, restore) = (command_line(boot, &tcg), command_line(Start::Restore, &tcg));
     let common = boot.len() - 6;
     assert_eq!(boot[..common], restore[..common]);
-    assert_eq!(restore[common..], ["-S", "-incoming", "defer"]);
+    assert_eq!(restore[common..], ["-incoming", "defer"]);
     assert_eq!(boot[common..common + 2], ["-kernel", "/proc/self/fd/20"]);
     assert!(
         boot.last()
@@ -90,6 +91,20 @@ fn what_helps_emulation_is_not_done_to_the_processor() {
     }
     let restored = command_line(Start::Restore, &Accelerator::Kvm);
     assert_eq!(value(&restored, "-cpu"), "host");
+}
+
+#[test]
+fn the_guest_waits_for_the_end_of_the_set_up() {
+    let line = command_line(Start::Restore, &Accelerator::Kvm);
+    assert!(line.contains(&"-S".to_owned()));
+    assert!(line.windows(2).any(|pair| pair == ["-chroot", "/"]));
+    let option = |version| super::command::end_of_set_up(version)[0];
+    for old in ["6.2.0", "7.2.22", "8.0.5", "8"] {
+        assert_eq!(option(old), "-chroot", "{old}");
+    }
+    for new in ["8.1.0", "8.2.2", "9.0.0-rc1", "10.0.3"] {
+        assert_eq!(option(new), "-run-with", "{new}");
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use hearth_confine::{Confinement, Program, Spawned};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
-use super::{command, launch, preload};
+use super::{command, filter, launch, preload};
 use crate::accelerator::{self, Accelerator, kvm};
 
 /// The firmware's size: the least that QEMU takes.
@@ -54,7 +54,8 @@ pub fn probe(program: &Path, uid: u32) -> Accelerator {
             return Accelerator::Tcg { reason };
         }
     };
-    match run(program, &["-accel", "kvm", "-cpu", "host"], device, &jail) {
+    let tried = Subject::new(program, Accelerator::Kvm).and_then(|it| it.run(device, &jail));
+    match tried {
         Ok(()) => found,
         Err(why) => Accelerator::Tcg {
             reason: format!("KVM works for root, but not for a jailed QEMU: {why}"),
@@ -62,75 +63,94 @@ pub fn probe(program: &Path, uid: u32) -> Accelerator {
     }
 }
 
-/// Runs the firmware in a jailed QEMU whose processor is as `accelerator` says, and to
-/// which `device` is `/dev/kvm`.
-fn run(
-    program: &Path,
-    accelerator: &[&str],
-    device: OwnedFd,
-    jail: &Confinement,
-) -> Result<(), String> {
-    let mut firmware = vec![0; FIRMWARE_BYTES];
-    firmware[RESET..RESET + CODE.len()].copy_from_slice(&CODE);
-    let anonymous = |name, content: &[u8]| {
-        preload::sealed(name, content).map_err(|error| format!("no anonymous file: {error}"))
-    };
-    let firmware = anonymous("hearth-firmware", &firmware)?;
-    let said = File::from(
-        rustix::fs::memfd_create("hearth-trial", rustix::fs::MemfdFlags::CLOEXEC)
-            .map_err(|error| format!("no anonymous file: {error}"))?,
-    );
-    let library = preload::create().map_err(|error| format!("no anonymous file: {error}"))?;
-    let stderr = said
-        .try_clone()
-        .map_err(|error| format!("no descriptor: {error}"))?;
-    let confinement = Confinement {
-        files: Some(launch::files(program, &[])),
-        ..jail.clone()
-    };
-    let spawned = Program::new(program)
-        .arguments(arguments(accelerator, &firmware))
-        .environment("LD_PRELOAD", command::inherited(library.as_raw_fd()))
-        .environment(preload::KVM, device.as_raw_fd().to_string())
-        .inherit([firmware, library, device])
-        .stderr(stderr)
-        .spawn(Some(&confinement))
-        .map_err(|error| format!("{error}: {}", words(&said)))?;
-    match wait(&spawned)? {
-        Some(status) if status.exit_status() == Some(STATUS) => Ok(()),
-        Some(_) => Err(words(&said)),
-        None => Err(format!(
-            "it did not come to an end within {} s: {}",
-            LIMIT.as_secs(),
-            words(&said)
-        )),
-    }
+/// What is tried.
+struct Subject<'a> {
+    program: &'a Path,
+    version: String,
+    accelerator: Accelerator,
 }
 
-fn arguments(accelerator: &[&str], firmware: &OwnedFd) -> Vec<String> {
-    let firmware = command::inherited(firmware.as_raw_fd());
-    let fixed = [
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-display",
-        "none",
-        "-machine",
-        "microvm,x-option-roms=off,pit=off,pic=off,rtc=off",
-        "-m",
-        "16M",
-        "-device",
-        "isa-debug-exit,iobase=0xf4,iosize=1",
-        "-sandbox",
-        command::SYSTEM_CALL_FILTER,
-        "-bios",
-        &firmware,
-    ];
-    fixed
-        .iter()
-        .chain(accelerator)
-        .map(|&part| part.to_owned())
-        .collect()
+impl<'a> Subject<'a> {
+    fn new(program: &'a Path, accelerator: Accelerator) -> Result<Self, String> {
+        Ok(Self {
+            program,
+            version: super::version(program)?,
+            accelerator,
+        })
+    }
+
+    /// Runs the firmware in a jailed QEMU to which `device` is `/dev/kvm`.
+    fn run(&self, device: OwnedFd, jail: &Confinement) -> Result<(), String> {
+        let mut firmware = vec![0; FIRMWARE_BYTES];
+        firmware[RESET..RESET + CODE.len()].copy_from_slice(&CODE);
+        let nothing = |error| format!("no anonymous file: {error}");
+        let firmware = preload::sealed("hearth-firmware", &firmware).map_err(nothing)?;
+        let said = rustix::fs::memfd_create("hearth-trial", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(|error| nothing(error.into()))?;
+        let said = File::from(said);
+        let library = preload::create().map_err(nothing)?;
+        let (filters, length) = filter::table(&self.accelerator).map_err(nothing)?;
+        let stderr = said
+            .try_clone()
+            .map_err(|error| format!("no descriptor: {error}"))?;
+        let confinement = Confinement {
+            files: Some(launch::files(self.program, &[])),
+            ..jail.clone()
+        };
+        let spawned = Program::new(self.program)
+            .arguments(self.arguments(&firmware))
+            .environment("LD_PRELOAD", command::inherited(library.as_raw_fd()))
+            .environment(preload::KVM, device.as_raw_fd().to_string())
+            .environment(
+                preload::FILTERS,
+                format!("{}:{length}", filters.as_raw_fd()),
+            )
+            .inherit([firmware, library, device, filters])
+            .filter(filter::start_up().map_err(|error| format!("no filter: {error}"))?)
+            .stderr(stderr)
+            .spawn(Some(&confinement))
+            .map_err(|error| format!("{error}: {}", words(&said)))?;
+        match wait(&spawned)? {
+            Some(status) if status.exit_status() == Some(STATUS) => Ok(()),
+            Some(_) => Err(words(&said)),
+            None => Err(format!(
+                "it did not come to an end within {} s: {}",
+                LIMIT.as_secs(),
+                words(&said)
+            )),
+        }
+    }
+
+    fn arguments(&self, firmware: &OwnedFd) -> Vec<String> {
+        let firmware = command::inherited(firmware.as_raw_fd());
+        let fixed = [
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-machine",
+            "microvm,x-option-roms=off,pit=off,pic=off,rtc=off",
+            "-m",
+            "16M",
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=1",
+            "-sandbox",
+            command::SYSTEM_CALL_FILTER,
+            "-bios",
+            &firmware,
+        ];
+        let processor = match self.accelerator {
+            Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Accelerator::Tcg { .. } => ["-accel", "tcg,tb-size=4", "-cpu", "max"],
+        };
+        fixed
+            .iter()
+            .chain(&processor)
+            .chain(&command::end_of_set_up(&self.version))
+            .map(|&part| part.to_owned())
+            .collect()
+    }
 }
 
 /// How the process ended; `None` when it had to be killed.
@@ -203,8 +223,11 @@ mod tests {
     #[test]
     fn the_firmware_runs_in_a_jail() {
         let Some(jail) = jail() else { return };
-        let emulated = ["-accel", "tcg,tb-size=4", "-cpu", "max"];
-        assert_eq!(run(Path::new(PROGRAM), &emulated, null(), &jail), Ok(()));
+        let emulated = Accelerator::Tcg {
+            reason: "the tests run anywhere".to_owned(),
+        };
+        let subject = Subject::new(Path::new(PROGRAM), emulated).unwrap();
+        assert_eq!(subject.run(null(), &jail), Ok(()));
     }
 
     #[test]
@@ -212,11 +235,12 @@ mod tests {
         let Some(jail) = jail() else { return };
         // The device that is handed over is the one that QEMU uses, whatever the jail may
         // open: this one knows no question of KVM's.
-        let kvm = ["-accel", "kvm", "-cpu", "host"];
-        let why = run(Path::new(PROGRAM), &kvm, null(), &jail).unwrap_err();
+        let mut subject = Subject::new(Path::new(PROGRAM), Accelerator::Kvm).unwrap();
+        let why = subject.run(null(), &jail).unwrap_err();
         assert!(why.contains("failed to initialize kvm"), "{why}");
         assert!(!why.contains("ermission denied"), "{why}");
-        let why = run(Path::new("/bin/true"), &kvm, null(), &jail).unwrap_err();
+        subject.program = Path::new("/bin/true");
+        let why = subject.run(null(), &jail).unwrap_err();
         assert_eq!(why, "it ended without a word");
     }
 }
