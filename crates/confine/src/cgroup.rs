@@ -17,6 +17,8 @@ use crate::Error;
 const PARENT: &str = "hearth";
 /// Length of the CPU accounting period in microseconds (the kernel's default).
 const CPU_PERIOD_US: u64 = 100_000;
+/// The greatest share of the CPUs that a group can be given.
+const MAX_WEIGHT: u32 = 10_000;
 /// How long a group whose last process has just ended may stay busy.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -27,6 +29,8 @@ pub(crate) struct Limits {
     pub(crate) memory_bytes: Option<u64>,
     /// CPU time in thousandths of one CPU: 1500 is one and a half CPUs.
     pub(crate) cpu_milli: Option<u64>,
+    /// Share of the CPUs where there is not enough for all, 1 to 10000.
+    pub(crate) cpu_weight: Option<u32>,
     /// Number of processes and threads.
     pub(crate) pids: Option<u32>,
 }
@@ -35,7 +39,9 @@ impl Limits {
     pub(crate) fn wanted(&self) -> impl Iterator<Item = Controller> {
         [
             self.memory_bytes.map(|_| Controller::Memory),
-            self.cpu_milli.map(|_| Controller::Cpu),
+            self.cpu_milli
+                .or(self.cpu_weight.map(u64::from))
+                .map(|_| Controller::Cpu),
             self.pids.map(|_| Controller::Pids),
         ]
         .into_iter()
@@ -166,7 +172,7 @@ impl Cgroups {
                 controller: controller.name(),
             })?;
             let parent = root.join(PARENT);
-            make_directory(&parent)?;
+            let new = make_directory(&parent)?;
             if *version == CgroupVersion::V2 {
                 for directory in [root.as_path(), parent.as_path()] {
                     write_value(
@@ -174,6 +180,9 @@ impl Cgroups {
                         &format!("+{}", controller.name()),
                     )?;
                 }
+            }
+            if new && controller == Controller::Cpu {
+                weigh(*version, &parent, parent_weight())?;
             }
             let directory = parent.join(name);
             make_directory(&directory)?;
@@ -317,34 +326,80 @@ fn apply(
     directory: &Path,
     limits: &Limits,
 ) -> Result<(), Error> {
-    let write = |file: &str, value: u64| write_value(&directory.join(file), &value.to_string());
-    match (controller, version) {
-        (Controller::Memory, CgroupVersion::V2) => {
-            write("memory.max", limits.memory_bytes.unwrap_or_default())
+    match controller {
+        Controller::Memory => {
+            limit_memory(version, directory, limits.memory_bytes.unwrap_or_default())
         }
-        (Controller::Memory, CgroupVersion::V1) => write(
-            "memory.limit_in_bytes",
-            limits.memory_bytes.unwrap_or_default(),
-        ),
-        (Controller::Cpu, version) => {
-            let quota = (limits.cpu_milli.unwrap_or_default() * CPU_PERIOD_US / 1000).max(1000);
-            if version == CgroupVersion::V2 {
-                return write_value(
-                    &directory.join("cpu.max"),
-                    &format!("{quota} {CPU_PERIOD_US}"),
-                );
+        Controller::Cpu => {
+            if let Some(weight) = limits.cpu_weight {
+                weigh(version, directory, weight)?;
             }
-            write("cpu.cfs_period_us", CPU_PERIOD_US)?;
-            write("cpu.cfs_quota_us", quota)
+            match limits.cpu_milli {
+                Some(milli) => limit_cpu(version, directory, milli),
+                None => Ok(()),
+            }
         }
-        (Controller::Pids, _) => write("pids.max", limits.pids.unwrap_or_default().into()),
+        Controller::Pids => write_number(directory, "pids.max", limits.pids.unwrap_or(0).into()),
     }
 }
 
-fn make_directory(path: &Path) -> Result<(), Error> {
+/// Memory, and swap of the same size beside it, where the kernel counts swap.
+fn limit_memory(version: CgroupVersion, directory: &Path, bytes: u64) -> Result<(), Error> {
+    let (memory, swap, swap_bytes) = match version {
+        CgroupVersion::V2 => ("memory.max", "memory.swap.max", bytes),
+        // Both together.
+        CgroupVersion::V1 => (
+            "memory.limit_in_bytes",
+            "memory.memsw.limit_in_bytes",
+            bytes.saturating_mul(2),
+        ),
+    };
+    let counted = directory.join(swap).exists();
+    // On version 1 neither may be below the other; a new group has no limit of swap.
+    write_number(directory, memory, bytes)?;
+    if counted {
+        write_number(directory, swap, swap_bytes)?;
+    }
+    Ok(())
+}
+
+fn limit_cpu(version: CgroupVersion, directory: &Path, milli: u64) -> Result<(), Error> {
+    let quota = (milli * CPU_PERIOD_US / 1000).max(1000);
+    if version == CgroupVersion::V2 {
+        let both = format!("{quota} {CPU_PERIOD_US}");
+        return write_value(&directory.join("cpu.max"), &both);
+    }
+    write_number(directory, "cpu.cfs_period_us", CPU_PERIOD_US)?;
+    write_number(directory, "cpu.cfs_quota_us", quota)
+}
+
+/// Sets a group's share of the CPUs beside its siblings; 100 is that of one which says
+/// nothing.
+fn weigh(version: CgroupVersion, directory: &Path, weight: u32) -> Result<(), Error> {
+    match version {
+        CgroupVersion::V2 => write_number(directory, "cpu.weight", weight.into()),
+        CgroupVersion::V1 => write_number(directory, "cpu.shares", u64::from(weight) * 1024 / 100),
+    }
+}
+
+/// All VMs together weigh as much as a busy process for each CPU: they may use what is
+/// idle, and leave the daemon its part.
+fn parent_weight() -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(cpus * 100)
+        .unwrap_or(MAX_WEIGHT)
+        .min(MAX_WEIGHT)
+}
+
+fn write_number(directory: &Path, file: &str, value: u64) -> Result<(), Error> {
+    write_value(&directory.join(file), &value.to_string())
+}
+
+/// Makes a group; whether it is new.
+fn make_directory(path: &Path) -> Result<bool, Error> {
     match fs::create_dir(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(source) => Err(Error::Cgroup {
             path: path.to_owned(),
             source,

@@ -6,11 +6,13 @@
 
 #![expect(unsafe_code, reason = "pre_exec and close_range have no safe form")]
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::ptr;
 
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
@@ -33,6 +35,8 @@ struct Jail {
     group: Group,
     netns: Option<File>,
     landlock: Option<OwnedFd>,
+    /// Whether it is in namespaces of its own, and lacks a `/proc`.
+    own_namespaces: bool,
     uid: Uid,
     gid: Gid,
     rlimits: Rlimits,
@@ -59,6 +63,7 @@ impl Steps {
             group,
             netns,
             landlock,
+            own_namespaces: confinement.visible.is_some(),
             uid: Uid::from_raw(confinement.uid),
             gid: Gid::from_raw(confinement.gid),
             rlimits: confinement.rlimits.clone(),
@@ -131,6 +136,9 @@ impl Jail {
                 nix::unistd::write(procs, b"0\n").map(drop),
             )?;
         }
+        if self.own_namespaces {
+            named("mount /proc", mount_proc())?;
+        }
         if let Some(netns) = &self.netns {
             named(
                 "join the network namespace",
@@ -141,6 +149,9 @@ impl Jail {
             (Resource::RLIMIT_CORE, 0),
             (Resource::RLIMIT_NOFILE, self.rlimits.open_files),
             (Resource::RLIMIT_MEMLOCK, self.rlimits.locked_memory_bytes),
+            (Resource::RLIMIT_NPROC, self.rlimits.threads),
+            (Resource::RLIMIT_FSIZE, self.rlimits.file_bytes),
+            (Resource::RLIMIT_MSGQUEUE, 0),
         ];
         for (resource, limit) in limits {
             named("set a resource limit", setrlimit(resource, limit, limit))?;
@@ -151,11 +162,16 @@ impl Jail {
                 .and_then(|file| nix::unistd::write(file, score.as_bytes()));
             named("set the OOM score", written.map(drop))?;
         }
+        if self.own_namespaces {
+            named("lock /proc", lock_proc())?;
+        }
         Ok(())
     }
 
-    /// Groups before user, because a plain user cannot change groups; the locks last.
+    /// Groups and bounding set before user, because a plain user cannot change them; the
+    /// locks last.
     fn drop_identity(&self) -> io::Result<()> {
+        named("drop the bounding set", drop_bounding_set())?;
         named("drop supplementary groups", nix::unistd::setgroups(&[]))?;
         named(
             "change group",
@@ -165,6 +181,7 @@ impl Jail {
             "change user",
             nix::unistd::setresuid(self.uid, self.uid, self.uid),
         )?;
+        named("make a session keyring", join_new_keyring())?;
         named("forbid new privileges", nix::sys::prctl::set_no_new_privs())?;
         if let Some(rules) = &self.landlock {
             named(
@@ -173,6 +190,57 @@ impl Jail {
             )?;
         }
         Ok(())
+    }
+}
+
+/// Only processes, and of these only its own: the process sees no others anyway.
+const PROC_OPTIONS: &CStr = c"subset=pid,hidepid=2";
+
+fn mount_proc() -> nix::Result<()> {
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    let (name, target) = (c"proc".as_ptr(), c"/proc".as_ptr());
+    // SAFETY: constant strings. (nix's `mount` may allocate.)
+    let result = unsafe { libc::mount(name, target, name, flags, PROC_OPTIONS.as_ptr().cast()) };
+    nix::errno::Errno::result(result).map(drop)
+}
+
+fn lock_proc() -> nix::Result<()> {
+    let flags = libc::MS_REMOUNT
+        | libc::MS_BIND
+        | libc::MS_RDONLY
+        | libc::MS_NOSUID
+        | libc::MS_NODEV
+        | libc::MS_NOEXEC;
+    let (none, nothing) = (ptr::null(), ptr::null());
+    // SAFETY: a constant string, and what a remount does not read.
+    let result = unsafe { libc::mount(none, c"/proc".as_ptr(), none, flags, nothing) };
+    nix::errno::Errno::result(result).map(drop)
+}
+
+/// Takes every capability that the kernel knows out of the bounding set.
+fn drop_bounding_set() -> nix::Result<()> {
+    for capability in 0..64_u64 {
+        // SAFETY: takes numbers only.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        match nix::errno::Errno::result(result) {
+            Ok(_) => {}
+            // The first one that it does not know.
+            Err(nix::Error::EINVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Leaves the daemon's session keyring for a new one; a kernel without keys has none.
+fn join_new_keyring() -> nix::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_ulong = 1;
+    let anonymous = ptr::null::<libc::c_char>();
+    // SAFETY: no name is read.
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, anonymous) };
+    match nix::errno::Errno::result(result) {
+        Ok(_) | Err(nix::Error::ENOSYS) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -8,22 +8,26 @@
 //! |---|---|
 //! | memory, CPU time, number of threads | a control group of its own ([`Cgroups`]: version 2, else version 1) |
 //! | network | the network namespace it is put into |
-//! | files | an unprivileged user and group without supplementary groups; a Landlock rule set where the kernel has it |
-//! | privileges | `no_new_privs`, so that no set-uid program gives any back |
+//! | files | an unprivileged user and group without supplementary groups; a root directory that holds what is listed, read-only; a Landlock rule set where the kernel has it |
+//! | processes, IPC objects, host name, names of control groups | namespaces of its own |
+//! | privileges | `no_new_privs`, so that no set-uid program gives any back; an empty bounding set |
+//! | keys | a session keyring of its own |
 //! | descriptors | every one is closed on exec except 0 to 2 and those passed on purpose |
 //! | resources | rlimits; no core files |
+//! | system calls | filters that the caller gives ([`Program::filter`]) |
 //!
-//! The system-call filter is the VM monitor's own (QEMU's `-sandbox`, Firecracker's
-//! built-in one): only it knows which calls it still needs after start-up.
+//! Which system calls a VM monitor needs, and from when on fewer of them, only its engine
+//! knows: the filters are made there.
 //!
-//! The order matters and lives in one place, `child.rs`: what needs privileges comes
-//! first (group, namespace, limits), then the identity is dropped, then the doors are
-//! locked. A failing step names itself on the program's standard error and fails the
+//! The order matters. What needs privileges comes first: the namespaces, entered by a
+//! thread that then forks (`namespaces.rs`), and in the child (`child.rs`) group, network
+//! and limits. Then the identity is dropped, then the doors are locked. A failing step names itself on the program's standard error and fails the
 //! spawn; nothing ever runs half confined.
 
 mod cgroup;
 mod child;
 mod landlock;
+mod namespaces;
 mod program;
 
 use std::path::PathBuf;
@@ -40,12 +44,15 @@ pub use program::{Joining, Program, Spawned};
 #[serde(default)]
 pub struct Confinement {
     /// Name of the process's control group below `hearth/`: 1 to 100 characters of
-    /// `A-Z a-z 0-9 _ -`, one process per name. Needed for any of the three limits.
+    /// `A-Z a-z 0-9 _ -`, one process per name. Needed for any of the four limits.
     pub cgroup_name: Option<String>,
     /// Limit on memory in bytes, the page cache that the process brings in included.
     pub memory_limit_bytes: Option<u64>,
     /// Limit on CPU time in thousandths of one CPU: 1500 is one and a half CPUs.
     pub cpu_quota_milli: Option<u64>,
+    /// Share of the CPUs where there is not enough for all, 1 to 10000; a group that says
+    /// nothing has 100.
+    pub cpu_weight: Option<u32>,
     /// Limit on the number of processes and threads.
     pub pids_max: Option<u32>,
     /// Path of the network namespace to enter, such as `/run/netns/NAME`.
@@ -58,6 +65,11 @@ pub struct Confinement {
     pub rlimits: Rlimits,
     /// What the file system may be used for; `None` leaves it to the user's rights.
     pub files: Option<FileAccess>,
+    /// The files and directories (with all below, but not what is mounted there) that
+    /// exist for the process, at their own absolute paths and read-only. Those that are
+    /// missing stay away. With a list, it also has PID, IPC, UTS and control group
+    /// namespaces of its own; `None` leaves it in the daemon's.
+    pub visible: Option<Vec<PathBuf>>,
     /// Makes the kernel prefer this process when the host runs out of memory
     /// (-1000 to 1000, see proc(5)).
     pub oom_score_adj: Option<i16>,
@@ -68,6 +80,7 @@ impl Confinement {
         Limits {
             memory_bytes: self.memory_limit_bytes,
             cpu_milli: self.cpu_quota_milli,
+            cpu_weight: self.cpu_weight,
             pids: self.pids_max,
         }
     }
@@ -80,13 +93,20 @@ pub struct Rlimits {
     pub open_files: u64,
     /// Locked memory in bytes (`RLIMIT_MEMLOCK`).
     pub locked_memory_bytes: u64,
+    /// Processes and threads of the user, all of its programs together (`RLIMIT_NPROC`).
+    pub threads: u64,
+    /// Length in bytes that a file can be given (`RLIMIT_FSIZE`): console, log, device
+    /// state. Longer files that are mapped are not concerned.
+    pub file_bytes: u64,
 }
 
 impl Default for Rlimits {
     fn default() -> Self {
         Self {
             open_files: 1024,
-            locked_memory_bytes: 8 << 20,
+            locked_memory_bytes: 64 << 10,
+            threads: 1024,
+            file_bytes: 256 << 20,
         }
     }
 }
@@ -126,6 +146,22 @@ pub enum Error {
     /// The network namespace could not be opened.
     #[error("open network namespace {}", path.display())]
     Netns {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The process's own namespaces could not be made.
+    #[error("{step} for namespaces of its own")]
+    Namespaces {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A file that is to exist for the process could not be put into its root.
+    #[error("show {} to the process", path.display())]
+    Visible {
         /// Its path.
         path: PathBuf,
         /// What the kernel said.

@@ -1,15 +1,15 @@
 //! A command line with the descriptors it inherits, and starting it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use seccompiler::BpfProgram;
 
 use crate::child::{self, Steps};
-use crate::{Cgroups, Confinement, Error, cgroup, landlock};
+use crate::{Cgroups, Confinement, Error, cgroup, landlock, namespaces};
 
 /// A program to start: path, arguments, environment and inherited descriptors. The
 /// environment holds only what is set here.
@@ -136,7 +136,13 @@ impl Program {
         let mut steps = self.prepare(confinement, &groups)?;
         steps.filter(self.filters.clone());
         let later = if join_first { None } else { steps.take_group() };
-        let spawned = self.start(steps);
+        // Opened here, because a process in namespaces of its own has no such file.
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+        let null = null.map_err(|source| self.failed(source))?;
+        let spawned = match confinement.and_then(|it| it.visible.as_deref()) {
+            Some(visible) => namespaces::start_in(visible, || self.start(steps, &null)),
+            None => self.start(steps, &null),
+        };
         if spawned.is_err()
             && let Some(name) = confinement.and_then(|c| c.cgroup_name.as_ref())
             && let Err(error) = groups.remove(name)
@@ -192,29 +198,37 @@ impl Program {
         ))
     }
 
-    fn start(self, steps: Steps) -> Result<Spawned, Error> {
+    fn start(self, steps: Steps, null: &File) -> Result<Spawned, Error> {
+        let null = || null.try_clone().map_err(|source| self.failed(source));
+        let stderr = match &self.stderr {
+            Some(file) => file.try_clone().map_err(|source| self.failed(source))?,
+            None => null()?,
+        };
         let mut command = Command::new(&self.path);
         command
             .args(&self.arguments)
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(self.stderr.map_or_else(Stdio::null, Stdio::from));
+            .stdin(null()?)
+            .stdout(null()?)
+            .stderr(stderr);
         child::install(&mut command, steps);
-        let fail = |source| Error::Spawn {
-            program: self.path.clone(),
-            source,
-        };
-        let child = command.spawn().map_err(fail)?;
+        let child = command.spawn().map_err(|source| self.failed(source))?;
         // Not reaped yet, so the id cannot have been reused: this is that process.
         let pid = rustix::process::Pid::from_child(&child);
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
-            .map_err(|error| fail(error.into()))?;
+            .map_err(|error| self.failed(error.into()))?;
         Ok(Spawned {
             pid: child.id(),
             pidfd,
         })
+    }
+
+    fn failed(&self, source: std::io::Error) -> Error {
+        Error::Spawn {
+            program: self.path.clone(),
+            source,
+        }
     }
 }

@@ -93,6 +93,7 @@ fn identity_privileges_and_session_are_dropped() {
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
         assert_eq!(field(set), "0000000000000000", "{set}");
     }
+    assert_eq!(field("CapBnd:"), "0000000000000000");
     let tail: Vec<&str> = text.lines().rev().take(3).collect();
     assert_eq!(tail[0], "0077");
     assert_eq!(tail[1], tail[2], "the child leads a session of its own");
@@ -133,6 +134,7 @@ fn limits_are_in_force_and_the_group_goes_away() {
         cgroup_name: Some(name.clone()),
         memory_limit_bytes: Some(64 << 20),
         cpu_quota_milli: Some(500),
+        cpu_weight: Some(250),
         pids_max: Some(3),
         oom_score_adj: Some(321),
         ..confinement()
@@ -154,6 +156,9 @@ fn limits_are_in_force_and_the_group_goes_away() {
 
     let groups = Cgroups::detect();
     assert!(groups.list().contains(&name));
+    let read = |file: &str| fs::read_to_string(group_directory("cpu", &name).join(file));
+    let weight = read("cpu.weight").or_else(|_| read("cpu.shares")).unwrap();
+    assert!(["250", "2560"].contains(&weight.trim()), "{weight}");
     groups.remove(&name).unwrap();
     groups.remove(&name).unwrap();
     assert!(!groups.list().contains(&name));
@@ -199,6 +204,156 @@ fn files_outside_the_list_are_out_of_reach() {
         text.contains("ermission denied") && !text.contains("reached"),
         "{text}"
     );
+}
+
+/// What a shell needs.
+fn programs() -> Vec<PathBuf> {
+    [
+        "/usr/bin",
+        "/bin",
+        "/usr/lib",
+        "/lib",
+        "/lib64",
+        "/dev/null",
+    ]
+    .map(PathBuf::from)
+    .into()
+}
+
+#[test]
+fn in_namespaces_of_its_own_it_sees_what_is_listed() {
+    if !enabled() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(dir.path(), open).unwrap();
+    fs::write(dir.path().join("there"), "x").unwrap();
+    let mut visible = programs();
+    visible.push(dir.path().into());
+    visible.push("/nonexistent".into());
+    let script = format!(
+        "exec >&2; echo $$; ls /; ls /proc | grep -c '^[0-9]'; ls /proc/sys; uname -n; \
+         cat /proc/mounts | cut -d' ' -f2; cat {0}/there; touch {0}/new; touch /new; \
+         for kind in mnt pid ipc uts cgroup; do readlink /proc/self/ns/$kind; done",
+        dir.path().display()
+    );
+    let held = Confinement {
+        visible: Some(visible),
+        ..confinement()
+    };
+    let (_, text) = run(&script, vec![], &held);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "1", "the first of its processes: {text}");
+    let root: Vec<&str> = lines[1..]
+        .iter()
+        .copied()
+        .take_while(|l| *l != "3")
+        .collect();
+    assert_eq!(
+        root,
+        ["bin", "dev", "lib", "lib64", "proc", "tmp", "usr"],
+        "{text}"
+    );
+    assert!(text.contains("\nvm\n"), "{text}");
+    assert_eq!(text.matches("Read-only file system").count(), 2, "{text}");
+    assert!(!text.contains("sysrq"), "{text}");
+    for mounted in ["/sys", "/run", "/etc", "/boot"] {
+        assert!(!lines.contains(&mounted), "{mounted}: {text}");
+    }
+    for kind in ["mnt", "pid", "ipc", "uts", "cgroup"] {
+        let ours = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        let theirs = lines
+            .iter()
+            .find(|line| line.starts_with(&format!("{kind}:[")));
+        assert_ne!(theirs.unwrap(), &ours.to_str().unwrap());
+    }
+    // Nothing of it is left with us.
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(
+        !mounts.lines().any(|line| line.starts_with("jail ")),
+        "{mounts}"
+    );
+}
+
+#[test]
+fn the_daemon_keeps_its_own_namespaces() {
+    if !enabled() {
+        return;
+    }
+    let before = fs::read_link("/proc/thread-self/ns/mnt").unwrap();
+    let held = Confinement {
+        visible: Some(programs()),
+        ..confinement()
+    };
+    let (code, text) = run("exit 7", vec![], &held);
+    assert_eq!(code, 7, "{text}");
+    assert_eq!(fs::read_link("/proc/thread-self/ns/mnt").unwrap(), before);
+    assert!(fs::metadata("/etc/hostname").is_ok());
+    // Threads and processes start as before.
+    assert_eq!(std::thread::spawn(|| 3).join().unwrap(), 3);
+    assert!(
+        std::process::Command::new("true")
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+#[test]
+fn resources_are_limited() {
+    if !enabled() {
+        return;
+    }
+    let script = "exec >&2; cat /proc/self/limits; cat /proc/keys; head -c 70000 /dev/zero >&3";
+    let mut file = tempfile::tempfile().unwrap();
+    let number = file.as_raw_fd();
+    let mut held = confinement();
+    held.rlimits.file_bytes = 65_536;
+    held.rlimits.threads = 77;
+    let passed = file.try_clone().unwrap();
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::CLOEXEC).unwrap();
+    let script = script.replace("&3", &format!("&{}", passed.as_raw_fd()));
+    assert_ne!(number, passed.as_raw_fd());
+    let (_, text) = run(&script, vec![passed.into()], &held);
+    let limit = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line[name.len()..]
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(limit("Max file size"), "65536");
+    assert_eq!(limit("Max processes"), "77");
+    assert_eq!(limit("Max locked memory"), "65536");
+    assert_eq!(limit("Max core file size"), "0");
+    assert_eq!(limit("Max msgqueue size"), "0");
+    assert_eq!(limit("Max open files"), "1024");
+    assert_eq!(file.seek(std::io::SeekFrom::End(0)).unwrap(), 65_536);
+}
+
+#[test]
+fn a_filter_holds_from_exec_on() {
+    if !enabled() {
+        return;
+    }
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+    let rules = [(libc::SYS_uname, vec![])].into_iter().collect();
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
+        TargetArch::x86_64,
+    );
+    let filter: BpfProgram = filter.unwrap().try_into().unwrap();
+    let spawned = Program::new("/usr/bin/uname")
+        .filter(filter)
+        .spawn(Some(&confinement()))
+        .unwrap();
+    assert_ne!(wait(&spawned), 0);
+    let spawned = Program::new("/usr/bin/uname").spawn(Some(&confinement()));
+    assert_eq!(wait(&spawned.unwrap()), 0);
 }
 
 #[test]
@@ -257,6 +412,22 @@ fn root_is_no_confinement() {
         Program::new("/bin/true").spawn(Some(&unnamed)),
         Err(Error::Invalid(_))
     ));
+}
+
+/// Where a group is in the hierarchy that has `controller`.
+fn group_directory(controller: &str, name: &str) -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = mounts.lines().filter(|line| line.contains(" - cgroup"));
+    let mut groups = points
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|point| PathBuf::from(point).join("hearth").join(name))
+        .filter(|group| {
+            let files = fs::read_dir(group).into_iter().flatten().flatten();
+            files
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .any(|file| file.starts_with(&format!("{controller}.")))
+        });
+    groups.next().unwrap()
 }
 
 fn landlock_version() -> i32 {

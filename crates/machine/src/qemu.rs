@@ -18,6 +18,7 @@
 
 mod command;
 mod filter;
+mod jail;
 mod launch;
 mod machine;
 mod overlay;
@@ -90,6 +91,7 @@ pub struct QemuEngine {
     preload: OwnedFd,
     /// The filters for the end of QEMU's set-up, and their length in bytes.
     filters: (OwnedFd, usize),
+    limits: jail::Limits,
 }
 
 impl QemuEngine {
@@ -111,6 +113,7 @@ impl QemuEngine {
             version,
             preload,
             filters,
+            limits: jail::Limits::detect(),
         })
     }
 
@@ -129,6 +132,7 @@ impl QemuEngine {
             version: self.version.clone(),
             preload,
             filters: (filters, self.filters.1),
+            limits: self.limits,
         })
     }
 }

@@ -10,13 +10,13 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hearth_confine::{Confinement, FileAccess, Joining, Program};
+use hearth_confine::{Confinement, Joining, Program};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::command::{CommandLine, Network, Start};
-use super::{ENGINE, QemuConfig, filter, overlay, preload, tsc};
+use super::{ENGINE, QemuConfig, filter, jail, overlay, preload, tsc};
 use crate::accelerator::{Accelerator, kvm};
 use crate::process::{self, Process};
 use crate::qmp::{Pending, Qmp, QmpError};
@@ -43,6 +43,8 @@ pub(super) struct Context {
     pub(super) preload: OwnedFd,
     /// The filters for the end of QEMU's set-up, and their length in bytes.
     pub(super) filters: (OwnedFd, usize),
+    /// The limits that this host can enforce.
+    pub(super) limits: jail::Limits,
 }
 
 /// Everything is open, nothing runs yet. Removes what it made when dropped.
@@ -324,12 +326,16 @@ impl Opened {
             .inherit(self.descriptors)
             .filter(filter)
             .stderr(self.log);
-        let confinement = common.confinement.map(|confinement| Confinement {
-            files: confinement
-                .files
-                .clone()
-                .or_else(|| Some(files(&context.config.program, readable))),
-            ..confinement.clone()
+        let reachable = common.disk.nbd_socket.parent().map(Path::to_owned);
+        let confinement = common.confinement.map(|confinement| {
+            jail::complete(
+                confinement,
+                context.limits,
+                common.shape,
+                &context.config.program,
+                readable,
+                reachable.as_slice(),
+            )
         });
         let record = MachineRecord {
             engine: ENGINE.to_owned(),
@@ -651,17 +657,6 @@ fn open_public(path: &Path, confined: bool) -> Result<File, Error> {
         )));
     }
     Ok(file)
-}
-
-/// What a confined QEMU may open by path.
-pub(super) fn files(program: &Path, readable: &[PathBuf]) -> FileAccess {
-    let mut read: Vec<PathBuf> = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/urandom"]
-        .map(PathBuf::from)
-        .into();
-    read.extend_from_slice(readable);
-    read.push(program.to_owned());
-    let write = vec![PathBuf::from("/dev/null")];
-    FileAccess { read, write }
 }
 
 /// The last lines of a log, without what QEMU says every time.

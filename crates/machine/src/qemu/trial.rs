@@ -16,7 +16,8 @@ use hearth_confine::{Confinement, Program, Spawned};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
-use super::{command, filter, launch, preload};
+use super::{command, filter, jail, preload};
+use crate::VmShape;
 use crate::accelerator::{self, Accelerator, kvm};
 
 /// The firmware's size: the least that QEMU takes.
@@ -80,7 +81,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Runs the firmware in a jailed QEMU to which `device` is `/dev/kvm`.
-    fn run(&self, device: OwnedFd, jail: &Confinement) -> Result<(), String> {
+    fn run(&self, device: OwnedFd, confinement: &Confinement) -> Result<(), String> {
         let mut firmware = vec![0; FIRMWARE_BYTES];
         firmware[RESET..RESET + CODE.len()].copy_from_slice(&CODE);
         let nothing = |error| format!("no anonymous file: {error}");
@@ -93,10 +94,12 @@ impl<'a> Subject<'a> {
         let stderr = said
             .try_clone()
             .map_err(|error| format!("no descriptor: {error}"))?;
-        let confinement = Confinement {
-            files: Some(launch::files(self.program, &[])),
-            ..jail.clone()
+        let shape = VmShape {
+            vcpus: 1,
+            memory_bytes: 16 << 20,
         };
+        let limits = jail::Limits::detect();
+        let confinement = jail::complete(confinement, limits, shape, self.program, &[], &[]);
         let spawned = Program::new(self.program)
             .arguments(self.arguments(&firmware))
             .environment("LD_PRELOAD", command::inherited(library.as_raw_fd()))
