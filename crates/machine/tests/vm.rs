@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod escape;
 mod support;
 
 use std::fs::{self, File};
