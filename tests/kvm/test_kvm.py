@@ -114,6 +114,28 @@ def test_the_vm_has_kvm_and_no_right_to_it(hearth, sandbox):
     assert "/dev/kvm" in opened and "anon_inode:kvm-vm" in opened, opened
 
 
+def test_the_vm_is_in_a_jail(hearth, sandbox):
+    pid = hearth.vm_pid(sandbox.sandbox_id)
+    threads = list(Path(f"/proc/{pid}/task").iterdir())
+    assert len(threads) > 2
+    for thread in threads:
+        status = dict(
+            line.split(":", 1) for line in (thread / "status").read_text().splitlines()
+        )
+        assert int(status["CapBnd"], 16) == 0
+        # Ours of the start-up, QEMU's, and our two of the run time.
+        assert (status["Seccomp"].strip(), status["Seccomp_filters"].strip()) == ("2", "4")
+        assert status["NSpid"].split()[0] != status["NSpid"].split()[1]
+    root = Path(f"/proc/{pid}/root")
+    command = machine.command_lines()[pid]
+    own = Path(re.search(r'"path":"/([^"]+)/nbd\.sock"', command)[1])
+    assert set(os.listdir(root)) == {"etc", "lib", "lib64", "proc", "usr", own.parts[0]}
+    assert os.listdir(root / own.parent) == [own.name], "no other sandbox"
+    assert os.listdir(root / "usr/bin") == ["qemu-system-x86_64"]
+    for kind in ("mnt", "pid", "ipc", "uts", "cgroup", "net"):
+        assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}")
+
+
 def test_limits_of_the_control_group_are_in_force(hearth, sandbox):
     pid = hearth.vm_pid(sandbox.sandbox_id)
     path = Path(f"/proc/{pid}/cgroup").read_text().strip().removeprefix("0::/")
@@ -125,7 +147,13 @@ def test_limits_of_the_control_group_are_in_force(hearth, sandbox):
     limit = int((group / "memory.max").read_text())
     assert guest < limit < guest + 1024 * MIB
     assert os.access("/sys/fs/cgroup/hearth/cgroup.subtree_control", os.R_OK)
-    assert "memory" in (CGROUPS / "hearth/cgroup.subtree_control").read_text().split()
+    handed_on = (CGROUPS / "hearth/cgroup.subtree_control").read_text().split()
+    assert {"memory", "cpu", "pids"} <= set(handed_on)
+    cpus = int(run(sandbox, "nproc"))
+    assert (group / "pids.max").read_text().strip() == str(cpus + 80)
+    assert (group / "cpu.max").read_text().split() == [str((cpus + 1) * 100_000), "100000"]
+    assert (group / "cpu.weight").read_text().strip() == str(cpus * 100)
+    assert (CGROUPS / "hearth/cpu.weight").read_text().strip() == str(os.cpu_count() * 100)
 
     # What the guest writes is charged to the group ...
     def charged() -> int:

@@ -207,6 +207,19 @@ async fn a_vm_killed_from_outside_is_noticed_by_all_waiters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_ends_takes_its_vm_along() {
+    let Some(kernel) = kernel() else { return };
+    let bench = Bench::new(kernel);
+    let mut spec = bench.boot_spec("vm");
+    spec.cmdline_extra += " end";
+    let machine = bench.engine().boot(spec).await.unwrap();
+    assert_eq!(end_of(&*machine).await, ExitReason::Exited { code: 0 });
+    assert_eq!(bench.count("vm"), Some(5));
+    machine.stop().await.unwrap();
+    assert_eq!(bench.leftovers("vm"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_start_says_why_and_leaves_nothing() {
     let Some(kernel) = kernel() else { return };
     let bench = Bench::new(kernel);
