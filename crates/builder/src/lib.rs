@@ -38,7 +38,7 @@ pub use template::{
     TemplateSpec, Workshop, accelerator_of, copy, copy_out, end_leftovers, find, host_features,
     snapshot,
 };
-pub use warmup::{AGENT_PORT, BootLimits, ended_in_boot, wait_for_agent};
+pub use warmup::{BootLimits, ended_in_boot, wait_for_agent};
 
 use artefact::Shelf;
 use progress::StageProgress;

@@ -11,6 +11,7 @@ use crate::{
     progress::{Outcome, Progress, Stage, StageProgress},
     warmup::{self, BootLimits},
 };
+use hearth_agent_client::Agent;
 use hearth_block::{
     Device, DeviceConfig, WritableConfig,
     server::{self, ServerConfig},
@@ -28,7 +29,6 @@ use hearth_snapshot::{
 };
 use std::{
     fs::File,
-    net::SocketAddr,
     os::unix::fs::{DirBuilderExt, FileExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -334,7 +334,7 @@ async fn attempt(
             let _guard = EndOnDrop(machine.pid());
             let guest = Guest {
                 machine: machine.as_ref(),
-                address: SocketAddr::from((slot.host_address, warmup::AGENT_PORT)),
+                agent: Agent::new(slot.host_address),
                 console: run_dir.join("console.log"),
             };
             let saved = bring_up_and_save(spec, &guest, limits, staging, progress).await;
@@ -364,8 +364,7 @@ async fn attempt(
 /// A template's guest while it is up.
 struct Guest<'a> {
     machine: &'a dyn Machine,
-    /// Of its agent.
-    address: SocketAddr,
+    agent: Agent,
     console: PathBuf,
 }
 
@@ -378,18 +377,18 @@ async fn bring_up_and_save(
 ) -> Result<(), Error> {
     let Guest {
         machine,
-        address,
+        agent,
         console,
     } = guest;
-    let agent = tokio::select! {
-        ready = warmup::wait_for_agent(console, *address, limits) => ready,
+    tokio::select! {
+        ready = warmup::wait_for_agent(console, agent, limits) => ready,
         why = machine.exited() => Err(Error::Guest { what: format!("the VM ended: {why}"), console: String::new() }),
     }
     .map_err(|error| with_console(error, console))?;
-    warmup::run(&agent, &spec.warm_up, progress)
+    // Its connections are not to be part of what is saved: they end with it.
+    warmup::run(agent, &spec.warm_up, progress)
         .await
         .map_err(|error| with_console(error, console))?;
-    drop(agent);
     progress.step("saving memory and devices");
     machine.pause().await?;
     machine

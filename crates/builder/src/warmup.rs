@@ -1,14 +1,11 @@
 //! Talking to the agent of a guest that is being made into a template.
 
 use crate::{Error, progress::StageProgress};
-use hearth_client::{Command, SandboxClient};
-use hearth_ids::SandboxId;
+use hearth_agent_client::{Agent, Command};
 use rustix::fs::inotify;
-use std::{io, net::SocketAddr, path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 use tokio::net::unix::pipe::Receiver;
 
-/// Port of the agent in every guest.
-pub const AGENT_PORT: u16 = 49983;
 /// What the agent writes to the console once it listens.
 const READY_LINE: &str = "envd: ready";
 /// A console that says more than this before the agent is up is not a console.
@@ -58,9 +55,9 @@ impl BootLimits {
 /// console stops before that.
 pub async fn wait_for_agent(
     console: &Path,
-    address: SocketAddr,
+    agent: &Agent,
     limits: BootLimits,
-) -> Result<SandboxClient, Error> {
+) -> Result<(), Error> {
     let waiting = wait_for_line(console, READY_LINE, limits.silence);
     tokio::time::timeout(limits.ready, waiting)
         .await
@@ -70,21 +67,13 @@ pub async fn wait_for_agent(
                 limits.ready.as_secs()
             ))
         })??;
-    let client = SandboxClient::direct(
-        &format!("http://{address}"),
-        SandboxId::random(),
-        "",
-        CALL_LIMIT,
-    )
-    .map_err(|error| guest(&chain(&error)))?;
-    match client.health().await {
-        Ok(true) => Ok(client),
-        Ok(false) => Err(guest(&"the agent says that it is not well")),
-        Err(error) => Err(guest(&format!(
-            "the agent listens, but is not reached at {address}: {}",
+    agent.health(CALL_LIMIT).await.map_err(|error| {
+        guest(&format!(
+            "the agent listens, but is not reached at {}: {}",
+            agent.address(),
             chain(&error)
-        ))),
-    }
+        ))
+    })
 }
 
 /// The error of a VM process that ended before its agent was ready: with the last lines
@@ -157,14 +146,17 @@ async fn changed(watch: &Receiver) -> io::Result<()> {
 
 /// Runs the lines one after another and then empties the guest's caches to disk.
 pub(crate) async fn run(
-    agent: &SandboxClient,
+    agent: &Agent,
     lines: &[String],
     progress: StageProgress<'_>,
 ) -> Result<(), Error> {
+    let client = agent
+        .client(CALL_LIMIT)
+        .map_err(|error| guest(&chain(&error)))?;
     for line in lines.iter().map(String::as_str).chain(["sync"]) {
         progress.step(&format!("warm up: {line}"));
         let command = Command::shell(line).user("user").timeout(LINE_LIMIT);
-        let output = agent
+        let output = client
             .run(command)
             .await
             .map_err(|error| guest(&format!("warm-up {line:?}: {}", chain(&error))))?;
@@ -229,8 +221,8 @@ mod tests {
             ready: Duration::from_secs(600),
             silence: Some(Duration::from_millis(50)),
         };
-        let address = SocketAddr::from(([127, 0, 0, 1], 9));
-        let error = wait_for_agent(console.path(), address, limits)
+        let agent = Agent::at(([127, 0, 0, 1], 9).into());
+        let error = wait_for_agent(console.path(), &agent, limits)
             .await
             .err()
             .expect("nothing more comes");
@@ -241,9 +233,9 @@ mod tests {
     #[tokio::test]
     async fn a_silent_guest_is_given_up_and_a_flood_refused() {
         let console = tempfile::NamedTempFile::new().unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        let agent = Agent::at(([127, 0, 0, 1], 9).into());
         let limits = BootLimits::last(Duration::from_millis(20));
-        let error = wait_for_agent(console.path(), address, limits)
+        let error = wait_for_agent(console.path(), &agent, limits)
             .await
             .err()
             .expect("nothing comes");

@@ -21,17 +21,15 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
-mod command;
 mod control;
-mod error;
-mod files;
 mod sandbox;
 mod templates;
-mod transport;
 
-pub use command::{Command, CommandEvent, CommandStream, Exit, Output, PtySize};
 pub use control::{ControlClient, ListQuery, Page};
-pub use error::Error;
+pub use hearth_agent_client::{
+    AgentClient, Command, CommandEvent, CommandStream, Error, Exit, Output, ProcessInfo, PtySize,
+    Result, Signal,
+};
 pub use hearth_ids::SandboxId;
 pub use hearth_wire::{
     AliasInfo, BuildLogEntry, BuildStatus, BuildStatusReason, FilesUpload, ForkResult,
@@ -39,7 +37,4 @@ pub use hearth_wire::{
     Sandbox, SandboxDetail, SandboxState, SnapshotInfo, StartTemplateBuild, Template,
     TemplateBuild, TemplateBuildInfo, TemplateStep, TemplateTag, TemplateWithBuilds,
 };
-pub use sandbox::{ProcessInfo, SandboxClient, Signal};
-
-/// The result of every call.
-pub type Result<T> = std::result::Result<T, Error>;
+pub use sandbox::SandboxClient;

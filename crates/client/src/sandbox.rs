@@ -1,50 +1,24 @@
-//! The agent of one sandbox, reached through the edge by routing headers.
+//! One sandbox's agent, reached through the edge by routing headers.
 
-use crate::control::join;
-use crate::transport::{self, HttpPool};
 use crate::{Error, Result};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use connectrpc::Protocol;
-use connectrpc::client::{CallOptions, ClientBody, ClientConfig, ServiceTransport, full_body};
-use hearth_guest_proto::process as proto;
+use connectrpc::client::full_body;
+use hearth_agent_client::transport::{HttpPool, token_value};
+use hearth_agent_client::{AGENT_PORT, AgentClient};
 use hearth_ids::SandboxId;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Uri};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Uri};
+use std::ops::Deref;
 use std::time::Duration;
 
-const AGENT_PORT: &str = "49983";
-const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
 const SANDBOX_ID: HeaderName = HeaderName::from_static("e2b-sandbox-id");
 const SANDBOX_PORT: HeaderName = HeaderName::from_static("e2b-sandbox-port");
 
-pub(crate) type ProcessClient = proto::ProcessClient<ServiceTransport<HttpPool>>;
-
-/// Speaks to one sandbox's agent. Clones share the connections.
+/// Speaks to one sandbox: everything that an [`AgentClient`] does. Clones share the
+/// connections.
 #[derive(Clone)]
 pub struct SandboxClient {
-    pub(crate) pool: HttpPool,
-    pub(crate) base: Uri,
-    pub(crate) timeout: Duration,
-    pub(crate) headers: HeaderMap,
-    processes: ProcessClient,
+    agent: AgentClient,
     id: SandboxId,
-}
-
-/// A process that the agent started and that still runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProcessInfo {
-    pub pid: u32,
-    pub tag: Option<String>,
-    pub command: String,
-    pub args: Vec<String>,
-}
-
-/// The signals that the agent sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    Terminate,
-    Kill,
 }
 
 impl SandboxClient {
@@ -56,159 +30,20 @@ impl SandboxClient {
         timeout: Duration,
     ) -> Result<Self> {
         let mut headers = HeaderMap::new();
-        if let Some(token) = access_token {
-            let mut token =
-                HeaderValue::from_str(token).map_err(|_| Error::HeaderValue("the access token"))?;
-            token.set_sensitive(true);
-            headers.insert(ACCESS_TOKEN, token);
-        }
         let id_value =
             HeaderValue::from_str(id.as_str()).map_err(|_| Error::HeaderValue("the sandbox ID"))?;
         headers.insert(SANDBOX_ID, id_value);
-        headers.insert(SANDBOX_PORT, HeaderValue::from_static(AGENT_PORT));
-        let config = ClientConfig::new(base.clone())
-            .with_protocol(Protocol::Connect)
-            .json()
-            .with_default_headers(headers.clone());
+        headers.insert(SANDBOX_PORT, HeaderValue::from(AGENT_PORT));
+        let token = access_token.map(token_value).transpose()?;
         Ok(Self {
-            processes: ProcessClient::new(ServiceTransport::new(pool.clone()), config),
-            pool,
-            base: base.clone(),
-            timeout,
-            headers,
+            agent: AgentClient::new(pool, base.clone(), headers, token, timeout),
             id,
         })
-    }
-
-    /// Speaks to an agent at `base_url` itself, without an edge between.
-    ///
-    /// # Errors
-    /// When the URL or the token cannot be sent.
-    pub fn direct(
-        base_url: &str,
-        id: SandboxId,
-        access_token: &str,
-        timeout: Duration,
-    ) -> Result<Self> {
-        let base = crate::control::parse_base(base_url)?;
-        Self::new(transport::pool(), &base, id, Some(access_token), timeout)
     }
 
     #[must_use]
     pub fn id(&self) -> &SandboxId {
         &self.id
-    }
-
-    /// Whether the agent answers. False when the edge says that the sandbox or its
-    /// agent cannot be reached.
-    pub async fn health(&self) -> Result<bool> {
-        let request = self.request(Method::GET, "/health", full_body(Vec::new().into()))?;
-        let response = transport::send(&self.pool, request, self.timeout).await?;
-        if response.status() == 502 {
-            return Ok(false);
-        }
-        transport::accept(response, self.timeout).await?;
-        Ok(true)
-    }
-
-    /// The processes that the agent started and that still run.
-    pub async fn processes(&self) -> Result<Vec<ProcessInfo>> {
-        let options = self.unary_options();
-        let answer = self
-            .process_client()
-            .list_with_options(proto::ListRequest::default(), options)
-            .await?
-            .into_owned();
-        let processes = answer.processes.into_iter().map(|process| {
-            let config = process.config.as_option().cloned().unwrap_or_default();
-            ProcessInfo {
-                pid: process.pid,
-                tag: process.tag,
-                command: config.cmd,
-                args: config.args,
-            }
-        });
-        Ok(processes.collect())
-    }
-
-    /// Sends a signal to a process. False when there is no such process.
-    pub async fn signal(&self, pid: u32, signal: Signal) -> Result<bool> {
-        let signal = match signal {
-            Signal::Terminate => proto::Signal::SIGNAL_SIGTERM,
-            Signal::Kill => proto::Signal::SIGNAL_SIGKILL,
-        };
-        let request = proto::SendSignalRequest {
-            process: selector(pid).into(),
-            signal: signal.into(),
-            ..Default::default()
-        };
-        let options = self.unary_options();
-        let sent = self
-            .process_client()
-            .send_signal_with_options(request, options)
-            .await;
-        match sent {
-            Ok(_) => Ok(true),
-            Err(error) if error.code == connectrpc::ErrorCode::NotFound => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Writes to a process' standard input.
-    pub async fn send_stdin(&self, pid: u32, bytes: Vec<u8>) -> Result<()> {
-        self.send_input(
-            pid,
-            proto::__buffa::oneof::process_input::Input::Stdin(bytes),
-        )
-        .await
-    }
-
-    /// Types into a process' terminal.
-    pub async fn send_pty(&self, pid: u32, bytes: Vec<u8>) -> Result<()> {
-        self.send_input(pid, proto::__buffa::oneof::process_input::Input::Pty(bytes))
-            .await
-    }
-
-    /// Ends a process' standard input.
-    pub async fn close_stdin(&self, pid: u32) -> Result<()> {
-        let request = proto::CloseStdinRequest {
-            process: selector(pid).into(),
-            ..Default::default()
-        };
-        let options = self.unary_options();
-        self.process_client()
-            .close_stdin_with_options(request, options)
-            .await?;
-        Ok(())
-    }
-
-    async fn send_input(
-        &self,
-        pid: u32,
-        input: proto::__buffa::oneof::process_input::Input,
-    ) -> Result<()> {
-        let request = proto::SendInputRequest {
-            process: selector(pid).into(),
-            input: proto::ProcessInput {
-                input: Some(input),
-                ..Default::default()
-            }
-            .into(),
-            ..Default::default()
-        };
-        let options = self.unary_options();
-        self.process_client()
-            .send_input_with_options(request, options)
-            .await?;
-        Ok(())
-    }
-
-    pub(crate) fn process_client(&self) -> &ProcessClient {
-        &self.processes
-    }
-
-    fn unary_options(&self) -> CallOptions {
-        CallOptions::default().with_timeout(self.timeout)
     }
 
     /// Posts JSON to a port of the sandbox; answers with the whole body, of at most
@@ -224,39 +59,19 @@ impl SandboxClient {
         limit: usize,
     ) -> Result<bytes::Bytes> {
         let body = full_body(body.to_string().into());
-        let mut request = self.request(Method::POST, path, body)?;
+        let mut request = self.agent.request(Method::POST, path, body)?;
         let headers = request.headers_mut();
         headers.insert(SANDBOX_PORT, HeaderValue::from(port));
         let json = HeaderValue::from_static("application/json");
-        headers.insert(http::header::CONTENT_TYPE, json);
-        let response = transport::send(&self.pool, request, self.timeout).await?;
-        let response = transport::accept(response, self.timeout).await?;
-        transport::read(response, limit, self.timeout).await
-    }
-
-    pub(crate) fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: ClientBody,
-    ) -> Result<Request<ClientBody>> {
-        let mut request = Request::new(body);
-        *request.method_mut() = method;
-        *request.uri_mut() = join(&self.base, path)?;
-        *request.headers_mut() = self.headers.clone();
-        Ok(request)
+        headers.insert(CONTENT_TYPE, json);
+        self.agent.exchange(request, limit).await
     }
 }
 
-/// The header that names the user for the agent.
-pub(crate) fn user_header(user: &str) -> (HeaderName, String) {
-    let credentials = STANDARD.encode(format!("{user}:"));
-    (AUTHORIZATION, format!("Basic {credentials}"))
-}
+impl Deref for SandboxClient {
+    type Target = AgentClient;
 
-fn selector(pid: u32) -> proto::ProcessSelector {
-    proto::ProcessSelector {
-        selector: Some(proto::__buffa::oneof::process_selector::Selector::Pid(pid)),
-        ..Default::default()
+    fn deref(&self) -> &AgentClient {
+        &self.agent
     }
 }

@@ -1,12 +1,12 @@
 //! Templates: looking, building, naming, deleting.
 
 use crate::control::ControlClient;
-use crate::transport;
 use crate::{Error, Result};
 use bytes::Bytes;
 use connectrpc::ConnectError;
 use connectrpc::client::{ClientBody, full_body};
 use futures::TryStreamExt as _;
+use hearth_agent_client::transport;
 use hearth_wire::{
     AliasInfo, AssignTemplateTags, AssignedTemplateTags, DeleteTemplateTags, FilesUpload,
     NewTemplateBuild, RequestedTemplate, StartTemplateBuild, Template, TemplateBuildInfo,
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn references_are_one_segment() {
         assert_eq!(path("team/x:v1"), "/templates/team%2Fx%3Av1");
-        let base = crate::control::parse_base("http://h").expect("valid");
-        assert!(crate::control::join(&base, &path("a b?c")).is_ok());
+        let base = hearth_agent_client::transport::parse_base("http://h").expect("valid");
+        assert!(hearth_agent_client::transport::join(&base, &path("a b?c")).is_ok());
     }
 }

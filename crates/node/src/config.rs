@@ -14,8 +14,6 @@ pub const DEFAULT_AGENT_TIMEOUT: Duration = Duration::from_secs(20);
 pub const DEFAULT_WARM_POOL_SIZE: usize = 4;
 /// The share of the host's memory for all warm sandboxes, unless configured.
 pub const DEFAULT_WARM_POOL_MEMORY_PERCENT: u8 = 25;
-/// Port of the agent in every guest.
-pub const AGENT_PORT: u16 = 49983;
 /// First user id that VM processes run as; slot `i` takes `base + i`.
 pub const DEFAULT_UID_BASE: u32 = 830_000;
 

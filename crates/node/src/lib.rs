@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 mod admission;
-mod agent;
 mod artefacts;
 pub mod config;
 mod error;

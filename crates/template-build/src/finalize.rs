@@ -11,8 +11,8 @@ use crate::{
     steps::Stack,
     vm::Vm,
 };
+use hearth_agent_client::{Command, CommandEvent, CommandStream};
 use hearth_builder::{accelerator_of, copy_out, host_features};
-use hearth_client::{Command, CommandEvent, CommandStream};
 use hearth_snapshot::{
     ArtefactStore, Build, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, Draft,
     EngineVersion, FileRole, Inputs, Kind, MEMORY_FILE, Manifest, ROOTFS_FILE, Shape, Staging,

@@ -15,7 +15,6 @@
 #![forbid(unsafe_code)]
 
 mod adapt;
-mod agent;
 mod cache;
 mod context;
 mod copy;

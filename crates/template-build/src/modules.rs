@@ -1,8 +1,8 @@
 //! The guest kernel's modules in templates that do not come from `base`: in the tree of
 //! an image, and in a parent that was made for another kernel.
 
-use crate::{agent::AgentError, error::chain, vm::Vm};
-use hearth_client::Command;
+use crate::{error::chain, vm::Vm};
+use hearth_agent_client::Command;
 use hearth_oci::tree::{Attributes, Tree, member_path};
 use std::{
     fs::File,
@@ -22,9 +22,9 @@ const UNPACK_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("send them to the guest")]
-    Send(#[from] AgentError),
+    Send(#[source] hearth_agent_client::Error),
     #[error("run a command in the guest")]
-    Command(#[from] hearth_client::Error),
+    Command(#[from] hearth_agent_client::Error),
     #[error("unpack them in the guest: {0}")]
     Unpack(String),
 }
@@ -58,7 +58,7 @@ pub(crate) async fn ensure(vm: &Vm, archive: &Path) -> Result<bool, Error> {
     if vm.client().run(shell(PRESENT)).await?.exit.code == 0 {
         return Ok(false);
     }
-    vm.agent.send(archive, IN_GUEST).await?;
+    vm.file_send(archive, IN_GUEST).await.map_err(Error::Send)?;
     let unpacked = vm.client().run(shell(UNPACK)).await?;
     if unpacked.exit.code != 0 {
         let said = String::from_utf8_lossy(&unpacked.stderr).into_owned();

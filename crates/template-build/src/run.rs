@@ -11,7 +11,6 @@
 
 use crate::{
     BuildSpec, Context, Failure, Part, Source,
-    agent::Init,
     cache::State,
     error::chain,
     finalize, image,
@@ -21,6 +20,7 @@ use crate::{
     steps::{self, Stack, Workbench},
     vm::{self, BootRequest, Disk, Vm},
 };
+use hearth_agent_client::Init;
 use hearth_builder::BootLimits;
 use hearth_ids::BuildId;
 use hearth_snapshot::{ArtefactStore, TemplateDetails};
@@ -157,7 +157,6 @@ impl Run<'_> {
         part: Part,
     ) -> Result<Vm, Failure> {
         let context = &stack.context;
-        let ca_bundle = self.shared.config.ca_bundle.as_deref();
         let request = BootRequest {
             build: self.spec.build_id,
             disk: Disk {
@@ -170,7 +169,10 @@ impl Run<'_> {
             vcpus: self.spec.vcpus,
             memory_mib: self.spec.memory_mib,
             memory_file,
-            init: Init::new(&context.user, &context.workdir, ca_bundle),
+            init: Init {
+                ca_bundle: self.shared.config.ca_bundle.as_deref(),
+                ..Init::new(&context.user, &context.workdir)
+            },
         };
         let again = |failed: &hearth_builder::Error| {
             tracing::warn!(build = %self.spec.build_id, error = %failed, "boot a build's VM once more");

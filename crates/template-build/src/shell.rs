@@ -6,7 +6,7 @@ use crate::{
     run::Run,
     vm::Vm,
 };
-use hearth_client::{Command, CommandEvent, CommandStream, Exit};
+use hearth_agent_client::{Command, CommandEvent, CommandStream, Exit};
 use std::collections::BTreeMap;
 
 /// The longest command that a message repeats, in characters.
@@ -111,7 +111,7 @@ impl<'a> Output<'a> {
         None
     }
 
-    async fn follow(&mut self, stream: &mut CommandStream) -> hearth_client::Result<Exit> {
+    async fn follow(&mut self, stream: &mut CommandStream) -> hearth_agent_client::Result<Exit> {
         loop {
             match stream.next().await? {
                 Some(event) => {
@@ -151,7 +151,7 @@ pub(crate) async fn run(
 }
 
 /// What the agent said, without the way it came.
-pub(crate) fn refusal(error: &hearth_client::Error) -> String {
+pub(crate) fn refusal(error: &hearth_agent_client::Error) -> String {
     crate::error::chain(error)
 }
 

@@ -282,7 +282,7 @@ pub(crate) async fn root(
 /// Numbers of `user[:group]`, by the guest's own files.
 async fn owner(vm: &Vm, text: &str, part: Part) -> Result<(u32, u32), Failure> {
     let file = |path| async move {
-        let text = vm.agent.read(path).await;
+        let text = vm.file_read(path).await;
         text.map(Option::unwrap_or_default)
             .map_err(Failure::of(part, "read the template's users"))
     };
@@ -382,8 +382,7 @@ async fn copy_files(
     } else {
         "/var/tmp/.hearth-copy.tar"
     };
-    vm.agent
-        .send(&local, remote)
+    vm.file_send(&local, remote)
         .await
         .map_err(Failure::of(part, "send the files to the template"))?;
     let _ = std::fs::remove_file(&local);

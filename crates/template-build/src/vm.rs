@@ -5,22 +5,18 @@
 //! and last the network slot. A build that is given up half-way leaves that to a
 //! task, which whoever gave it up can wait for.
 
-use crate::{
-    agent::{Agent, AgentError, Init},
-    shared::Shared,
-};
+use crate::shared::Shared;
+use hearth_agent_client::{Agent, AgentClient, Init, Operation};
 use hearth_block::{
     Device, DeviceConfig, WritableConfig,
     server::{self, ServerConfig, ServerHandle},
 };
 use hearth_builder::BootLimits;
-use hearth_client::SandboxClient;
 use hearth_confine::Confinement;
-use hearth_ids::{BuildId, SandboxId};
+use hearth_ids::BuildId;
 use hearth_machine::{BootSpec, DiskAttachment, Machine, NetworkAttachment, SaveTarget, VmShape};
 use hearth_network::{Slot, SlotPool};
 use std::{
-    net::SocketAddr,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -33,8 +29,12 @@ const EXPORT: &str = "root";
 const OVERHEAD_BYTES: u64 = 512 << 20;
 /// How long a guest may take from its kernel's start to an agent that listens.
 pub(crate) const BOOT_LIMIT: Duration = Duration::from_secs(180);
-/// How long the agent may take to begin its answer to a call about processes.
+/// How long the agent may take for a short answer, or to begin one about processes.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// How long writing out the guest's caches and holding its disk still may take.
+const FREEZE_LIMIT: Duration = Duration::from_secs(300);
+/// How long a file may take to be sent.
+const SEND_LIMIT: Duration = Duration::from_secs(1800);
 
 /// Why the VM is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +53,8 @@ pub(crate) enum VmError {
     Boot(#[source] hearth_builder::Error),
     #[error("the build's VM ended: {0}")]
     Ended(String),
-    #[error(transparent)]
-    Agent(#[from] AgentError),
+    #[error("ask the agent of the build's VM")]
+    Agent(#[from] hearth_agent_client::Error),
     #[error("{doing} {path}")]
     Io {
         doing: &'static str,
@@ -107,8 +107,8 @@ impl BootRequest<'_> {
 pub(crate) struct Vm {
     parts: Parts,
     pub(crate) device: Arc<Device>,
-    pub(crate) agent: Agent,
-    client: Option<SandboxClient>,
+    agent: Agent,
+    client: Option<AgentClient>,
     /// The version that the agent told.
     pub(crate) agent_version: String,
 }
@@ -149,20 +149,35 @@ impl Vm {
     }
 
     /// For calls about processes; until the VM is saved.
-    pub(crate) fn client(&self) -> &SandboxClient {
+    pub(crate) fn client(&self) -> &AgentClient {
         self.client
             .as_ref()
             .expect("taken only by saving, which is the last use")
     }
 
+    /// Reads a small text file as root; `None` when there is none.
+    pub(crate) async fn file_read(
+        &self,
+        path: &str,
+    ) -> hearth_agent_client::Result<Option<String>> {
+        self.agent.file_read(path, CALL_LIMIT).await
+    }
+
+    /// Writes a file as root out of one of the host.
+    pub(crate) async fn file_send(&self, from: &Path, to: &str) -> hearth_agent_client::Result<()> {
+        self.agent.file_send(from, to, SEND_LIMIT).await
+    }
+
     /// Closes the layer that takes the writes, with a whole and clean file
     /// system, and goes on in the new layer `next`.
     pub(crate) async fn checkpoint(&self, next: &Path) -> Result<(), VmError> {
-        self.agent.freeze().await?;
+        self.agent
+            .operate(Operation::FsFreeze, FREEZE_LIMIT)
+            .await?;
         let (device, next) = (Arc::clone(&self.device), next.to_owned());
         let tasks = &self.parts.tasks;
         let sealed = tasks.spawn_blocking(move || device.seal(&next)).await?;
-        self.agent.thaw().await?;
+        self.agent.operate(Operation::FsThaw, CALL_LIMIT).await?;
         let sealing = sealed.map_err(VmError::Disk)?;
         tasks.spawn_blocking(move || sealing.finish()).await??;
         Ok(())
@@ -190,7 +205,7 @@ impl Vm {
 struct Guest {
     device: Arc<Device>,
     agent: Agent,
-    client: SandboxClient,
+    client: AgentClient,
     agent_version: String,
 }
 
@@ -231,22 +246,19 @@ async fn bring_up(
     parts.server = Some(server::serve(&socket, Arc::clone(&device)).map_err(VmError::Disk)?);
     let spec = boot_spec(shared, parts.slot(), run_dir, request);
     let machine = shared.engine.boot(spec).await?;
-    let address = SocketAddr::from((parts.slot().host_address, hearth_builder::AGENT_PORT));
+    let agent = Agent::new(parts.slot().host_address);
     let machine = &*parts.machine.insert(machine);
     let console = run_dir.join("console.log");
     tokio::select! {
-        ready = hearth_builder::wait_for_agent(&console, address, limits) => {
+        ready = hearth_builder::wait_for_agent(&console, &agent, limits) => {
             ready.map_err(VmError::Boot)?;
         }
         why = machine.exited() => {
             return Err(VmError::Boot(hearth_builder::ended_in_boot(&console, why.to_string())));
         }
     }
-    let agent = Agent { address };
-    let agent_version = agent.init(&request.init).await?;
-    let url = format!("http://{address}");
-    let client = SandboxClient::direct(&url, SandboxId::random(), "", CALL_LIMIT)
-        .map_err(|error| VmError::Ended(crate::error::chain(&error)))?;
+    let agent_version = agent.init(&request.init, CALL_LIMIT).await?;
+    let client = agent.client(CALL_LIMIT)?;
     Ok(Guest {
         device,
         agent,
@@ -446,9 +458,9 @@ mod tests {
     const RESET: &str = "Rebooting in 1 seconds..\r\n";
 
     /// An agent that says it is well.
-    async fn agent() -> SocketAddr {
+    async fn agent() -> Agent {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let agent = Agent::at(listener.local_addr().unwrap());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = [0; 4096];
@@ -457,13 +469,13 @@ mod tests {
                 let _ = stream.write_all(answer).await;
             }
         });
-        address
+        agent
     }
 
     /// Boots guests of which each writes its lines and then nothing more, or ends where
     /// the last is `RESET`; returns how many there were.
     async fn boots(consoles: [&str; 2]) -> (usize, Result<(), VmError>) {
-        let address = agent().await;
+        let agent = &agent().await;
         let count = Cell::new(0);
         let attempt = |limits| {
             let lines = consoles[count.replace(count.get() + 1)];
@@ -477,7 +489,7 @@ mod tests {
                         why,
                     )));
                 }
-                hearth_builder::wait_for_agent(console.path(), address, limits)
+                hearth_builder::wait_for_agent(console.path(), agent, limits)
                     .await
                     .map(drop)
                     .map_err(VmError::Boot)

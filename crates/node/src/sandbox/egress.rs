@@ -6,12 +6,11 @@
 //! before the kernel sends them anything new.
 
 use crate::{
-    agent,
-    config::AGENT_PORT,
     error::{Error, chain},
     node::Shared,
     spec::SandboxSpec,
 };
+use hearth_agent_client::Agent;
 use hearth_egress::{Authority, Identity, Rules};
 use hearth_network::{Adoption, Policy, Slot};
 use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
@@ -132,14 +131,14 @@ pub(crate) async fn change(shared: &Shared, spec: &SandboxSpec, slot: &Slot) -> 
         && let Some(authority) = authority(shared, spec, address)?
     {
         let certificates = ca_bundle(shared, Some(&authority)).unwrap_or_default();
-        agent::trust(
-            (address, AGENT_PORT).into(),
-            &certificates,
-            spec.envd_access_token.as_deref(),
-            shared.config.agent_timeout,
-        )
-        .await
-        .map_err(Error::step("let the guest trust its certificate authority"))?;
+        let trusting = async {
+            let agent = Agent::new(address).with_token(spec.envd_access_token.as_deref())?;
+            let limit = shared.config.agent_timeout;
+            agent.trust(&certificates, limit).await
+        };
+        trusting
+            .await
+            .map_err(Error::step("let the guest trust its certificate authority"))?;
     }
     shared.egress.change(address, rules);
     set(shared, slot, policy).await

@@ -19,14 +19,14 @@ use super::{
     setup,
 };
 use crate::{
-    admission, agent,
-    config::AGENT_PORT,
+    admission,
     error::{Error, chain},
     hooks::Step,
     journal::{Keeping, Record},
     node::Shared,
     processor,
 };
+use hearth_agent_client::{Agent, Operation};
 use hearth_machine::{DirtyMemory, Machine, SaveTarget};
 use hearth_snapshot::{
     ArtefactStore, Below, Build, DEVICE_STATE_FILE, Digest, DiskBlocks, Draft, EngineVersion,
@@ -36,7 +36,6 @@ use hearth_snapshot::{
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    net::SocketAddr,
     ops::Range,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -198,28 +197,31 @@ impl Captured {
 /// its files to the disk. A guest that does not answer is kept as it stands, like
 /// a machine that is switched off: it must not escape its end time by that.
 async fn freeze(record: &Record, resources: &Resources, with_memory: bool) {
-    operate(record, resources, "/freeze", FREEZE_LIMIT).await;
+    operate(record, resources, Operation::Freeze, FREEZE_LIMIT).await;
     if !with_memory {
-        operate(record, resources, "/fsfreeze", FLUSH_LIMIT).await;
+        operate(record, resources, Operation::FsFreeze, FLUSH_LIMIT).await;
     }
 }
 
 /// Undoes [`freeze`].
 pub(crate) async fn thaw(record: &Record, resources: &Resources, with_memory: bool) {
     if !with_memory {
-        operate(record, resources, "/fsthaw", FREEZE_LIMIT).await;
+        operate(record, resources, Operation::FsThaw, FREEZE_LIMIT).await;
     }
-    operate(record, resources, "/unfreeze", FREEZE_LIMIT).await;
+    operate(record, resources, Operation::Unfreeze, FREEZE_LIMIT).await;
 }
 
-async fn operate(record: &Record, resources: &Resources, path: &'static str, limit: Duration) {
+async fn operate(record: &Record, resources: &Resources, operation: Operation, limit: Duration) {
     let Some(host) = resources.address() else {
         return;
     };
-    let address = SocketAddr::from((host, AGENT_PORT));
     let token = record.spec.envd_access_token.as_deref();
-    if let Err(error) = agent::operate(address, path, token, limit).await {
-        tracing::warn!(sandbox = %record.spec.sandbox_id, operation = path, error = %chain(&error), "the guest does not take part in being kept");
+    let asking = async {
+        let agent = Agent::new(host).with_token(token)?;
+        agent.operate(operation, limit).await
+    };
+    if let Err(error) = asking.await {
+        tracing::warn!(sandbox = %record.spec.sandbox_id, operation = operation.path(), error = %chain(&error), "the guest does not take part in being kept");
     }
 }
 

@@ -9,9 +9,7 @@ use super::{
     resources::{Disk, Resources, run_dir_of},
 };
 use crate::{
-    agent::{self, Init},
     artefacts,
-    config::AGENT_PORT,
     error::Error,
     hooks::Step,
     journal::{Origin, Record},
@@ -20,6 +18,7 @@ use crate::{
     spec::SandboxState,
     warm_pool,
 };
+use hearth_agent_client::{Agent, Init};
 use hearth_block::{
     Device, DeviceConfig, WritableConfig,
     server::{self, ServerConfig},
@@ -32,7 +31,7 @@ use hearth_machine::{
 };
 use hearth_network::{Slot, services::SERVICE_ADDRESS};
 use hearth_snapshot::{Shape, difference::Composition};
-use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc, time::Duration};
 
 /// Name of the NBD export of every sandbox's disk.
 const EXPORT: &str = "root";
@@ -385,39 +384,59 @@ async fn greet_agent(
         .defaults()
         .map_err(Error::step("read the template's defaults"))?;
     let env_vars = egress::environment(defaults.env, spec, ca_bundle.is_some());
+    let settings = Init::new(&defaults.user, &defaults.workdir);
     let settings = Init {
-        env_vars: &env_vars,
+        env_vars: Some(&env_vars),
         // An empty one takes away what the agent in a build's memory expects.
         access_token: Some(spec.envd_access_token.as_deref().unwrap_or_default()),
-        timestamp: agent::now(),
-        default_user: &defaults.user,
-        default_workdir: &defaults.workdir,
-        hostname: spec.sandbox_id.as_str(),
-        entropy: agent::entropy(),
-        sandbox_id: spec.sandbox_id.as_str(),
-        template_id: spec.template_id.as_str(),
-        machine_id: (identity == Identity::New).then(agent::machine_id),
-        hyperloop_ip: SERVICE_ADDRESS,
+        hostname: Some(spec.sandbox_id.as_str()),
+        sandbox_id: Some(spec.sandbox_id.as_str()),
+        template_id: Some(spec.template_id.as_str()),
+        hyperloop_ip: Some(SERVICE_ADDRESS),
         ca_bundle: ca_bundle.as_deref(),
+        ..match identity {
+            Identity::New => settings.with_new_machine_id(),
+            Identity::Same => settings,
+        }
     };
-    let address = SocketAddr::from((host, AGENT_PORT));
     let former = match &ground.memory {
         Some(stack) => Secrets::read(stack)?,
         None => None,
     };
+    // What an agent expects that was saved with another sandbox's token.
     let former = former
         .as_ref()
         .and_then(|secrets| secrets.envd_access_token.as_deref());
+    let agent = Agent::new(host)
+        .with_token(former)
+        .map_err(Error::step("hand the agent its settings"))?;
     let answer = async {
         match record.origin() {
-            Origin::Restored(_) => {
-                agent::init(address, &settings, former, shared.config.agent_timeout).await
-            }
-            Origin::Booted => agent::init_booting(address, &settings, BOOT_LIMIT).await,
+            Origin::Restored(_) => agent.init(&settings, shared.config.agent_timeout).await,
+            Origin::Booted => init_booting(&agent, &settings).await,
         }
     };
     tokio::select! {
         answer = answer => answer.map_err(Error::step("hand the agent its settings")),
         why = resources.vm_ended() => Err(Error::step("hand the agent its settings")(why)),
     }
+}
+
+/// The same for a guest that is only booting: asked again until it listens.
+async fn init_booting(agent: &Agent, settings: &Init<'_>) -> hearth_agent_client::Result<String> {
+    /// Before the guest has its address nothing answers a connection at all.
+    const ATTEMPT: Duration = Duration::from_secs(2);
+    const PAUSE: Duration = Duration::from_millis(50);
+    let asking = async {
+        loop {
+            match agent.init(settings, ATTEMPT).await {
+                Ok(version) => return Ok(version),
+                Err(refused) if refused.status().is_some() => return Err(refused),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    };
+    tokio::time::timeout(BOOT_LIMIT, asking)
+        .await
+        .unwrap_or(Err(hearth_agent_client::Error::Timeout(BOOT_LIMIT)))
 }

@@ -22,8 +22,7 @@ mod policy;
 
 use crate::{
     admission,
-    agent::{self, Init},
-    config::{AGENT_PORT, NodeConfig},
+    config::NodeConfig,
     error::{Error, chain},
     journal::{Origin, Record},
     node::Shared,
@@ -32,14 +31,13 @@ use crate::{
 };
 use chrono::{TimeDelta, Utc};
 use futures::FutureExt;
-use hearth_client::{Command, SandboxClient};
+use hearth_agent_client::{Agent, Command, Init};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use hearth_network::services::SERVICE_ADDRESS;
 use hearth_snapshot::{ArtefactStore, Kind};
 use policy::{Limits, Policy, Reserve, Vm};
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -295,9 +293,9 @@ async fn prepare(shared: &Shared, warm: &mut WarmSandbox) -> Result<(), Error> {
     let host = resources
         .address()
         .ok_or_else(|| Error::step("reach the warm sandbox")("it has no address".to_owned()))?;
-    let address = SocketAddr::from((host, AGENT_PORT));
+    let agent = Agent::new(host);
     tokio::select! {
-        warmed = warm_up(shared, address, &record.spec.sandbox_id) => warmed?,
+        warmed = warm_up(shared, &agent, &record.spec.sandbox_id) => warmed?,
         why = resources.vm_ended() => return Err(Error::step("warm the sandbox up")(why)),
     }
     let machine = resources.machine.as_ref();
@@ -311,27 +309,22 @@ async fn prepare(shared: &Shared, warm: &mut WarmSandbox) -> Result<(), Error> {
 }
 
 /// Uses what the first user will use: the agent's settings, a process, a shell.
-async fn warm_up(shared: &Shared, address: SocketAddr, id: &SandboxId) -> Result<(), Error> {
+async fn warm_up(shared: &Shared, agent: &Agent, id: &SandboxId) -> Result<(), Error> {
+    let env_vars = BTreeMap::new();
     let settings = Init {
-        env_vars: &BTreeMap::new(),
-        access_token: None,
-        timestamp: agent::now(),
-        default_user: setup::DEFAULT_USER,
-        default_workdir: setup::DEFAULT_WORKDIR,
-        hostname: id.as_str(),
-        entropy: agent::entropy(),
-        sandbox_id: id.as_str(),
-        template_id: "",
-        machine_id: Some(agent::machine_id()),
-        hyperloop_ip: SERVICE_ADDRESS,
+        env_vars: Some(&env_vars),
+        hostname: Some(id.as_str()),
+        sandbox_id: Some(id.as_str()),
+        hyperloop_ip: Some(SERVICE_ADDRESS),
         ca_bundle: shared.config.ca_bundle.as_deref(),
+        ..Init::new(setup::DEFAULT_USER, setup::DEFAULT_WORKDIR).with_new_machine_id()
     };
-    agent::init(address, &settings, None, WARM_LIMIT)
+    agent
+        .init(&settings, WARM_LIMIT)
         .await
         .map_err(Error::step("warm the agent up"))?;
     // A template without this user or shell is used otherwise: no reason to fail.
-    let url = format!("http://{address}");
-    match SandboxClient::direct(&url, id.clone(), "", WARM_LIMIT) {
+    match agent.client(WARM_LIMIT) {
         Ok(client) => {
             let line = Command::shell(WARM_LINE)
                 .user(setup::DEFAULT_USER)

@@ -6,7 +6,7 @@
 
 #![allow(dead_code, reason = "every test binary uses a part of this")]
 
-use hearth_client::{Command, SandboxClient};
+use hearth_agent_client::{Agent, AgentClient, Command};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use hearth_machine::{
     accelerator::Accelerator,
@@ -317,15 +317,11 @@ pub(crate) fn in_an_hour() -> chrono::DateTime<chrono::Utc> {
 }
 
 /// The agent of a sandbox that is up.
-pub(crate) fn agent(status: &Status) -> SandboxClient {
+pub(crate) fn agent(status: &Status) -> AgentClient {
     let address = status.address.expect("the sandbox is up");
-    SandboxClient::direct(
-        &format!("http://{address}:49983"),
-        status.spec.sandbox_id.clone(),
-        status.spec.envd_access_token.as_deref().unwrap_or_default(),
-        LIMIT,
-    )
-    .unwrap()
+    let token = status.spec.envd_access_token.as_deref();
+    let agent = Agent::new(address).with_token(token).unwrap();
+    agent.client(LIMIT).unwrap()
 }
 
 /// The output of a shell line that must succeed.

@@ -9,25 +9,19 @@
 use crate::settings::Settings;
 use anyhow::Context;
 use chrono::Utc;
-use hearth_client::{
-    Command, SandboxClient,
-    bench::{Report, Samples},
-};
+use hearth_agent_client::{AGENT_PORT, Agent, AgentClient, Command};
+use hearth_client::bench::{Report, Samples};
 use hearth_control::{Node, NodeSandbox, SandboxConfig, SandboxUpdate};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use hearth_node_client::NodeClient;
 use hearth_snapshot::{ArtefactStore, Kind, LocalStore};
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::oneshot,
 };
 
-const AGENT_PORT: u16 = 49983;
 /// Memory of the guest that is not to be filled.
 const RESERVED_MIB: u64 = 160;
 /// How long the sandboxes live whose end is measured.
@@ -249,14 +243,10 @@ fn end_at() -> chrono::DateTime<Utc> {
     Utc::now() + chrono::TimeDelta::hours(1)
 }
 
-fn agent(sandbox: &NodeSandbox) -> anyhow::Result<SandboxClient> {
+fn agent(sandbox: &NodeSandbox) -> anyhow::Result<AgentClient> {
     let address = sandbox.address.context("the sandbox has no address")?;
-    Ok(SandboxClient::direct(
-        &format!("http://{}", SocketAddr::new(address, AGENT_PORT)),
-        sandbox.config.sandbox_id.clone(),
-        "bench",
-        LIMIT,
-    )?)
+    let agent = Agent::new(address).with_token(Some("bench"))?;
+    Ok(agent.client(LIMIT)?)
 }
 
 async fn exec(sandbox: &NodeSandbox, line: &str) -> anyhow::Result<()> {

@@ -38,6 +38,9 @@ pub enum Error {
     /// More came than the caller wanted to take.
     #[error("the answer is larger than {limit} bytes")]
     TooLarge { limit: usize },
+    /// The file of the host that is to be sent cannot be opened.
+    #[error("open the file to send")]
+    Source(#[source] std::io::Error),
 }
 
 impl Error {
@@ -50,7 +53,8 @@ impl Error {
         }
     }
 
-    pub(crate) fn protocol(what: impl Into<String>) -> Self {
+    /// An answer that is not what the contract says.
+    pub fn protocol(what: impl Into<String>) -> Self {
         Self::Protocol(what.into())
     }
 }

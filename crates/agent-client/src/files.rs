@@ -1,12 +1,12 @@
 //! Whole files, read and written through the agent's `/files`.
 
-use crate::{Result, SandboxClient, transport};
+use crate::{AgentClient, Result, transport};
 use bytes::Bytes;
 use connectrpc::client::full_body;
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderValue};
 
-impl SandboxClient {
+impl AgentClient {
     /// Reads a file of at most `limit` bytes. Relative paths start at the default
     /// user's home.
     pub async fn file_read(&self, path: &str, limit: usize) -> Result<Bytes> {

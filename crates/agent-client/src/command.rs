@@ -1,7 +1,7 @@
-//! Commands in a sandbox: started by one call, whose answer streams their output.
+//! Commands in a guest: started by one call, whose answer streams their output.
 
-use crate::sandbox::user_header;
-use crate::{Error, Result, SandboxClient};
+use crate::client::user_header;
+use crate::{AgentClient, Error, Result};
 use connectrpc::client::{CallOptions, ServerStream};
 use hearth_guest_proto::process as proto;
 use hyper::body::Incoming;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Asks the agent for a sign of life this often, in seconds, as the official SDKs do.
 const KEEPALIVE_SECONDS: &str = "50";
-/// Output that [`SandboxClient::run`] holds at most, per stream.
+/// Output that [`AgentClient::run`] holds at most, per stream.
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
 
 /// What to run.
@@ -121,7 +121,7 @@ pub struct CommandStream {
     ended: bool,
 }
 
-impl SandboxClient {
+impl AgentClient {
     /// Starts a command and waits until it runs.
     pub async fn start(&self, command: Command) -> Result<CommandStream> {
         let mut options =
