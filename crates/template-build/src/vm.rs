@@ -51,8 +51,6 @@ pub(crate) enum VmError {
     Machine(#[from] hearth_machine::Error),
     #[error("the build's VM did not come up")]
     Boot(#[source] hearth_builder::Error),
-    #[error("the build's VM ended: {0}")]
-    Ended(String),
     #[error("ask the agent of the build's VM")]
     Agent(#[from] hearth_agent_client::Error),
     #[error("{doing} {path}")]
