@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::daemon;
+use hearth_confine::{CgroupVersion, Cgroups};
 use hearth_machine::accelerator::Accelerator;
 use std::path::{Path, PathBuf};
 
@@ -128,23 +129,18 @@ pub(super) fn tools() -> Vec<Check> {
         .collect()
 }
 
+/// What the jail of a VM process finds, which is started within a limit or not at all.
 pub(super) fn cgroups() -> Check {
     const NAME: &str = "cgroups";
-    let v2 = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-    if v2
-        .split_whitespace()
-        .any(|controller| controller == "memory")
-    {
-        return Check::ok(NAME, "v2");
+    match Cgroups::detect().version("memory") {
+        Some(CgroupVersion::V2) => Check::ok(NAME, "v2"),
+        Some(CgroupVersion::V1) => Check::ok(NAME, "v1"),
+        None => Check::failed(
+            NAME,
+            "no memory controller: VM processes are started within a limit, and there can be none",
+            "mount -t cgroup2 none /sys/fs/cgroup",
+        ),
     }
-    if Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists() {
-        return Check::ok(NAME, "v1");
-    }
-    Check::warning(
-        NAME,
-        "no memory controller: a VM process is limited by its guest's memory size alone",
-        "mount -t cgroup2 none /sys/fs/cgroup",
-    )
 }
 
 fn find(tool: &str) -> Option<PathBuf> {
