@@ -62,6 +62,7 @@ pub(crate) const FILES: &[(&str, &str)] = files![
     "javascript/package.json" from "javascript/package.json",
     "javascript/package-lock.json" from "javascript/package-lock.json",
     "javascript/kernel.mjs" from "javascript/kernel.mjs",
+    "javascript/certificates.mjs" from "javascript/certificates.mjs",
     "javascript/display.mjs" from "javascript/display.mjs",
     "javascript/resolve.mjs" from "javascript/resolve.mjs",
     "javascript/transform.mjs" from "javascript/transform.mjs",

@@ -10,6 +10,7 @@ import { Worker, MessageChannel } from 'node:worker_threads'
 import { Session } from 'node:inspector'
 import { createRequire } from 'node:module'
 import process from 'node:process'
+import { trustExtraAuthorities } from './certificates.mjs'
 import { kernelSide, KERNEL } from './display.mjs'
 import { importFrom } from './resolve.mjs'
 
@@ -154,6 +155,7 @@ cells.port1.on('message', ({ id, expression }) => {
     cells.port1.postMessage({ id })
     return
   }
+  trustExtraAuthorities()
   evaluate(expression)
     .catch((error) => ({ error: side.kernel.failure(error) }))
     .then((outcome) => {
