@@ -1,4 +1,4 @@
-"""A Hearth with the small code interpreter, and a server without a sandbox."""
+"""A Hearth with the code interpreter's template, and a server without a sandbox."""
 
 import json
 import os
@@ -13,10 +13,13 @@ import httpx
 import pytest
 
 from support.daemon import Hearth, free_port
+from support.internet import internet
 from support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = ROOT / "template" / "code-interpreter"
+# Which one scripts/e2e has prepared: `small` or `full`.
+EDITION = os.environ.get("HEARTH_E2E_EDITION", "small")
 # Kernels start slowly beside other tests.
 START_SECONDS = 120
 
@@ -26,12 +29,23 @@ class InterpreterHearth(Hearth):
 
     def prepare_host(self) -> None:
         super().prepare_host()
-        self.run("template", "prepare", "code-interpreter", "--small", seconds=1200)
+        small = [] if EDITION == "full" else ["--small"]
+        self.run("template", "prepare", "code-interpreter", *small, seconds=1200)
 
 
 @pytest.fixture(scope="session")
 def hearth() -> Iterator[Hearth]:
-    with InterpreterHearth() as daemon:
+    """Behind a site with a certificate authority of its own."""
+    with internet() as outside:
+        config = {
+            "node": {"ca_file": str(outside.authority)},
+            "network": {"name_servers": outside.config()["network"]["name_servers"]},
+        }
+        yield from serving(config)
+
+
+def serving(config: dict[str, Any]) -> Iterator[Hearth]:
+    with InterpreterHearth(config) as daemon:
         before = dict(os.environ)
         os.environ.update(daemon.exports)
         yield daemon
@@ -43,7 +57,8 @@ def hearth() -> Iterator[Hearth]:
 def box(hearth: Hearth) -> Iterator[Any]:
     from e2b_code_interpreter import Sandbox
 
-    with Sandbox.create(timeout=900, envs={"OF_SANDBOX": "sandbox"}) as sandbox:
+    # Two emulated kernels of Java take minutes to start beside other work.
+    with Sandbox.create(timeout=3000, envs={"OF_SANDBOX": "sandbox"}) as sandbox:
         yield sandbox
 
 

@@ -40,7 +40,7 @@ pub enum Prepare {
     /// `code-interpreter-v1`: runs code in Python, JavaScript, TypeScript, Bash, R
     /// and Java, and keeps its variables
     CodeInterpreter {
-        /// Python and JavaScript only, with fewer packages
+        /// Python, JavaScript, TypeScript and Bash only, with fewer packages
         #[arg(long)]
         small: bool,
         /// Make the root file system, but start nothing
