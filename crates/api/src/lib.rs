@@ -11,6 +11,7 @@
 //! `%2F` in an id does not split it.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod convert;
 mod error;

@@ -4,6 +4,7 @@ use hearth_control::Control;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// The control plane, and whether this process is about to stop.
 #[derive(Clone)]
 pub struct AppState {
     pub(crate) control: Arc<Control>,
@@ -11,6 +12,7 @@ pub struct AppState {
 }
 
 impl AppState {
+    /// The state of a process that takes requests.
     #[must_use]
     pub fn new(control: Arc<Control>) -> Self {
         Self {

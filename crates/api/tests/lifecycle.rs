@@ -847,6 +847,7 @@ fn set_state(api: &Api, id: &str, state: NodeSandboxState) {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one sandbox's story, step by step")]
 async fn traffic_wakes_what_may_be_woken_after_its_tokens() {
     let api = start().await;
     let make = |extra: Value| {

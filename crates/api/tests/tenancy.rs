@@ -64,6 +64,7 @@ async fn the_cost_of_a_request_does_not_depend_on_what_others_have() {
 type Cost = (&'static str, (usize, usize, usize));
 
 /// A sandbox's life by all the requests there are, and what each asked of the node.
+#[expect(clippy::too_many_lines, reason = "a table of requests")]
 async fn session(api: &Api) -> Vec<Cost> {
     let mut costs = Vec::new();
     api.node.asked();

@@ -6,6 +6,7 @@
 //! to flood anybody.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod server;
 mod zone;

@@ -22,6 +22,7 @@ async fn end_of(machine: &dyn Machine) -> ExitReason {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one VM's story, step by step")]
 async fn a_saved_guest_goes_on_twice_and_again() {
     let Some(kernel) = kernel() else { return };
     let bench = Bench::new(kernel);

@@ -30,6 +30,8 @@
 //! - Links and namespaces are made through netlink by threads that exist for one
 //!   job; no thread that has been in another namespace ever runs anything else.
 
+#![warn(missing_docs)]
+
 pub mod address;
 mod config;
 mod conntrack;

@@ -37,7 +37,9 @@ pub enum Divert {
 pub struct Policy {
     /// Wins over `deny`.
     pub allow: Vec<Ipv4Net>,
+    /// Destinations that are refused, beside those that none may reach.
     pub deny: Vec<Ipv4Net>,
+    /// Which TCP connections go through the node's proxy.
     pub divert: Divert,
     /// DNS to any server is answered by the node's forwarder.
     pub divert_dns: bool,
@@ -84,7 +86,9 @@ impl Policy {
 /// A slot that lives on from an earlier run, and its policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adoption {
+    /// The slot's index, from 0 on.
     pub index: u32,
+    /// What is in force in it.
     pub policy: Policy,
 }
 

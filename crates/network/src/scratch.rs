@@ -34,16 +34,19 @@ impl Namespace {
         .map_err(|_| Error::WorkerDied)?
     }
 
+    /// The namespace's file, as `setns` takes it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Name of the TAP in the namespace.
     #[must_use]
     pub fn tap(&self) -> &'static str {
         TAP_NAME
     }
 
+    /// The guest's MAC address on the TAP.
     #[must_use]
     pub fn mac(&self) -> [u8; 6] {
         GUEST_MAC

@@ -20,6 +20,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
+/// Asks the agents of sandboxes over HTTP.
 pub struct AgentClient {
     http: Client<HttpConnector, Empty<Bytes>>,
     port: u16,
@@ -32,6 +33,7 @@ impl Default for AgentClient {
 }
 
 impl AgentClient {
+    /// A client of agents on their usual port.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

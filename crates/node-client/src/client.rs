@@ -34,6 +34,7 @@ const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// What one answer may take in memory, many small parts included.
 const MAX_MESSAGE_MEMORY_BYTES: usize = 64 * 1024 * 1024;
 
+/// A client of one node's gRPC services, over one HTTP/2 connection.
 pub struct NodeClient {
     sandboxes: proto::SandboxServiceClient<SharedHttp2Connection>,
     builds: proto::BuildServiceClient<SharedHttp2Connection>,

@@ -5,6 +5,7 @@
 //! way in, and one that cannot be read is an error of that peer's.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod agent;
 mod client;

@@ -4,6 +4,7 @@
 #![allow(
     unreachable_pub,
     clippy::all,
+    clippy::too_many_lines,
     reason = "generated code follows its generator's style"
 )]
 
