@@ -358,7 +358,11 @@ fn limit_memory(version: CgroupVersion, directory: &Path, bytes: u64) -> Result<
         ),
     };
     let counted = directory.join(swap).exists();
-    // On version 1 neither may be below the other; a new group has no limit of swap.
+    if counted && version == CgroupVersion::V1 {
+        // Both together may not be below memory alone: a group that was left over may have
+        // too little for what comes, and for a new one this is refused.
+        let _ = write_number(directory, swap, swap_bytes);
+    }
     write_number(directory, memory, bytes)?;
     if counted {
         write_number(directory, swap, swap_bytes)?;
@@ -373,7 +377,11 @@ fn limit_cpu(version: CgroupVersion, directory: &Path, milli: u64) -> Result<(),
         return write_value(&directory.join("cpu.max"), &both);
     }
     write_number(directory, "cpu.cfs_period_us", CPU_PERIOD_US)?;
-    write_number(directory, "cpu.cfs_quota_us", quota)
+    match write_number(directory, "cpu.cfs_quota_us", quota) {
+        // More than a group above has. That one's limit holds.
+        Err(Error::Cgroup { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result,
+    }
 }
 
 /// Sets a group's share of the CPUs beside its siblings; 100 is that of one which says

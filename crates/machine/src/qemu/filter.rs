@@ -39,7 +39,7 @@ const ABSENT: [i64; 4] = [
 ];
 
 /// Allowed at run time whatever the arguments.
-const ALLOWED: [i64; 55] = [
+const ALLOWED: [i64; 56] = [
     // Descriptors: console, device state, monitor, disk, TAP.
     libc::SYS_read,
     libc::SYS_write,
@@ -94,6 +94,8 @@ const ALLOWED: [i64; 55] = [
     libc::SYS_getpid,
     libc::SYS_gettid,
     libc::SYS_sched_yield,
+    // Where QEMU is built to use it.
+    libc::SYS_membarrier,
     libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
@@ -107,7 +109,7 @@ const ALLOWED: [i64; 55] = [
 const ALLOWED_WITH_KVM: [i64; 2] = [libc::SYS_rt_sigtimedwait, libc::SYS_rt_sigpending];
 
 /// Answered with `EACCES` at run time: what libraries ask for and do without.
-const REFUSED: [i64; 13] = [
+const REFUSED: [i64; 16] = [
     libc::SYS_open,
     libc::SYS_openat,
     libc::SYS_stat,
@@ -118,7 +120,10 @@ const REFUSED: [i64; 13] = [
     libc::SYS_readlink,
     libc::SYS_readlinkat,
     libc::SYS_unlink,
+    libc::SYS_getcwd,
     libc::SYS_sysinfo,
+    libc::SYS_getrusage,
+    libc::SYS_clock_getres,
     libc::SYS_sched_getaffinity,
     libc::SYS_prctl,
 ];
