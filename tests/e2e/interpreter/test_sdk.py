@@ -43,7 +43,7 @@ def test_it_runs_as_root_in_the_users_home(box):
         said = "".join(execution.logs.stdout) + (execution.text or "")
         assert "root" in said and "/home/user" in said, execution
     context = box.create_code_context(cwd="/root")
-    assert box.run_code("import os; os.getcwd()", context=context).text == "'/root'"
+    assert box.run_code("import os; os.getcwd()", context=context).text == "/root"
     box.remove_code_context(context)
 
 
