@@ -2,6 +2,7 @@
 //! route takes, panics, cross-origin rules.
 
 use crate::error::Failure;
+use crate::guard;
 use crate::state::AppState;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{self, CorsLayer};
 
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(70);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(70);
 pub(crate) const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 
 /// Headers that scripts in a browser may read.
@@ -26,7 +27,7 @@ const EXPOSED: [HeaderName; 6] = [
     HeaderName::from_static("retry-after"),
 ];
 
-pub(crate) fn apply(routes: Router<AppState>) -> Router<AppState> {
+pub(crate) fn apply(routes: Router<AppState>, state: &AppState) -> Router<AppState> {
     let cors = CorsLayer::new()
         .allow_origin(cors::Any)
         .allow_methods(cors::Any)
@@ -40,6 +41,7 @@ pub(crate) fn apply(routes: Router<AppState>) -> Router<AppState> {
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(limit_time))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(state.clone(), guard::guard))
         .layer(cors)
         .layer(middleware::from_fn(trace))
 }

@@ -1,8 +1,8 @@
 //! The REST API: HTTP on one side, [`hearth_control::Control`] on the other.
 //!
 //! ```text
-//!  request ─▶ limits (time, size) ─▶ route ─▶ key ─▶ path, query, body
-//!          ─▶ control ─▶ wire type ─▶ JSON
+//!  request ─▶ route ─▶ key, rate limits ─▶ limits (time, size)
+//!          ─▶ path, query, body ─▶ control ─▶ wire type ─▶ JSON
 //! ```
 //!
 //! Handlers translate and decide nothing. Every answer that is an error is JSON
@@ -16,14 +16,19 @@
 mod convert;
 mod error;
 mod extract;
+mod guard;
 mod layers;
 mod metadata;
 mod openapi;
 mod query;
+mod rate_limit;
 mod routes;
+mod source;
 mod state;
 
 pub use openapi::{openapi, openapi_json};
+pub use rate_limit::{Rate, RateLimits};
+pub use source::Source;
 pub use state::AppState;
 
 use axum::Router;
@@ -32,7 +37,8 @@ use axum::Router;
 /// as the fallback of one that serves other things too.
 pub fn router(state: AppState) -> Router {
     let (routes, _document) = routes::routes().split_for_parts();
-    layers::apply(routes)
-        .merge(routes::uploads::router())
+    let uploads = guard::apply_to_uploads(routes::uploads::router(), &state);
+    layers::apply(routes, &state)
+        .merge(uploads)
         .with_state(state)
 }

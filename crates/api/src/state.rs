@@ -1,5 +1,6 @@
 //! What every handler sees.
 
+use crate::rate_limit::{Limiter, RateLimits};
 use hearth_control::Control;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,16 +9,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[derive(Clone)]
 pub struct AppState {
     pub(crate) control: Arc<Control>,
+    pub(crate) limiter: Arc<Limiter>,
     draining: Arc<AtomicBool>,
 }
 
 impl AppState {
-    /// The state of a process that takes requests.
+    /// Without limits of the rate of requests.
     #[must_use]
     pub fn new(control: Arc<Control>) -> Self {
         Self {
             control,
+            limiter: Arc::new(Limiter::new(&RateLimits::unlimited())),
             draining: Arc::default(),
+        }
+    }
+
+    /// The same with limits of the rate of requests.
+    #[must_use]
+    pub fn with_rate_limits(self, limits: &RateLimits) -> Self {
+        Self {
+            limiter: Arc::new(Limiter::new(limits)),
+            ..self
         }
     }
 

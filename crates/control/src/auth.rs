@@ -64,6 +64,16 @@ impl KeyCache {
         }
     }
 
+    fn knows(&self, hash: &str) -> bool {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.contains_key(hash)
+    }
+
+    fn remove(&self, hash: &str) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.remove(hash);
+    }
+
     fn forget(&self, key: Uuid) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|_, (_, caller)| caller.key_id != key);
@@ -73,6 +83,13 @@ impl KeyCache {
 impl Control {
     /// How long a revoked key may still be taken.
     pub const KEY_CACHE_SECONDS: u64 = 5;
+
+    /// Whether a key proved good lately, so that it need not be taken for a guess. It
+    /// may have been revoked since.
+    #[must_use]
+    pub fn key_is_familiar(&self, key: &str) -> bool {
+        keys::well_formed(key) && self.keys.knows(&keys::hash(key))
+    }
 
     /// The caller behind a key.
     ///
@@ -87,6 +104,7 @@ impl Control {
             return Ok(caller);
         }
         let Some((key, team)) = self.store.api_key_by_hash(&hash).await? else {
+            self.keys.remove(&hash);
             return Err(unauthenticated("Invalid API key"));
         };
         if !bool::from(key.hash.as_bytes().ct_eq(hash.as_bytes())) {

@@ -247,6 +247,12 @@ impl Egress {
         self.visits.permits(peer, host, sandbox)
     }
 
+    /// The sandbox whose connection reaches the edge from `peer`, if it is one's.
+    #[must_use]
+    pub fn visitor(&self, peer: SocketAddr) -> Option<SandboxId> {
+        self.visits.guest(peer)
+    }
+
     /// A sandbox has left its address.
     pub fn leave(&self, address: Ipv4Addr) {
         self.guests.leave(address);

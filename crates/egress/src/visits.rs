@@ -77,6 +77,17 @@ impl Visits {
         }
     }
 
+    /// The sandbox that the connection from `peer` is of, where it is one's.
+    pub(crate) fn guest(&self, peer: SocketAddr) -> Option<SandboxId> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        open.get(&peer)
+            .map(|visit| visit.guest.identity.sandbox_id.clone())
+    }
+
     /// Whether a request of `peer` is permitted; whoever is no guest may send any.
     pub(crate) fn permits(
         &self,
@@ -133,10 +144,14 @@ mod tests {
         let (allowed, other) = (SandboxId::random(), SandboxId::random());
         let rules = |json: String| Rules::parse(None, &json).unwrap();
         let only = format!(r#"{{"allowOut":["80-{allowed}.box.test"],"denyOut":["0.0.0.0/0"]}}"#);
-        guests.enter(address, Identity::new(SandboxId::random()), rules(only));
+        let visitor = SandboxId::random();
+        guests.enter(address, Identity::new(visitor.clone()), rules(only));
         let visits = Arc::new(Visits::new("box.test"));
         let peer: SocketAddr = "127.0.0.1:4000".parse().unwrap();
         let known = visits.open(peer, guests.find(address).unwrap(), 3000);
+        let mapped = "[::ffff:127.0.0.1]:4000".parse().unwrap();
+        assert_eq!(visits.guest(mapped), Some(visitor));
+        assert_eq!(visits.guest("127.0.0.1:4001".parse().unwrap()), None);
         let host = |id: &SandboxId| format!("80-{id}.box.test");
         let visit = |host: &str, sandbox| visits.permits(peer, Some(host), sandbox);
 
@@ -165,6 +180,7 @@ mod tests {
         assert!(visit(&format!("81-{other}.box.test"), Some((&other, 81))));
         drop(known);
         assert!(visit(&host(&other), Some((&other, 80))));
+        assert_eq!(visits.guest(peer), None);
     }
 
     fn guest_with(rules: &str) -> Arc<Guest> {

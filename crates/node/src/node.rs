@@ -473,6 +473,13 @@ impl Node {
         self.shared.egress.permits_visit(peer, host, sandbox)
     }
 
+    /// The sandbox of this node whose connection reaches the edge from `peer`; `None`
+    /// for all others.
+    #[must_use]
+    pub fn egress_visitor(&self, peer: SocketAddr) -> Option<SandboxId> {
+        self.shared.egress.visitor(peer)
+    }
+
     /// Ids of the sandboxes that have a [`Target`] at this moment.
     #[must_use]
     pub fn target_ids(&self) -> Vec<SandboxId> {

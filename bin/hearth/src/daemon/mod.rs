@@ -17,6 +17,7 @@ pub mod secret_files;
 pub mod secrets;
 mod serving;
 pub mod signals;
+mod source;
 mod telemetry;
 mod templates;
 pub mod tls;
@@ -119,7 +120,7 @@ impl Daemon {
         control.connect_secrets(Arc::new(secret_files::SecretFiles::new(settings)));
         let source = Arc::new(telemetry::NodeSource(Arc::clone(&node)));
         let collector = Collector::start(source, told);
-        let api = AppState::new(Arc::clone(&control));
+        let api = AppState::new(Arc::clone(&control)).with_rate_limits(&settings.rate_limits.config());
         let routes = routes::NodeRoutes::new(Arc::clone(&node), Arc::clone(&control));
         let routes = Arc::new(routes);
         let serving = serving::Serving::start(settings, share, listeners, tls, routes, api.clone());

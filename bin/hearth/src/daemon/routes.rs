@@ -23,6 +23,10 @@ impl NodeRoutes {
     pub fn new(node: Arc<Node>, control: Arc<Control>) -> Self {
         Self { node, control }
     }
+
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
 }
 
 #[async_trait]

@@ -4,6 +4,7 @@ use super::{
     descriptors::{RESERVED, Share},
     emulation,
     routes::NodeRoutes,
+    source,
     tls::Tls,
 };
 use crate::settings::Settings;
@@ -88,12 +89,17 @@ impl Serving {
             RESERVED,
         ));
         let (limits, cores) = (&limits, listeners.cores);
-        let edge = Edge::new(routes, settings.edge.config());
-        let mut router = hearth_api::router(api);
+        let trust_forwarded = settings.edge.trust_forwarded;
+        let mut router = source::with_source(
+            hearth_api::router(api),
+            Arc::clone(routes.node()),
+            trust_forwarded,
+        );
         if emulation::is_in_use(settings) {
             router = router.layer(axum::middleware::from_fn(tell_of_emulation));
         }
-        let service = edge.or_else(with_scheme(router, settings.edge.trust_forwarded));
+        let edge = Edge::new(routes, settings.edge.config());
+        let service = edge.or_else(with_scheme(router, trust_forwarded));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners.plain {
             let (service, limits, cores, stop) =

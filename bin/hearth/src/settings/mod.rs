@@ -15,6 +15,7 @@ mod network;
 mod node;
 mod paths;
 mod problem;
+mod rate_limits;
 pub mod reference;
 mod templates;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use edge::{ConnectionSettings, EdgeSettings};
 pub use network::NetworkSettings;
 pub use node::NodeSettings;
 pub use problem::{FileProblem, Problem};
+pub use rate_limits::RateLimitSettings;
 pub use templates::{CodeInterpreterSettings, TemplateSettings};
 pub use tls::TlsSettings;
 
@@ -88,6 +90,8 @@ pub struct Settings {
     pub builds: BuildSettings,
     /// `[registries]`
     pub registries: RegistrySettings,
+    /// `[rate_limits]`
+    pub rate_limits: RateLimitSettings,
 }
 
 impl Default for Settings {
@@ -111,6 +115,7 @@ impl Default for Settings {
             code_interpreter: CodeInterpreterSettings::default(),
             builds: BuildSettings::default(),
             registries: RegistrySettings::default(),
+            rate_limits: RateLimitSettings::default(),
         }
     }
 }
@@ -173,6 +178,7 @@ impl Settings {
         self.network.check()?;
         self.connections.check()?;
         self.tls.check()?;
+        self.rate_limits.check()?;
         api::check_domain(&self.domain_host())
     }
 
