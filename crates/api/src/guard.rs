@@ -1,11 +1,13 @@
 //! What stands before every route: whose request it is, and whether there may be one
-//! more of that caller. Handlers find the caller where this has left it.
+//! more of that caller; and what is written down of it. Handlers find the caller where
+//! this has left it.
 //!
 //! A key that has proved good lately is asked for at once; any other, and a request
 //! without one, costs first a token of the source it comes from. A flood of guesses from
 //! an address therefore neither reaches the store nor keeps those out who work from the
 //! same address.
 
+use crate::audit::Entry;
 use crate::error::Failure;
 use crate::extract::api_key;
 use crate::layers::REQUEST_TIMEOUT;
@@ -14,10 +16,14 @@ use crate::source::Source;
 use crate::state::AppState;
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{Extensions, HeaderMap};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use hearth_control::{Caller, Control, Error, Kind};
+use uuid::Uuid;
+
+/// Names the request in the audit log.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Who a request is of, or why that is nobody.
 #[derive(Clone)]
@@ -40,22 +46,28 @@ pub(crate) async fn guard(
     let Some(group) = Group::of(request.method(), route) else {
         return next.run(request).await;
     };
-    match admit(&state, group, &mut request).await {
+    let id = Uuid::new_v4().simple().to_string();
+    let mut entry = state.begin(&request, &id);
+    let admitted = admit(&state, group, &mut request, entry.as_mut()).await;
+    let mut response = match admitted {
         Ok(allowance) => {
-            let mut response = next.run(request).await;
+            let mut response = carry_out(entry, request, next, StatusCode::UNAUTHORIZED).await;
             if let Some(allowance) = allowance {
                 allowance.show(response.headers_mut());
             }
             response
         }
-        Err(exceeded) => exceeded.into_response(),
-    }
+        Err(exceeded) => refuse(entry, exceeded),
+    };
+    identify_request(&mut response, &id);
+    response
 }
 
 async fn admit(
     state: &AppState,
     group: Group,
     request: &mut Request,
+    entry: Option<&mut Entry>,
 ) -> Result<Option<Allowance>, Exceeded> {
     let key = api_key(request.headers());
     let familiar = key
@@ -67,6 +79,9 @@ async fn admit(
     }
     let identity = identify(&state.control, request.headers()).await;
     if let Ok(caller) = &identity {
+        if let Some(entry) = entry {
+            entry.caller(caller);
+        }
         allowance = state.limiter.caller(caller, group)?;
     }
     request.extensions_mut().insert(Identity(identity));
@@ -80,14 +95,49 @@ async fn identify(control: &Control, headers: &HeaderMap) -> Result<Caller, Erro
         .unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "The request took too long")))
 }
 
+/// Runs what comes next and writes the record. `refusal` is the status by which
+/// credentials are refused.
+async fn carry_out(
+    entry: Option<Entry>,
+    request: Request,
+    next: Next,
+    refusal: StatusCode,
+) -> Response {
+    let Some(entry) = entry else {
+        return next.run(request).await;
+    };
+    let response = entry.scope(next.run(request)).await;
+    let status = response.status();
+    entry.finish(status, status == refusal);
+    response
+}
+
+/// What was never begun has no record: a flood does not become one of the log.
+fn refuse(entry: Option<Entry>, exceeded: Exceeded) -> Response {
+    if let Some(entry) = entry {
+        entry.discard();
+    }
+    exceeded.into_response()
+}
+
+fn identify_request(response: &mut Response, id: &str) {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+}
+
 /// Uploads show a signed link instead of a key: each is counted to its source.
 pub(crate) fn apply_to_uploads(uploads: Router<AppState>, state: &AppState) -> Router<AppState> {
     uploads.layer(middleware::from_fn_with_state(state.clone(), guard_upload))
 }
 
 async fn guard_upload(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    match state.limiter.source(&Source::of(request.extensions())) {
-        Ok(_) => next.run(request).await,
-        Err(exceeded) => exceeded.into_response(),
-    }
+    let id = Uuid::new_v4().simple().to_string();
+    let entry = state.begin(&request, &id);
+    let mut response = match state.limiter.source(&Source::of(request.extensions())) {
+        Ok(_) => carry_out(entry, request, next, StatusCode::FORBIDDEN).await,
+        Err(exceeded) => refuse(entry, exceeded),
+    };
+    identify_request(&mut response, &id);
+    response
 }

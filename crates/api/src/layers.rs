@@ -18,7 +18,8 @@ pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(70);
 pub(crate) const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
 
 /// Headers that scripts in a browser may read.
-const EXPOSED: [HeaderName; 6] = [
+const EXPOSED: [HeaderName; 7] = [
+    guard::REQUEST_ID,
     HeaderName::from_static("x-next-token"),
     HeaderName::from_static("x-total-running"),
     HeaderName::from_static("ratelimit-limit"),

@@ -1,6 +1,9 @@
 //! What every handler sees.
 
+use crate::audit::{Entry, Trail};
 use crate::rate_limit::{Limiter, RateLimits};
+use axum::extract::Request;
+use hearth_audit::AuditLog;
 use hearth_control::Control;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,16 +13,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct AppState {
     pub(crate) control: Arc<Control>,
     pub(crate) limiter: Arc<Limiter>,
+    trail: Option<Arc<Trail>>,
     draining: Arc<AtomicBool>,
 }
 
 impl AppState {
-    /// Without limits of the rate of requests.
+    /// Without limits of the rate of requests, and without an audit log.
     #[must_use]
     pub fn new(control: Arc<Control>) -> Self {
         Self {
             control,
             limiter: Arc::new(Limiter::new(&RateLimits::unlimited())),
+            trail: None,
             draining: Arc::default(),
         }
     }
@@ -31,6 +36,21 @@ impl AppState {
             limiter: Arc::new(Limiter::new(limits)),
             ..self
         }
+    }
+
+    /// The same with an audit log.
+    #[must_use]
+    pub fn with_audit_log(self, log: Arc<AuditLog>) -> Self {
+        Self {
+            trail: Some(Arc::new(Trail::new(log))),
+            ..self
+        }
+    }
+
+    /// Begins the record of a request, where there is a log.
+    pub(crate) fn begin(&self, request: &Request, request_id: &str) -> Option<Entry> {
+        let trail = self.trail.as_ref()?;
+        Some(Entry::begin(trail, request, request_id))
     }
 
     /// From now on the health check says that this process is going away, so that

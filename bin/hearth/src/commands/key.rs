@@ -1,11 +1,16 @@
 //! `hearth key`: API keys, through the store, whether or not the daemon runs.
 
 use super::output::{Format, relative};
-use crate::{daemon, settings::Settings};
+use crate::daemon::{
+    self,
+    audit::{self, Action},
+};
+use crate::settings::Settings;
 use anyhow::{Context, bail};
 use chrono::Utc;
 use clap::Subcommand;
 use hearth_control::keys;
+use hearth_ids::TeamId;
 use hearth_store::{ApiKey, Store, Team};
 use secrecy::ExposeSecret;
 use std::process::ExitCode;
@@ -47,6 +52,8 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
         Command::Create { name, team } => {
             let team = daemon::team_or_new(store.as_ref(), settings, &team).await?;
             let (created, key) = keys::create(store.as_ref(), team.id, &name).await?;
+            let action = Action::new("key.create", Some(team.id), created.id.to_string());
+            audit::operator(settings, action, true);
             eprintln!(
                 "Key {} of team {}. It is shown only now:",
                 created.id, team.slug
@@ -56,7 +63,10 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
         Command::List { format } => list(store.as_ref(), format).await?,
         Command::Revoke { id } => {
             let id: uuid::Uuid = id.parse().with_context(|| format!("{id:?} is no key ID"))?;
-            if !revoke(store.as_ref(), id).await? {
+            let team = revoke(store.as_ref(), id).await?;
+            let action = Action::new("key.revoke", team, id.to_string());
+            audit::operator(settings, action, team.is_some());
+            if team.is_none() {
                 bail!("no key has the ID {id}; `hearth key list` shows them");
             }
             println!("Revoked {id}.");
@@ -113,12 +123,12 @@ fn json(team: &Team, key: &ApiKey) -> serde_json::Value {
     })
 }
 
-/// Revokes the key in whichever team it is; false when there is none.
-async fn revoke(store: &dyn Store, id: uuid::Uuid) -> anyhow::Result<bool> {
+/// Revokes the key and tells whose it was; `None` when there is no such key.
+async fn revoke(store: &dyn Store, id: uuid::Uuid) -> anyhow::Result<Option<TeamId>> {
     for team in store.team_list().await? {
         if store.api_key_revoke(team.id, id, Utc::now()).await? {
-            return Ok(true);
+            return Ok(Some(team.id));
         }
     }
-    Ok(false)
+    Ok(None)
 }

@@ -2,12 +2,17 @@
 //! sandbox ever sees.
 
 use super::output::{Format, relative};
-use crate::daemon::{self, secret_files::SecretFiles};
+use crate::daemon::{
+    self,
+    audit::{self, Action},
+    secret_files::SecretFiles,
+};
 use crate::settings::Settings;
 use anyhow::{Context, bail};
 use chrono::Utc;
 use clap::Subcommand;
 use hearth_control::{SecretInfo, SecretKeeper as _, SecretKey};
+use hearth_ids::TeamId;
 use std::io::Read;
 use std::process::ExitCode;
 
@@ -55,18 +60,27 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
             if value.is_empty() {
                 bail!("there is no value on standard input");
             }
-            files.set(team, &name, value.into())?;
+            let kept = files.set(team, &name, value.into());
+            audit::operator(settings, action("secret.set", team, &name), kept.is_ok());
+            kept?;
             println!("Kept {name}.");
         }
         Command::List { format } => list(files.list(team)?, format)?,
         Command::Remove { name } => {
-            if !files.remove(team, &SecretKey::of(&name))? {
+            let removed = files.remove(team, &SecretKey::of(&name));
+            let done = matches!(removed, Ok(true));
+            audit::operator(settings, action("secret.remove", team, &name), done);
+            if !removed? {
                 bail!("there is no secret {name:?}");
             }
             println!("Removed {name}.");
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn action(name: &'static str, team: TeamId, secret: &str) -> Action {
+    Action::new(name, Some(team), secret.to_owned())
 }
 
 fn list(mut secrets: Vec<SecretInfo>, format: Format) -> anyhow::Result<()> {

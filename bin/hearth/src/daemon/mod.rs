@@ -6,10 +6,12 @@
 //!                                   └────▶ node-client ─▶ node.sock ─▶ node
 //! ```
 
+pub mod audit;
 pub mod descriptors;
 pub mod emulation;
 pub mod lock;
 pub mod log;
+mod network;
 pub mod prepare;
 pub mod recipes;
 mod routes;
@@ -25,6 +27,7 @@ pub mod tls;
 use crate::settings::Settings;
 use anyhow::Context;
 use hearth_api::AppState;
+use hearth_audit::AuditLog;
 use hearth_control::{Control, TeamConfig, TeamLimits};
 use hearth_ids::TeamId;
 use hearth_machine::{
@@ -32,7 +35,6 @@ use hearth_machine::{
     accelerator::Accelerator,
     qemu::{PROGRAM, QemuConfig, QemuEngine},
 };
-use hearth_network::{NetworkConfig, TapOwner};
 use hearth_node::{
     Node, NodeConfig,
     config::{
@@ -45,6 +47,7 @@ use hearth_store::{NewTeam, Store, Team, sqlite::SqliteStore};
 use hearth_telemetry::Collector;
 use hearth_template_build::Templates;
 use lock::Lock;
+pub use network::network_config;
 use secrecy::ExposeSecret;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -66,6 +69,7 @@ pub struct Daemon {
     control: Arc<Control>,
     admin: recipes::Admin,
     collector: Collector,
+    audit: Option<Arc<AuditLog>>,
     api: AppState,
     serving: serving::Serving,
     settings: Settings,
@@ -80,6 +84,7 @@ impl Daemon {
         let listeners = serving::Listeners::bind(settings).await?;
         let tls = tls::Tls::start(settings).context("prepare TLS")?;
         make_state_dir(settings)?;
+        let audit = audit::start(settings)?;
         let share = descriptors::share(settings);
         let told = hearth_telemetry::Store::open(
             settings.telemetry_dir(),
@@ -120,7 +125,7 @@ impl Daemon {
         control.connect_secrets(Arc::new(secret_files::SecretFiles::new(settings)));
         let source = Arc::new(telemetry::NodeSource(Arc::clone(&node)));
         let collector = Collector::start(source, told);
-        let api = AppState::new(Arc::clone(&control)).with_rate_limits(&settings.rate_limits.config());
+        let api = api(settings, &control, audit.as_ref());
         let routes = routes::NodeRoutes::new(Arc::clone(&node), Arc::clone(&control));
         let routes = Arc::new(routes);
         let serving = serving::Serving::start(settings, share, listeners, tls, routes, api.clone());
@@ -132,6 +137,7 @@ impl Daemon {
             control,
             admin,
             collector,
+            audit,
             api,
             serving,
             settings: settings.clone(),
@@ -145,6 +151,7 @@ impl Daemon {
         self.serving.stop(STOP_LIMIT).await;
         self.admin.stop(STOP_LIMIT).await;
         self.control.shutdown(STOP_LIMIT).await;
+        audit::stop(self.audit, STOP_LIMIT).await;
         self.collector.stop().await;
         self.server.stop(STOP_LIMIT).await;
         self.templates.shutdown(STOP_LIMIT).await;
@@ -158,6 +165,14 @@ impl Daemon {
         emulation::forget(&self.settings);
         tracing::info!(sandboxes = left, "Hearth has stopped");
         left
+    }
+}
+
+fn api(settings: &Settings, control: &Arc<Control>, audit: Option<&Arc<AuditLog>>) -> AppState {
+    let api = AppState::new(Arc::clone(control)).with_rate_limits(&settings.rate_limits.config());
+    match audit {
+        Some(log) => api.with_audit_log(Arc::clone(log)),
+        None => api,
     }
 }
 
@@ -299,27 +314,6 @@ pub async fn engine(settings: &Settings) -> anyhow::Result<QemuEngine> {
     .await?
 }
 
-pub fn network_config(settings: &Settings) -> anyhow::Result<NetworkConfig> {
-    let given = &settings.network;
-    let mut config = NetworkConfig {
-        state_dir: settings.state_dir.clone(),
-        pool_size: given.pool_size.min(given.max_slots),
-        max_slots: given.max_slots,
-        connections_max: Some(given.connections_max).filter(|most| *most > 0),
-        bandwidth_max: Some(u64::from(given.bandwidth_mbit) * 1_000_000).filter(|most| *most > 0),
-        tap_owner: TapOwner::PerSlot {
-            base: DEFAULT_UID_BASE,
-        },
-        smtp: given.smtp,
-        ..NetworkConfig::default()
-    };
-    config.deny = given.denied()?;
-    let [slots, links] = given.ranges()?;
-    config.slot_range = slots.unwrap_or(config.slot_range);
-    config.link_range = links.unwrap_or(config.link_range);
-    Ok(config)
-}
-
 async fn start_control(settings: &Settings) -> anyhow::Result<Arc<Control>> {
     let (control, config) = open_control(settings).await?;
     let bootstrapped = hearth_control::bootstrap(control.store().as_ref(), &config)
@@ -452,7 +446,7 @@ pub async fn clean_up(settings: &Settings) -> anyhow::Result<usize> {
     let _lock = Lock::take(&settings.pid_file())?;
     let engine = Arc::new(engine(settings).await?);
     let builds = Arc::new(LocalStore::open(settings.builds_dir())?);
-    let network = NetworkConfig {
+    let network = hearth_network::NetworkConfig {
         pool_size: 0,
         ..network_config(settings)?
     };

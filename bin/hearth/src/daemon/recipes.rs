@@ -6,6 +6,7 @@
 //! snapshot and publishes it. Nothing of that touches sandboxes. What is half-made
 //! is in staging, where the next start sweeps, and unknown to everybody.
 
+use super::audit::{self, Action};
 use super::prepare::{self, Place};
 use crate::settings::Settings;
 use anyhow::Context as _;
@@ -317,6 +318,9 @@ async fn answer(State(shared): State<Arc<Shared>>, Json(request): Json<Request>)
             made = carry_out(&this, &request, Told(tell.clone())) => made,
             () = this.stop.cancelled() => Err(anyhow::anyhow!("the daemon stops")),
         };
+        let template = request.wanted.recipe.template().to_owned();
+        let action = Action::at_socket("template.prepare", template);
+        audit::operator(&this.kitchen.settings, action, made.is_ok());
         let last = match made {
             Ok(build_id) => Word::Ready { build_id },
             Err(error) => {

@@ -7,6 +7,7 @@
 //! where the two forms agree, a `config` method of the section.
 
 mod api;
+mod audit;
 mod builds;
 mod edge;
 mod environment;
@@ -23,6 +24,7 @@ mod tests;
 mod tls;
 
 pub use api::{ApiSettings, LimitSettings, MetricsSettings};
+pub use audit::AuditSettings;
 pub use builds::{BuildSettings, RegistrySettings};
 pub use edge::{ConnectionSettings, EdgeSettings};
 pub use network::NetworkSettings;
@@ -90,6 +92,8 @@ pub struct Settings {
     pub builds: BuildSettings,
     /// `[registries]`
     pub registries: RegistrySettings,
+    /// `[audit]`
+    pub audit: AuditSettings,
     /// `[rate_limits]`
     pub rate_limits: RateLimitSettings,
 }
@@ -115,6 +119,7 @@ impl Default for Settings {
             code_interpreter: CodeInterpreterSettings::default(),
             builds: BuildSettings::default(),
             registries: RegistrySettings::default(),
+            audit: AuditSettings::default(),
             rate_limits: RateLimitSettings::default(),
         }
     }
@@ -178,6 +183,7 @@ impl Settings {
         self.network.check()?;
         self.connections.check()?;
         self.tls.check()?;
+        self.audit.check()?;
         self.rate_limits.check()?;
         api::check_domain(&self.domain_host())
     }

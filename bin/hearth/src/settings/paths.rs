@@ -60,6 +60,11 @@ impl Settings {
         self.state_dir.join("acme-challenge")
     }
 
+    /// The audit log; rotated files are beside it.
+    pub fn audit_log(&self) -> PathBuf {
+        self.state_dir.join("audit.log")
+    }
+
     /// What only the daemon's owner may read.
     pub fn keys_dir(&self) -> PathBuf {
         self.state_dir.join("keys")

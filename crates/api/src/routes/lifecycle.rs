@@ -1,6 +1,7 @@
 //! Calls that keep a sandbox's state, and that bring it back.
 
 use super::list::next_token;
+use crate::audit;
 use crate::convert::{self, Generation};
 use crate::error::Result;
 use crate::extract::{Authenticated, Body, OptionalBody, SandboxPath, SegmentPath, sandbox_id};
@@ -102,7 +103,12 @@ pub(crate) async fn sandbox_fork(
     caller.check_timeout(request.timeout_seconds)?;
     let id = sandbox_id(&id)?;
     let forks = state.control.sandbox_fork(&caller, &id, request).await?;
-    let results = forks.into_iter().map(convert::fork).collect();
+    let results: Vec<ForkResult> = forks.into_iter().map(convert::fork).collect();
+    let made: Vec<&str> = results
+        .iter()
+        .filter_map(|result| Some(result.sandbox.as_ref()?.sandbox_id.as_str()))
+        .collect();
+    audit::created(&made.join(","));
     Ok((StatusCode::CREATED, Json(results)))
 }
 
@@ -160,6 +166,7 @@ pub(crate) async fn snapshot_create(
         .control
         .sandbox_snapshot(&caller, &id, request)
         .await?;
+    audit::created(&view.id);
     Ok((StatusCode::CREATED, Json(convert::snapshot(view))))
 }
 

@@ -1,5 +1,6 @@
 //! Making sandboxes, looking at one, connecting to it, ending it.
 
+use crate::audit;
 use crate::convert::{self, Generation};
 use crate::error::Result;
 use crate::extract::{Authenticated, Body, OptionalBody, SandboxPath, SegmentPath, sandbox_id};
@@ -68,7 +69,9 @@ async fn create(
     let key = idempotency_key(headers)?;
     let request = convert::new_sandbox(body, generation);
     let access = state.control.sandbox_create(&caller, request, key).await?;
-    Ok((StatusCode::CREATED, Json(convert::sandbox(access))))
+    let sandbox = convert::sandbox(access);
+    audit::created(&sandbox.sandbox_id);
+    Ok((StatusCode::CREATED, Json(sandbox)))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>> {

@@ -1,6 +1,7 @@
 //! Secrets of a team. No answer holds a value, and none may be kept by caches.
 
 use super::list::next_token;
+use crate::audit;
 use crate::error::Result;
 use crate::extract::{Authenticated, Body, SegmentPath};
 use crate::query::Query;
@@ -74,6 +75,7 @@ pub(crate) async fn secret_create(
         metadata: body.metadata.unwrap_or_default(),
     };
     let info = state.control.secret_create(&caller, new).await?;
+    audit::created(&info.id);
     Ok((StatusCode::CREATED, no_store(), Json(secret(info))))
 }
 

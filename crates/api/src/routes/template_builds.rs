@@ -1,6 +1,7 @@
 //! Building templates: registering, uploading, starting, watching, giving up.
 
 use super::uploads;
+use crate::audit;
 use crate::convert;
 use crate::error::Result;
 use crate::extract::{Authenticated, Body};
@@ -66,6 +67,10 @@ pub(crate) async fn template_build_create_v3(
         .control
         .template_build_register(&caller, request)
         .await?;
+    audit::created(&format!(
+        "{}/{}",
+        registered.template.id, registered.build.id
+    ));
     Ok((StatusCode::ACCEPTED, Json(requested(registered))))
 }
 
@@ -112,6 +117,10 @@ pub(crate) async fn template_build_create_v2(
         .control
         .template_build_register(&caller, request)
         .await?;
+    audit::created(&format!(
+        "{}/{}",
+        registered.template.id, registered.build.id
+    ));
     let RegisteredBuild {
         template,
         build,

@@ -1,5 +1,6 @@
 //! Changing templates: visibility and tags.
 
+use crate::audit;
 use crate::convert;
 use crate::error::Result;
 use crate::extract::{Authenticated, Body, SegmentPath};
@@ -74,6 +75,7 @@ pub(crate) async fn template_tags_assign(
     Authenticated(caller): Authenticated,
     Body(body): Body<AssignTemplateTags>,
 ) -> Result<(StatusCode, Json<AssignedTemplateTags>)> {
+    audit::object(&body.target);
     let (build, tags) = state
         .control
         .template_tags_assign(&caller, &body.target, &body.tags)
@@ -100,6 +102,7 @@ pub(crate) async fn template_tags_delete(
     Authenticated(caller): Authenticated,
     Body(body): Body<DeleteTemplateTags>,
 ) -> Result<StatusCode> {
+    audit::object(&body.name);
     state
         .control
         .template_tags_delete(&caller, &body.name, &body.tags)

@@ -2,6 +2,7 @@
 //! PUT. It is outside of the API's limits on time and size; its own are a length
 //! that is told before and kept exactly, and a bound on silence.
 
+use crate::audit;
 use crate::error::{Failure, Result};
 use crate::state::AppState;
 use axum::Router;
@@ -82,6 +83,7 @@ async fn upload(
         signature: query.text("signature").ok_or_else(invalid)?.to_owned(),
     };
     state.control.upload_admit(&ticket)?;
+    audit::team(ticket.team);
     let length = length(request.headers())?;
     receive(&state.control, &ticket, length, request.into_body()).await?;
     Ok(StatusCode::OK)
