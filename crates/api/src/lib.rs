@@ -41,5 +41,6 @@ pub fn router(state: AppState) -> Router {
     let uploads = guard::apply_to_uploads(routes::uploads::router(), &state);
     layers::apply(routes, &state)
         .merge(uploads)
+        .layer(axum::middleware::map_response(layers::harden))
         .with_state(state)
 }

@@ -97,3 +97,36 @@ async fn volumes_are_refused_with_what_is_there_instead() {
     // Whoever shows no key learns nothing.
     api.anonymous("/volumes").await.error(401);
 }
+
+#[tokio::test]
+async fn no_answer_is_run_by_a_browser() {
+    let api = Api::start().await;
+    let upload = format!("/template-files/{}/x", api.team);
+    let answers = [
+        api.get("/v2/sandboxes").await,
+        api.get("/sandboxes/nothing").await,
+        api.get("/nowhere").await,
+        api.anonymous("/v2/sandboxes").await,
+        api.anonymous("/health").await,
+        api.anonymous("/dashboard").await,
+        api.call(axum::http::Method::PUT, &upload, "x").await,
+    ];
+    let statuses: Vec<u16> = answers
+        .iter()
+        .map(|answer| answer.status.as_u16())
+        .collect();
+    assert_eq!(statuses[..4], [200, 404, 404, 401]);
+    assert_eq!(statuses[5..], [200, 403]);
+    for answer in &answers {
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
+        let policies: Vec<_> = answer
+            .headers
+            .get_all("content-security-policy")
+            .iter()
+            .collect();
+        assert_eq!(policies.len(), 1, "{}", answer.text);
+        let policy = policies[0].to_str().expect("text");
+        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"));
+    }
+}

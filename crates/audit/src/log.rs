@@ -1,7 +1,6 @@
 //! The queue, the thread that writes, and the files.
 
 use crate::record::Record;
-use serde::Deserialize;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};

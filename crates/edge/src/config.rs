@@ -20,7 +20,8 @@ pub struct EdgeConfig {
     /// Pauses before the second, third, … attempt to connect to a port that refuses.
     pub dial_retry_ms: Vec<u64>,
     /// Whether `X-Forwarded-For` and `X-Forwarded-Proto` of clients are believed
-    /// and extended. Set it only behind a proxy that writes them.
+    /// and extended, and their other words of that kind (`Forwarded`, `X-Real-IP`) passed
+    /// on; otherwise guests get none of them. Set it only behind a proxy that writes them.
     pub trust_forwarded: bool,
 }
 

@@ -24,6 +24,18 @@ const API_KEY_PREFIX: &[u8] = b"e2b_";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Other words about who a client is or how it came here, by which servers are led
+/// astray. So are all whose names begin with [`FORWARDED_PREFIX`].
+const CLAIMS: [HeaderName; 7] = [
+    http::header::FORWARDED,
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("x-cluster-client-ip"),
+    HeaderName::from_static("x-original-forwarded-for"),
+    HeaderName::from_static("true-client-ip"),
+    HeaderName::from_static("cf-connecting-ip"),
+];
+const FORWARDED_PREFIX: &str = "x-forwarded-";
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -158,6 +170,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn forwarded(headers: &mut HeaderMap, host: Option<&str>, peer: Peer, config: &EdgeConfig) {
+    if !config.trust_forwarded {
+        strip_claims(headers);
+    }
     let before = headers
         .get(&FORWARDED_FOR)
         .and_then(|value| value.to_str().ok())
@@ -180,6 +195,18 @@ fn forwarded(headers: &mut HeaderMap, host: Option<&str>, peer: Peer, config: &E
     };
 }
 
+/// Takes out what a client says of itself without a proxy that could know it.
+fn strip_claims(headers: &mut HeaderMap) {
+    let claims: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(FORWARDED_PREFIX) || CLAIMS.contains(name))
+        .cloned()
+        .collect();
+    for name in claims {
+        headers.remove(name);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,23 +223,64 @@ mod tests {
         headers
     }
 
-    fn pass(mut headers: HeaderMap, port: u16, mask: Option<&str>) -> HeaderMap {
+    fn pass(headers: HeaderMap, port: u16, mask: Option<&str>) -> HeaderMap {
+        pass_with(headers, port, mask, &EdgeConfig::default())
+    }
+
+    fn pass_with(
+        mut headers: HeaderMap,
+        port: u16,
+        mask: Option<&str>,
+        config: &EdgeConfig,
+    ) -> HeaderMap {
         let mut route = Route::new([127, 0, 0, 1].into(), CancellationToken::new());
         route.mask_request_host = mask.map(str::to_owned);
         let peer = Peer {
             address: ([192, 0, 2, 7], 5).into(),
             tls: true,
         };
-        let config = EdgeConfig::default();
         to_guest(
             &mut headers,
             Some("8080-x.example.com"),
             port,
             &route,
             peer,
-            &config,
+            config,
         );
         headers
+    }
+
+    #[test]
+    fn what_clients_say_of_themselves_passes_only_behind_a_trusted_proxy() {
+        let claims = [
+            ("forwarded", "for=10.9.9.9"),
+            ("x-real-ip", "10.9.9.9"),
+            ("true-client-ip", "10.9.9.9"),
+            ("x-forwarded-for", "10.9.9.9"),
+            ("x-forwarded-proto", "ftp"),
+            ("x-forwarded-port", "1"),
+            ("x-forwarded-user", "root"),
+        ];
+        let headers = pass(map(&claims), 8080, None);
+        assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(headers["x-forwarded-proto"], "https");
+        for value in headers.values() {
+            let value = value.to_str().expect("text");
+            assert!(
+                !value.contains("10.9.9.9") && value != "root",
+                "{headers:?}"
+            );
+        }
+        assert!(!headers.contains_key("x-forwarded-port"));
+        let trusting = EdgeConfig {
+            trust_forwarded: true,
+            ..EdgeConfig::default()
+        };
+        let headers = pass_with(map(&claims), 8080, None, &trusting);
+        assert_eq!(headers["x-forwarded-for"], "10.9.9.9, 192.0.2.7");
+        for (name, value) in &claims[..3] {
+            assert_eq!(headers[*name], *value);
+        }
     }
 
     #[test]

@@ -150,6 +150,7 @@ impl Refusal {
         let headers = response.headers_mut();
         allow_any_origin(headers, client.asked_headers.clone());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        harden(headers);
         response
     }
 
@@ -287,6 +288,21 @@ fn thousandths(weight: &str) -> u16 {
     }
 }
 
+/// Nothing in a refusal is to be run, whatever a browser takes it for. It may be shown
+/// in a frame: so are the pages of guests that it stands for.
+fn harden(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+        ),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+}
+
 fn allow_any_origin(headers: &mut HeaderMap, asked_headers: Option<HeaderValue>) {
     let any = HeaderValue::from_static("*");
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any.clone());
@@ -319,6 +335,22 @@ mod tests {
             format!(r#"{{"sandboxId":"{id}","message":"The sandbox was not found","code":502}}"#);
         assert_eq!(Refusal::NotFound(id).json(), text);
     }
+
+    #[test]
+    fn no_refusal_is_run_by_a_browser() {
+        for agent in ["curl/8.5.0", "Mozilla/5.0"] {
+            let request = http::Request::get("/").header("user-agent", agent);
+            let (head, ()) = request.body(()).expect("a request").into_parts();
+            let refusal = Refusal::NotFound(SandboxId::random());
+            let response = refusal.into_response(&Client::of(&head));
+            let headers = response.headers();
+            assert_eq!(headers["x-content-type-options"], "nosniff");
+            assert_eq!(headers["referrer-policy"], "no-referrer");
+            let policy = headers["content-security-policy"].to_str().expect("text");
+            assert!(policy.starts_with("default-src 'none'"), "{policy}");
+        }
+    }
+
     fn page_for(pairs: &[(&'static str, &str)]) -> bool {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {

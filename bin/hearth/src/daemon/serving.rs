@@ -9,7 +9,10 @@ use super::{
 };
 use crate::settings::Settings;
 use anyhow::Context;
-use axum::http::{HeaderValue, header::CONTENT_TYPE};
+use axum::http::{
+    HeaderValue,
+    header::{CONTENT_TYPE, STRICT_TRANSPORT_SECURITY},
+};
 use hearth_api::AppState;
 use hearth_edge::{Budget, Cores, Edge, Peer};
 use std::{
@@ -21,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
+const A_YEAR: &str = "max-age=31536000";
 
 /// Bound, but not yet served.
 pub struct Listeners {
@@ -97,6 +101,9 @@ impl Serving {
         );
         if emulation::is_in_use(settings) {
             router = router.layer(axum::middleware::from_fn(tell_of_emulation));
+        }
+        if settings.tls.is_public() {
+            router = router.layer(axum::middleware::from_fn(stay_on_tls));
         }
         let edge = Edge::new(routes, settings.edge.config());
         let service = edge.or_else(with_scheme(router, trust_forwarded));
@@ -178,6 +185,23 @@ fn with_scheme(api: axum::Router, trust_forwarded: bool) -> axum::Router {
         request
     };
     api.layer(axum::middleware::map_request(told))
+}
+
+/// Has browsers that came over TLS come so again. Only where any browser trusts the
+/// certificate, and for this host alone: what sandboxes' hosts speak is theirs to say.
+async fn stay_on_tls(
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> axum::response::Response {
+    let peer = request.extensions().get::<Peer>();
+    let tls = peer.is_some_and(|peer| peer.tls);
+    let mut response = next.run(request).await;
+    if tls {
+        response
+            .headers_mut()
+            .insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(A_YEAR));
+    }
+    response
 }
 
 /// Says with the health of the API what the guests run on.
