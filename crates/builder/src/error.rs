@@ -51,27 +51,13 @@ pub enum Error {
         /// The last lines of its console, where it helps.
         console: String,
     },
-    /// A hang in early boot looks like this: rare, and gone with another attempt.
-    #[error("the guest fell silent: nothing on its console for {seconds} s of its boot{}", after_console(.console))]
-    Silent {
-        seconds: u64,
-        /// The last lines of its console.
-        console: String,
-    },
-    /// A triple fault, or a kernel's panic, that resets the guest: the VM process ends
-    /// with it. In early boot as rare as a hang, and gone with another attempt.
-    #[error("the VM ended while its guest booted: {why}{}", after_console(.console))]
-    EndedInBoot {
-        /// How the VM process ended.
-        why: String,
-        /// The last lines of the guest's console.
-        console: String,
-    },
     #[error("run the template's VM")]
     Machine(#[from] hearth_machine::Error),
-    #[error("give the template's VM a network")]
-    Network(#[from] hearth_network::Error),
-    #[error("give the template's VM a disk")]
+    #[error("bring up the template's VM")]
+    Start(#[from] hearth_microvm::Error),
+    #[error("give back what the template's VM held")]
+    Release(#[from] hearth_microvm::NotReleased),
+    #[error("read the template's disk")]
     Disk(#[from] hearth_block::Error),
     #[error("read or write the template's disk")]
     DiskIo(#[from] hearth_block::IoError),

@@ -35,10 +35,8 @@ pub use kernel::Kernel;
 pub use progress::{Event, Outcome, Progress, Silent, Stage, Unit};
 pub use rootfs::{PACKAGES as BASE_PACKAGES, Rootfs, RootfsConfig, make_image};
 pub use template::{
-    TemplateSpec, Workshop, accelerator_of, copy, copy_out, end_leftovers, find, host_features,
-    snapshot,
+    TemplateSpec, Workshop, accelerator_of, copy, copy_out, find, host_features, snapshot,
 };
-pub use warmup::{BootLimits, ended_in_boot, wait_for_agent};
 
 use artefact::Shelf;
 use progress::StageProgress;

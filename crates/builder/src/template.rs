@@ -9,19 +9,15 @@ use crate::{
     Artefacts, Error,
     error::blocking,
     progress::{Outcome, Progress, Stage, StageProgress},
-    warmup::{self, BootLimits},
+    warmup,
 };
-use hearth_agent_client::Agent;
-use hearth_block::{
-    Device, DeviceConfig, WritableConfig,
-    server::{self, ServerConfig},
-};
-use hearth_confine::Confinement;
+use hearth_block::Device;
 use hearth_ids::BuildId;
-use hearth_machine::{
-    BootSpec, Capabilities, DiskAttachment, Engine, Machine, NetworkAttachment, SaveTarget, VmShape,
+use hearth_machine::{Capabilities, Engine, VmShape};
+use hearth_microvm::{
+    AgentReady, Boot, BootLimits, Disk, Failed, Journal, Kernel, Lifetime, Opening, Owner, SlotHeld,
 };
-use hearth_network::{Slot, SlotPool};
+use hearth_network::SlotPool;
 use hearth_snapshot::{
     Accelerator, ArtefactStore, Build, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, Draft,
     EngineVersion, FileRole, Inputs, Kind, LocalStore, MEMORY_FILE, ROOTFS_FILE, Shape,
@@ -29,19 +25,14 @@ use hearth_snapshot::{
 };
 use std::{
     fs::File,
-    os::unix::fs::{DirBuilderExt, FileExt},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
+use tokio_util::task::TaskTracker;
 
-const EXPORT: &str = "root";
 /// What the guest writes while it comes up.
 const BOOT_LAYER: &str = "boot-layer";
-/// How long a guest may take from its kernel's start to an agent that listens.
-const BOOT_LIMIT: Duration = Duration::from_secs(300);
-/// What the VM process may take beyond its guest's memory.
-const OVERHEAD_BYTES: u64 = 512 << 20;
 /// Unit in which the disk is copied out, in bytes.
 const COPY_BYTES: u64 = 1 << 20;
 
@@ -195,15 +186,9 @@ pub async fn snapshot(
     progress: &dyn Progress,
 ) -> Result<Build, Error> {
     let progress = StageProgress::new(progress, Stage::Snapshot);
-    let run_dir = RunDir(workshop.run_dir);
-    end_leftovers(run_dir.0);
+    hearth_microvm::end_leftovers(workshop.run_dir);
     let staging = workshop.store.stage(BuildId::random()).await?;
-    let slot = workshop.slots.acquire().await?;
-    let result = in_slot(spec, workshop, &slot, staging.directory(), progress).await;
-    let released = workshop.slots.release(slot).await;
-    drop(run_dir);
-    result?;
-    released?;
+    Box::pin(make(spec, workshop, staging.directory(), progress)).await?;
 
     progress.step("storing the build");
     let details = staging.directory();
@@ -238,117 +223,41 @@ pub async fn snapshot(
     Ok(build)
 }
 
-/// The directory of sockets and console, removed however the work ends.
-struct RunDir<'a>(&'a Path);
-
-/// Ends the VM that a killed builder left in its [`Workshop::run_dir`]. Its network
-/// slot and its staged files are cleaned by the pool's and the store's own start.
-pub fn end_leftovers(run_dir: &Path) {
-    let marker = format!("{}/", run_dir.display());
-    for pid in hearth_machine::processes::naming(&marker) {
-        tracing::info!(pid, "end the VM of an interrupted template build");
-        if let Err(error) = hearth_machine::processes::end(pid) {
-            tracing::warn!(pid, %error, "cannot end it");
-        }
-    }
-}
-
-impl Drop for RunDir<'_> {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(self.0);
-    }
-}
-
-/// VM processes outlive their daemon by design; this one must not outlive a build
-/// that is given up. After an orderly stop there is nothing left to end.
-struct EndOnDrop(u32);
-
-impl Drop for EndOnDrop {
-    fn drop(&mut self) {
-        if let Err(error) = hearth_machine::processes::end(self.0) {
-            tracing::warn!(pid = self.0, %error, "cannot end a template's VM");
-        }
-    }
-}
-
-/// Once more, upon a clean disk, where the guest hangs in early boot.
-async fn in_slot(
+/// The memory, devices and disk of a VM that was booted, warmed up and ended.
+async fn make(
     spec: &TemplateSpec,
     workshop: Workshop<'_>,
-    slot: &Slot,
     staging: &Path,
     progress: StageProgress<'_>,
 ) -> Result<(), Error> {
-    let first = BootLimits::first(BOOT_LIMIT);
-    match attempt(spec, workshop, slot, staging, first, progress).await {
-        Err(error @ Error::Silent { .. }) => {
-            tracing::warn!(template = spec.name, %error, "boot a template's guest once more");
-            progress.step("booting it once more: the first guest fell silent");
-        }
-        other => return other,
-    }
-    let layer = staging.join(BOOT_LAYER);
-    std::fs::remove_dir_all(&layer).map_err(Error::io("remove", layer))?;
-    let memory = staging.join(MEMORY_FILE);
-    std::fs::remove_file(&memory).map_err(Error::io("remove", memory))?;
-    let last = BootLimits::last(BOOT_LIMIT);
-    attempt(spec, workshop, slot, staging, last, progress).await
-}
-
-async fn attempt(
-    spec: &TemplateSpec,
-    workshop: Workshop<'_>,
-    slot: &Slot,
-    staging: &Path,
-    limits: BootLimits,
-    progress: StageProgress<'_>,
-) -> Result<(), Error> {
-    let run_dir = workshop.run_dir;
-    make_run_dir(run_dir, slot.uid)?;
-    let layer = staging.join(BOOT_LAYER);
-    let config = DeviceConfig {
-        base: Some(spec.rootfs.clone()),
-        layers: Vec::new(),
-        writable: Some(WritableConfig {
-            directory: layer.clone(),
-            limit_bytes: None,
-            reserve_bytes: 0,
-        }),
-        size_bytes: spec.shape.disk_mib << 20,
-    };
-    let device = blocking(move || Ok(Arc::new(Device::create(&config)?))).await?;
-    let socket = ServerConfig {
-        owner: Some((slot.uid, slot.uid)),
-        admission: {
-            let cgroup = cgroup_name(slot);
-            server::Admission::by(move |pid| hearth_confine::is_member(&cgroup, pid))
-        },
-        ..ServerConfig::new(run_dir.join("nbd.sock"), EXPORT)
-    };
-    let server = server::serve(&socket, Arc::clone(&device))?;
-
+    // Should this be given up, the VM ends at once, and the rest as far as there is time.
+    let lifetime = Lifetime::Scoped(TaskTracker::new());
+    let run_dir = workshop.run_dir.to_owned();
+    let held = SlotHeld::acquire(workshop.slots, &Owner::Build, run_dir, lifetime).await?;
     progress.step("booting a microVM");
-    let boot = boot_spec(spec, slot, run_dir, staging);
-    let result = match workshop.engine.boot(boot).await {
-        Ok(machine) => {
-            let _guard = EndOnDrop(machine.pid());
-            let guest = Guest {
-                machine: machine.as_ref(),
-                agent: Agent::new(slot.host_address),
-                console: run_dir.join("console.log"),
-            };
-            let saved = bring_up_and_save(spec, &guest, limits, staging, progress).await;
-            let stopped = machine.stop().await;
-            saved.and(stopped.map_err(Error::from))
+    let boot = boot(spec, staging);
+    let mut journal = BootProgress { spec, progress };
+    let ready = match hearth_microvm::boot(held, workshop.engine, &boot, &mut journal).await {
+        Ok(ready) => ready,
+        Err(failed) => {
+            let Failed { error, held } = *failed;
+            if let Err(error) = held.release().await {
+                tracing::error!(%error, "release a template's VM failed");
+            }
+            return Err(error.into());
         }
-        Err(error) => Err(error.into()),
     };
-    server.stop().await;
-    result?;
+    let device = ready.vm.disk().map(|disk| Arc::clone(&disk.device));
+    let device = device.expect("a VM that was booted here has its disk");
+    let saved = warm_up_and_save(spec, &ready, staging, progress).await;
+    let released = ready.vm.release().await;
+    saved?;
+    released?;
 
     progress.step("copying the disk out");
     let rootfs = staging.join(ROOTFS_FILE);
-    let memory = staging.join(MEMORY_FILE);
+    let memory = boot.guest.memory_file;
+    let layer = boot.disk.writable;
     blocking(move || {
         copy_out(&device, &rootfs)?;
         drop(device);
@@ -361,91 +270,70 @@ async fn attempt(
     .await
 }
 
-/// A template's guest while it is up.
-struct Guest<'a> {
-    machine: &'a dyn Machine,
-    agent: Agent,
-    console: PathBuf,
+/// The VM does not outlive whoever makes the template: nothing is written down, but a
+/// second boot is reported.
+struct BootProgress<'a> {
+    spec: &'a TemplateSpec,
+    progress: StageProgress<'a>,
 }
 
-async fn bring_up_and_save(
+impl Journal for BootProgress<'_> {
+    fn boots_again(&mut self, silent: &hearth_microvm::Error) {
+        let template = &self.spec.name;
+        tracing::warn!(template, error = %silent, "boot a template's guest once more");
+        let text = "booting it once more: the first guest did not come up";
+        self.progress.step(text);
+    }
+}
+
+fn boot(spec: &TemplateSpec, staging: &Path) -> Boot {
+    Boot {
+        disk: Disk {
+            image: spec.rootfs.clone(),
+            layers: Vec::new(),
+            writable: staging.join(BOOT_LAYER),
+            opening: Opening::Create,
+            limit_bytes: None,
+            reserve_bytes: 0,
+            size_bytes: spec.shape.disk_mib << 20,
+        },
+        guest: Kernel {
+            name: format!("template-{}", spec.name),
+            shape: VmShape {
+                vcpus: spec.shape.vcpus,
+                memory_bytes: spec.shape.memory_mib << 20,
+            },
+            kernel: spec.kernel.clone(),
+            initramfs: spec.initramfs.clone(),
+            memory_file: staging.join(MEMORY_FILE),
+        },
+        limits: BootLimits::BUILD,
+    }
+}
+
+async fn warm_up_and_save(
     spec: &TemplateSpec,
-    guest: &Guest<'_>,
-    limits: BootLimits,
+    ready: &AgentReady,
     staging: &Path,
     progress: StageProgress<'_>,
 ) -> Result<(), Error> {
-    let Guest {
-        machine,
-        agent,
-        console,
-    } = guest;
-    tokio::select! {
-        ready = warmup::wait_for_agent(console, agent, limits) => ready,
-        why = machine.exited() => Err(Error::Guest { what: format!("the VM ended: {why}"), console: String::new() }),
-    }
-    .map_err(|error| with_console(error, console))?;
     // Its connections are not to be part of what is saved: they end with it.
-    warmup::run(agent, &spec.warm_up, progress)
-        .await
-        .map_err(|error| with_console(error, console))?;
+    let warmed = tokio::select! {
+        warmed = warmup::run(&ready.agent, &spec.warm_up, progress) => warmed,
+        why = ready.vm.machine().exited() => Err(Error::Guest {
+            what: format!("the VM ended: {why}"),
+            console: String::new(),
+        }),
+    };
+    warmed.map_err(|error| match error {
+        Error::Guest { what, .. } => Error::Guest {
+            what,
+            console: ready.vm.console_tail(),
+        },
+        other => other,
+    })?;
     progress.step("saving memory and devices");
-    machine.pause().await?;
-    machine
-        .save(SaveTarget {
-            device_state: staging.join(DEVICE_STATE_FILE),
-        })
-        .await?;
-    Ok(())
-}
-
-fn cgroup_name(slot: &Slot) -> String {
-    format!("hearth-template-{}", slot.index)
-}
-
-fn boot_spec(spec: &TemplateSpec, slot: &Slot, run_dir: &Path, staging: &Path) -> BootSpec {
-    let memory_bytes = spec.shape.memory_mib << 20;
-    BootSpec {
-        id: format!("template-{}", spec.name),
-        run_dir: run_dir.to_owned(),
-        shape: VmShape {
-            vcpus: spec.shape.vcpus,
-            memory_bytes,
-        },
-        kernel: spec.kernel.clone(),
-        initramfs: spec.initramfs.clone(),
-        cmdline_extra: String::new(),
-        memory_file: staging.join(MEMORY_FILE),
-        disk: DiskAttachment {
-            nbd_socket: run_dir.join("nbd.sock"),
-            export: EXPORT.to_owned(),
-        },
-        network: Some(NetworkAttachment {
-            netns: slot.netns_path.clone(),
-            tap: slot.tap.clone(),
-            mac: slot.mac,
-        }),
-        confinement: Some(Confinement {
-            netns: Some(slot.netns_path.clone()),
-            uid: slot.uid,
-            gid: slot.uid,
-            cgroup_name: Some(cgroup_name(slot)),
-            memory_limit_bytes: Some(memory_bytes + OVERHEAD_BYTES),
-            ..Confinement::default()
-        }),
-    }
-}
-
-fn make_run_dir(path: &Path, uid: u32) -> Result<(), Error> {
-    if path.exists() {
-        std::fs::remove_dir_all(path).map_err(Error::io("remove", path))?;
-    }
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(path)
-        .map_err(Error::io("make", path))?;
-    std::os::unix::fs::chown(path, Some(uid), Some(uid)).map_err(Error::io("give away", path))
+    Ok(ready.vm.save(&staging.join(DEVICE_STATE_FILE)).await?)
 }
 
 /// Writes what the device reads as to a new file, with holes for its zeros.
@@ -498,20 +386,4 @@ pub fn host_features(accelerator: Accelerator) -> Result<Vec<String>, Error> {
         .unwrap_or_default();
     features.sort();
     Ok(features)
-}
-
-fn with_console(error: Error, console: &Path) -> Error {
-    let text = std::fs::read(console).unwrap_or_default();
-    let console = console_tail(&String::from_utf8_lossy(&text));
-    match error {
-        Error::Guest { what, .. } => Error::Guest { what, console },
-        other => other,
-    }
-}
-
-/// The last lines of a console.
-pub(crate) fn console_tail(text: &str) -> String {
-    const KEPT: usize = 20;
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(KEPT)..].join("\n")
 }

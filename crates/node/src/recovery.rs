@@ -210,7 +210,7 @@ pub(crate) async fn survey(
 
 /// Ends what runs in a sandbox's control group, whoever knows of it.
 fn end_processes(id: &SandboxId) -> Result<(), hearth_confine::Error> {
-    hearth_confine::remove_cgroup(&crate::sandbox::setup::cgroup_name(id))
+    hearth_confine::remove_cgroup(&hearth_microvm::names::sandbox_cgroup(id))
 }
 
 /// Says what is left alone, and keeps the builds that it may need: all of them,

@@ -5,8 +5,17 @@
 mod support;
 
 use hearth_ids::BuildId;
-use hearth_node::{Error, SandboxState};
-use std::time::Duration;
+use hearth_machine::{
+    BootSpec, Capabilities, Engine, Machine, MachineRecord, RestoreSpec, qemu::QemuEngine,
+};
+use hearth_node::{Error, SandboxState, hooks::NoHooks};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use support::{Home, in_an_hour, isolated, run, state, until};
 
 #[test]
@@ -233,4 +242,77 @@ fn a_disk_alone_is_kept_and_booted() {
         node.shutdown(Duration::from_secs(10)).await;
         home.assert_nothing_left();
     });
+}
+
+/// The first VM that it boots stands still before its guest has come up, which looks
+/// like a hang in early boot.
+struct HangsOnce {
+    qemu: QemuEngine,
+    boots: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl Engine for HangsOnce {
+    fn capabilities(&self) -> Capabilities {
+        self.qemu.capabilities()
+    }
+
+    async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Machine>, hearth_machine::Error> {
+        let machine = self.qemu.boot(spec).await?;
+        if self.boots.fetch_add(1, Ordering::SeqCst) == 0 {
+            machine.pause().await?;
+        }
+        Ok(machine)
+    }
+
+    async fn restore(&self, spec: RestoreSpec) -> Result<Box<dyn Machine>, hearth_machine::Error> {
+        self.qemu.restore(spec).await
+    }
+
+    async fn adopt(
+        &self,
+        record: MachineRecord,
+    ) -> Result<Box<dyn Machine>, hearth_machine::Error> {
+        self.qemu.adopt(record).await
+    }
+}
+
+#[test]
+fn a_guest_that_hangs_in_early_boot_is_booted_once_more() {
+    isolated(
+        "a_guest_that_hangs_in_early_boot_is_booted_once_more",
+        async || {
+            let home = Home::new().await;
+            let engine = Arc::new(HangsOnce {
+                qemu: support::engine(),
+                boots: AtomicUsize::new(0),
+            });
+            let node = home
+                .start_on(Arc::clone(&engine) as Arc<dyn Engine>, Arc::new(NoHooks))
+                .await;
+            let first = node
+                .create(home.spec(home.base), in_an_hour())
+                .await
+                .unwrap();
+            let id = first.spec.sandbox_id.clone();
+            run(&first, "echo on disk > /root/file").await;
+            node.pause(&id, BuildId::random(), false).await.unwrap();
+            assert_eq!(engine.boots.load(Ordering::SeqCst), 0);
+            let booted = node.resume(&id, in_an_hour(), false).await.unwrap();
+            assert_eq!(engine.boots.load(Ordering::SeqCst), 2);
+            assert_eq!(booted.state, SandboxState::Running);
+            assert_eq!(run(&booted, "cat /root/file").await, "on disk");
+            assert_eq!(home.vm_processes().len(), 1);
+
+            // What it keeps is the second VM's.
+            run(&booted, "echo in memory > /dev/shm/file").await;
+            node.pause(&id, BuildId::random(), true).await.unwrap();
+            let back = node.resume(&id, in_an_hour(), false).await.unwrap();
+            let files = run(&back, "cat /root/file /dev/shm/file").await;
+            assert_eq!(files, "on disk\nin memory");
+            node.delete(&id).await.unwrap();
+            node.shutdown(Duration::from_secs(10)).await;
+            home.assert_nothing_left();
+        },
+    );
 }

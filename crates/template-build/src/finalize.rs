@@ -9,9 +9,10 @@ use crate::{
     settle,
     shell::{self, Output, Place},
     steps::Stack,
-    vm::Vm,
+    vm::{SavedDisk, Vm},
 };
 use hearth_agent_client::{Command, CommandEvent, CommandStream};
+use hearth_block::Device;
 use hearth_builder::{accelerator_of, copy_out, host_features};
 use hearth_snapshot::{
     ArtefactStore, Build, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, Draft,
@@ -51,16 +52,16 @@ pub(crate) async fn run(run: &Run<'_>, stack: Stack) -> Result<Ready, Failure> {
         .add(Some(PART), Level::Info, "[finalize] booting the template");
     let memory = staging.directory().join(MEMORY_FILE);
     let writable = run.work.join("final");
-    let mut vm = run.boot(&stack, writable, memory, PART).await?;
-    let version = vm.agent_version.clone();
+    let vm = run.boot(&stack, writable, memory, PART).await?;
     bring_up(run, &stack, start.as_ref(), &vm).await?;
     run.log
         .add(Some(PART), Level::Info, "[finalize] saving the template");
-    vm.save(staging.directory().join(DEVICE_STATE_FILE))
-        .await
-        .map_err(Failure::of(PART, "save the template"))?;
-    keep_disk(run, &vm, &staging).await?;
-    drop(vm);
+    let saved = vm.save(&staging.directory().join(DEVICE_STATE_FILE)).await;
+    let SavedDisk {
+        device,
+        agent_version,
+    } = saved.map_err(Failure::of(PART, "save the template"))?;
+    keep_disk(run, device, &staging).await?;
     let context = stack.context.clone();
     let details = TemplateDetails {
         user: context.user,
@@ -71,7 +72,7 @@ pub(crate) async fn run(run: &Run<'_>, stack: Stack) -> Result<Ready, Failure> {
     details
         .save(staging.directory())
         .map_err(Failure::of(PART, "keep the template"))?;
-    let draft = draft(run, &stack, key, &version)?;
+    let draft = draft(run, &stack, key, &agent_version)?;
     let build = store
         .publish(staging, draft)
         .await
@@ -286,8 +287,7 @@ async fn ask(vm: &Vm, command: impl Fn() -> Command) -> Result<(), String> {
     }
 }
 
-async fn keep_disk(run: &Run<'_>, vm: &Vm, staging: &Staging) -> Result<(), Failure> {
-    let device = Arc::clone(&vm.device);
+async fn keep_disk(run: &Run<'_>, device: Arc<Device>, staging: &Staging) -> Result<(), Failure> {
     let rootfs = staging.directory().join(ROOTFS_FILE);
     let memory = staging.directory().join(MEMORY_FILE);
     let kept = run

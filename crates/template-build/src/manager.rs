@@ -93,7 +93,8 @@ impl Templates {
         slots: SlotPool,
         store: LocalStore,
     ) -> Result<Arc<Self>, Error> {
-        end_leftovers(&config.run_dir);
+        // Their network slots are cleaned by the pool's own start.
+        hearth_microvm::end_leftovers(&config.run_dir);
         let work = config.state_dir.join("work");
         for path in [&work, &config.run_dir] {
             match fs::remove_dir_all(path) {
@@ -469,18 +470,6 @@ fn read_record(directory: &Path) -> Result<Option<Job>, Error> {
     };
     job.end(status);
     Ok(Some(job))
-}
-
-/// Ends the VMs of builds that a killed daemon left. Their network slots are
-/// cleaned by the pool's own start.
-fn end_leftovers(run_dir: &Path) {
-    let marker = format!("{}/", run_dir.display());
-    for pid in hearth_machine::processes::naming(&marker) {
-        tracing::info!(pid, "end the VM of an interrupted template build");
-        if let Err(error) = hearth_machine::processes::end(pid) {
-            tracing::warn!(pid, %error, "cannot end it");
-        }
-    }
 }
 
 fn open_up(path: &Path) -> Result<(), Error> {

@@ -18,11 +18,11 @@ use crate::{
     modules,
     shared::Shared,
     steps::{self, Stack, Workbench},
-    vm::{self, BootRequest, Disk, Vm},
+    vm::{BootRequest, Vm},
 };
 use hearth_agent_client::Init;
-use hearth_builder::BootLimits;
 use hearth_ids::BuildId;
+use hearth_microvm::{Disk, Opening};
 use hearth_snapshot::{ArtefactStore, TemplateDetails};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -164,7 +164,9 @@ impl Run<'_> {
                 layers: stack.layer_paths(),
                 size_bytes: stack.size_bytes,
                 writable,
-                limit_bytes: stack.size_bytes,
+                opening: Opening::Create,
+                limit_bytes: Some(stack.size_bytes),
+                reserve_bytes: self.shared.config.limits.disk_reserve_bytes,
             },
             vcpus: self.spec.vcpus,
             memory_mib: self.spec.memory_mib,
@@ -173,24 +175,11 @@ impl Run<'_> {
                 ca_bundle: self.shared.config.ca_bundle.as_deref(),
                 ..Init::new(&context.user, &context.workdir)
             },
+            log: self.log,
+            part,
         };
-        let again = |failed: &hearth_builder::Error| {
-            tracing::warn!(build = %self.spec.build_id, error = %failed, "boot a build's VM once more");
-            let text = match failed {
-                hearth_builder::Error::Silent { .. } => {
-                    "The microVM hung while it booted; it is booted once more"
-                }
-                _ => "The microVM ended while it booted; it is booted once more",
-            };
-            self.log.add(Some(part), Level::Warn, text);
-            request.clear()
-        };
-        let booted = vm::boot_twice(
-            BootLimits::first(vm::BOOT_LIMIT),
-            |limits| Vm::boot(self.shared, self.tasks, &request, limits),
-            again,
-        );
-        let vm = booted.await.map_err(|error| {
+        let booted = Vm::boot(self.shared, self.tasks, &request).await;
+        let vm = booted.map_err(|error| {
             tracing::warn!(build = %self.spec.build_id, error = %chain(&error), "a build's VM failed");
             Failure::at(part, chain(&error))
         })?;

@@ -108,7 +108,7 @@ impl Workbench {
 
     /// Ends the VM, if there is one; what it wrote since the last layer is lost.
     pub(crate) async fn finish(mut self) {
-        if let Some(mut vm) = self.vm.take()
+        if let Some(vm) = self.vm.take()
             && let Err(error) = vm.stop().await
         {
             tracing::error!(error = %crate::error::chain(&error), "ending a build's VM failed");

@@ -209,7 +209,7 @@ fn check_memory(settings: &Settings, spec: &TemplateSpec) -> anyhow::Result<()> 
 
 /// Ends the VM of a preparation that was killed. Before its network is cleaned.
 pub fn end_leftovers(settings: &Settings) {
-    hearth_builder::end_leftovers(&settings.preparation_sockets_dir());
+    hearth_microvm::end_leftovers(&settings.preparation_sockets_dir());
 }
 
 /// Names the newest builds of prepared templates in the store, for every team.

@@ -111,7 +111,7 @@ impl Driver {
         self.publish();
         tracing::info!(sandbox = %self.id(), elapsed_ms = begun.elapsed().as_millis(), "sandbox started");
         let _ = started.send(Ok(self.status()));
-        self.run().await;
+        Box::pin(self.run()).await;
     }
 
     /// Gives back what a sandbox holds that is not wanted after all.
@@ -126,7 +126,7 @@ impl Driver {
         if ground.memory.is_none() {
             self.record.origin = Some(Origin::Booted);
         }
-        if self.resources.machine.is_some() {
+        if self.resources.vm().is_some() {
             let (shared, resources) = (&self.shared, &mut self.resources);
             let handed = setup::hand_over(shared, ground, &mut self.record, resources).await;
             let Err(error) = handed else {
@@ -156,7 +156,7 @@ impl Driver {
             tracing::warn!(sandbox = %self.id(), state = ?self.record.state, "the former daemon did not finish this: the sandbox goes on");
             self.go_on().await;
         }
-        self.run().await;
+        Box::pin(self.run()).await;
     }
 
     /// Serves a sandbox, until its end or the daemon's.
@@ -303,7 +303,7 @@ impl Driver {
         setup::write_journal(&self.shared, &changed)?;
         self.record = changed;
         self.retry_at = None;
-        if let Some(slot) = self.resources.slot.as_ref().filter(|_| network) {
+        if let Some(slot) = self.resources.slot().filter(|_| network) {
             egress::change(&self.shared, &self.record.spec, slot).await?;
         }
         self.publish();

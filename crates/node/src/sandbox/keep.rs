@@ -157,8 +157,7 @@ pub(crate) async fn capture(
 
 fn machine(resources: &Resources) -> Result<&dyn Machine, Error> {
     resources
-        .machine
-        .as_deref()
+        .machine()
         .ok_or_else(|| Error::step("pause the VM")("there is none".to_owned()))
 }
 
@@ -420,8 +419,7 @@ async fn seal(
     resources: &mut Resources,
 ) -> Result<(), Error> {
     let disk = resources
-        .disk
-        .as_mut()
+        .disk_mut()
         .ok_or_else(|| Error::step("seal the disk")("it is not served".to_owned()))?;
     let former = record.disk.clone();
     record.disk = former.sealed();
@@ -526,8 +524,7 @@ async fn link_disk(
         .map(|name| own.join(name))
         .collect();
     let mut sealing = resources
-        .disk
-        .as_mut()
+        .disk_mut()
         .map(|disk| std::mem::take(&mut disk.sealing))
         .unwrap_or_default();
     let to = captured.staging.directory().to_owned();
@@ -560,7 +557,7 @@ async fn link_disk(
     .await
     .map_err(Error::step("keep the disk"))?;
     // What could not be made durable is tried again the next time.
-    if let Some(disk) = &mut resources.disk {
+    if let Some(disk) = resources.disk_mut() {
         disk.sealing = sealing;
     }
     for name in finished.map_err(|source| Error::Step {

@@ -6,6 +6,7 @@ use super::{
     driver::Driver,
     ground::Ground,
     keep::{self, Purpose},
+    resources::Resources,
     setup::{self, Identity},
 };
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use hearth_ids::{BuildId, ExecutionId};
+use hearth_microvm::ServedDisk;
 use hearth_snapshot::{ArtefactStore, Build};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -224,18 +226,17 @@ impl Driver {
     /// room for further layers; builds have merged theirs long before. The guest's
     /// requests wait meanwhile, as they do while a daemon restarts.
     async fn shorten_disk(&mut self) -> Result<(), Error> {
-        let many = |disk: &super::resources::Disk| disk.device.stats().layers > REOPENED_LAYERS;
-        let (Some(ground), Some(slot)) = (&self.ground, &self.resources.slot) else {
+        let many = |disk: &ServedDisk| disk.device.stats().layers > REOPENED_LAYERS;
+        let (Some(ground), Some(vm)) = (&self.ground, self.resources.vm_mut()) else {
             return Ok(());
         };
-        if !self.resources.disk.as_ref().is_some_and(many) {
+        if !vm.disk().is_some_and(many) {
             return Ok(());
         }
-        let uid = slot.uid;
-        self.resources.close_disk().await;
-        let disk = setup::open_disk(&self.shared, ground, &self.record, uid).await?;
-        self.resources.disk = Some(disk);
-        Ok(())
+        let disk = setup::disk(&self.shared, ground, &self.record);
+        vm.serve_again(&disk)
+            .await
+            .map_err(Error::step("serve the disk again"))
     }
 
     /// From Paused to Running; on any error it stays paused.
@@ -341,8 +342,10 @@ impl Driver {
         self.kept = Some(lease);
         self.closed.cancel();
         self.publish();
-        self.resources.stop_machine().await;
-        self.resources.close_disk().await;
+        self.resources = match self.resources.take_slot().await {
+            Some(held) => Resources::Slot(held),
+            None => Resources::Nothing,
+        };
         let keep = [self.record.disk.writable.as_str()];
         if let Err(error) = self.shared.journals.clear(self.id(), &keep) {
             tracing::error!(sandbox = %self.id(), %error, "removing former files failed");
@@ -405,10 +408,10 @@ impl Driver {
 /// Lets a VM that was paused for being kept go on, and its guest too.
 async fn wake(
     record: &crate::journal::Record,
-    resources: &super::resources::Resources,
+    resources: &Resources,
     with_memory: bool,
 ) -> Result<(), Error> {
-    if let Some(machine) = &resources.machine {
+    if let Some(machine) = resources.machine() {
         machine
             .resume()
             .await

@@ -1,32 +1,27 @@
-//! What a sandbox holds of the host, in the order in which it is taken: a network
-//! slot, a disk that is served over NBD, a VM process. Each may be absent, while
-//! a start is under way or after one failed; giving back takes what is there.
+//! What a sandbox holds of the host, and how it gives it back.
 
-use super::{ground::Ground, setup};
-use crate::{error::Error, journal::Record, node::Shared, recovery::remove_dir};
-use hearth_block::{Device, SealingLayer, server::ServerHandle};
-use hearth_ids::SandboxId;
+use super::{egress, ground::Ground, setup};
+use crate::{
+    error::{Error, chain},
+    journal::Record,
+    node::Shared,
+};
 use hearth_machine::Machine;
+use hearth_microvm::{Launched, NotReleased, Owner, ServedDisk, SlotHeld};
 use hearth_network::Slot;
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
-
-/// A writable layer over a build's disk, and the server that QEMU reads it from.
-pub(crate) struct Disk {
-    pub device: Arc<Device>,
-    pub server: ServerHandle,
-    /// Layers that take no more writes but are not known to be durable yet.
-    pub sealing: Vec<SealingLayer>,
-}
+use std::net::Ipv4Addr;
 
 #[derive(Default)]
-pub(crate) struct Resources {
-    pub slot: Option<Slot>,
-    pub disk: Option<Disk>,
-    pub machine: Option<Box<dyn Machine>>,
-    /// Directory of sockets and console.
-    pub run_dir: Option<PathBuf>,
-    /// Name of the VM process's control group.
-    pub cgroup: Option<String>,
+pub(crate) enum Resources {
+    /// Before a start, while paused, and at the end.
+    #[default]
+    Nothing,
+    /// A start failed, or a rollback is under way.
+    Slot(SlotHeld),
+    Vm(Launched),
+    /// An adopted VM whose network slot is not known: nothing reaches it, and it can
+    /// only be ended.
+    Stray(Box<dyn Machine>),
 }
 
 impl Resources {
@@ -39,116 +34,111 @@ impl Resources {
         machine: Box<dyn Machine>,
     ) -> Self {
         let id = &record.spec.sandbox_id;
-        let slot = record.slot.and_then(|index| shared.slots.adopted(index));
-        if slot.is_none() {
+        let Some(slot) = record.slot.and_then(|index| shared.slots.adopted(index)) else {
             tracing::error!(sandbox = %id, slot = ?record.slot, "an adopted sandbox lost its network slot");
-        }
-        if let Some(slot) = &slot {
-            super::egress::announce(
-                shared,
-                &record.spec,
-                slot,
-                super::egress::rules(&record.spec),
-            );
-        }
-        let uid = slot.as_ref().map_or(0, |slot| slot.uid);
-        let disk = match setup::open_disk(shared, ground, record, uid).await {
-            Ok(disk) => Some(disk),
-            Err(error) => {
-                tracing::error!(sandbox = %id, error = %crate::error::chain(&error), "an adopted sandbox's disk cannot be served");
-                None
-            }
+            return Self::Stray(machine);
         };
-        Self {
-            slot,
-            disk,
-            machine: Some(machine),
-            run_dir: Some(setup::run_dir(shared, id)),
-            cgroup: Some(setup::cgroup_name(id)),
+        let rules = egress::rules(&record.spec);
+        egress::announce(shared, &record.spec, &slot, rules);
+        let (owner, run_dir) = (Owner::Sandbox(id.clone()), setup::run_dir(shared, id));
+        let mut vm = Launched::adopt(machine, slot, &shared.slots, &owner, run_dir);
+        let disk = setup::disk(shared, ground, record);
+        if let Err(error) = vm.serve_again(&disk).await {
+            tracing::error!(sandbox = %id, error = %chain(&error), "an adopted sandbox's disk cannot be served");
+        }
+        Self::Vm(vm)
+    }
+
+    pub(crate) fn vm(&self) -> Option<&Launched> {
+        match self {
+            Self::Vm(vm) => Some(vm),
+            Self::Nothing | Self::Slot(_) | Self::Stray(_) => None,
+        }
+    }
+
+    pub(crate) fn vm_mut(&mut self) -> Option<&mut Launched> {
+        match self {
+            Self::Vm(vm) => Some(vm),
+            Self::Nothing | Self::Slot(_) | Self::Stray(_) => None,
+        }
+    }
+
+    pub(crate) fn machine(&self) -> Option<&dyn Machine> {
+        match self {
+            Self::Vm(vm) => Some(vm.machine()),
+            Self::Stray(machine) => Some(machine.as_ref()),
+            Self::Nothing | Self::Slot(_) => None,
+        }
+    }
+
+    pub(crate) fn disk_mut(&mut self) -> Option<&mut ServedDisk> {
+        self.vm_mut().and_then(Launched::disk_mut)
+    }
+
+    pub(crate) fn slot(&self) -> Option<&Slot> {
+        match self {
+            Self::Slot(held) => Some(held.slot()),
+            Self::Vm(vm) => Some(vm.slot()),
+            Self::Nothing | Self::Stray(_) => None,
         }
     }
 
     pub(crate) fn address(&self) -> Option<Ipv4Addr> {
-        self.slot.as_ref().map(|slot| slot.host_address)
+        self.slot().map(|slot| slot.host_address)
     }
 
     /// Completes when the VM process has ended, with the reason; never while
     /// there is none.
     pub(crate) async fn vm_ended(&self) -> String {
-        match &self.machine {
+        match self.machine() {
             Some(machine) => machine.exited().await.to_string(),
             None => std::future::pending().await,
         }
     }
 
-    pub(crate) async fn stop_machine(&mut self) {
-        if let Some(machine) = self.machine.take()
+    /// Ends the VM process, if there is one, and nothing else yet.
+    pub(crate) async fn stop_machine(&self) {
+        if let Some(machine) = self.machine()
             && let Err(error) = machine.stop().await
         {
-            tracing::error!(pid = machine.pid(), error = %crate::error::chain(&error), "ending a VM failed");
+            tracing::error!(pid = machine.pid(), error = %chain(&error), "ending a VM failed");
         }
     }
 
-    /// Ends the disk's server and lets go of the disk's files.
-    pub(crate) async fn close_disk(&mut self) {
-        if let Some(disk) = self.disk.take() {
-            disk.server.stop().await;
+    /// Ends the VM and its disk's server, and takes the slot out that is left, if any.
+    pub(crate) async fn take_slot(&mut self) -> Option<SlotHeld> {
+        match std::mem::take(self) {
+            Self::Nothing => None,
+            Self::Slot(held) => Some(held),
+            Self::Vm(vm) => Some(vm.power_off().await),
+            stray @ Self::Stray(_) => {
+                stray.stop_machine().await;
+                None
+            }
         }
     }
 
-    /// Gives everything back, the VM first. Goes on after a failure and returns
-    /// the first one. What may still be in use stays here, for another attempt.
+    /// Gives everything back, the VM first. What may still be in use stays here, for
+    /// another attempt.
     pub(crate) async fn release(&mut self, shared: &Shared) -> Result<(), Error> {
-        let mut first = Ok(());
-        let mut keep = |result: Result<(), Error>| {
-            if first.is_ok() {
-                first = result;
-            }
+        let Some(held) = self.take_slot().await else {
+            return Ok(());
         };
-        self.stop_machine().await;
-        self.close_disk().await;
-        if let Some(cgroup) = &self.cgroup {
-            match hearth_confine::remove_cgroup(cgroup) {
-                Ok(()) => self.cgroup = None,
-                Err(error) => keep(Err(Error::step("remove the control group")(error))),
+        shared.egress.leave(held.slot().host_address);
+        match held.release().await {
+            Ok(()) => Ok(()),
+            Err(NotReleased::Occupied { held, source }) => {
+                *self = Self::Slot(*held);
+                Err(Error::step("remove the control group")(source))
             }
+            Err(error) => Err(Error::step("release the VM")(error)),
         }
-        if let Some(slot) = &self.slot {
-            shared.egress.leave(slot.host_address);
-        }
-        if self.cgroup.is_some() {
-            // Something of it runs on: nobody else gets its network and its user.
-            let slot = self.slot.as_ref().map(|slot| slot.index);
-            tracing::error!(slot, "a network slot is not given back");
-        } else if let Some(slot) = self.slot.take() {
-            keep(
-                shared
-                    .slots
-                    .release(slot)
-                    .await
-                    .map_err(Error::step("give back the network slot")),
-            );
-        }
-        if let Some(run_dir) = self.run_dir.take() {
-            keep(remove_dir(&run_dir).map_err(Error::step("remove the run directory")));
-        }
-        first
     }
 
     /// Stops serving and forgets the rest, which goes on without us.
-    pub(crate) async fn detach(mut self) {
-        if let Some(disk) = self.disk.take() {
-            disk.server.stop().await;
-            let device = disk.device;
-            let flushed = tokio::task::spawn_blocking(move || device.flush()).await;
-            if let Ok(Err(error)) = flushed {
-                tracing::error!(%error, "flushing a sandbox's disk failed");
-            }
+    pub(crate) async fn detach(self) {
+        if let Self::Vm(vm) = self {
+            vm.detach().await;
         }
     }
-}
-
-/// The run directory of a sandbox, for its sockets.
-pub(crate) fn run_dir_of(root: &std::path::Path, id: &SandboxId) -> PathBuf {
-    root.join("sb").join(id.as_str())
 }

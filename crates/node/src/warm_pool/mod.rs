@@ -298,7 +298,7 @@ async fn prepare(shared: &Shared, warm: &mut WarmSandbox) -> Result<(), Error> {
         warmed = warm_up(shared, &agent, &record.spec.sandbox_id) => warmed?,
         why = resources.vm_ended() => return Err(Error::step("warm the sandbox up")(why)),
     }
-    let machine = resources.machine.as_ref();
+    let machine = resources.machine();
     let machine =
         machine.ok_or_else(|| Error::step("pause the warm sandbox")("no VM".to_owned()))?;
     machine

@@ -9,6 +9,7 @@
 use hearth_agent_client::{Agent, AgentClient, Command};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use hearth_machine::{
+    Engine,
     accelerator::Accelerator,
     qemu::{QemuConfig, QemuEngine},
 };
@@ -216,10 +217,14 @@ impl Home {
     }
 
     pub(crate) async fn start_with(&self, hooks: Arc<dyn Hooks>) -> Arc<Node> {
-        let accelerator = Accelerator::Tcg {
-            reason: "the tests run anywhere".to_owned(),
-        };
-        let engine = QemuEngine::new(QemuConfig::new(accelerator)).unwrap();
+        self.start_on(Arc::new(engine()), hooks).await
+    }
+
+    pub(crate) async fn start_on(
+        &self,
+        engine: Arc<dyn Engine>,
+        hooks: Arc<dyn Hooks>,
+    ) -> Arc<Node> {
         let config = NodeConfig {
             warm_pool_size: self.warm_pool_size,
             warm_pool_memory_percent: 100,
@@ -245,15 +250,9 @@ impl Home {
             tap_owner: TapOwner::PerSlot { base: 64_400 },
             ..NetworkConfig::default()
         };
-        Node::start_with(
-            config,
-            Arc::new(engine),
-            Arc::new(self.store()),
-            network,
-            hooks,
-        )
-        .await
-        .unwrap()
+        Node::start_with(config, engine, Arc::new(self.store()), network, hooks)
+            .await
+            .unwrap()
     }
 
     pub(crate) fn spec(&self, build: BuildId) -> SandboxSpec {
@@ -302,6 +301,14 @@ fn mount(options: &str, target: &Path) {
         .status()
         .unwrap();
     assert!(status.success());
+}
+
+/// QEMU without KVM.
+pub(crate) fn engine() -> QemuEngine {
+    let accelerator = Accelerator::Tcg {
+        reason: "the tests run anywhere".to_owned(),
+    };
+    QemuEngine::new(QemuConfig::new(accelerator)).unwrap()
 }
 
 /// Where `scripts/prepare` put what guests are made of.

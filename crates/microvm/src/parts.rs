@@ -1,0 +1,198 @@
+//! What a VM holds of the host, and the order in which it goes: the VM, the disk's
+//! server, the control group, the run directory, the network slot. The stages say
+//! which of it is there.
+
+use crate::{Error, NotReleased, Owner, disk::ServedDisk};
+use hearth_machine::Machine;
+use hearth_network::{Slot, SlotPool};
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, chown},
+    path::{Path, PathBuf},
+};
+use tokio_util::task::TaskTracker;
+
+/// What becomes of a VM whose stage is dropped.
+#[derive(Debug, Clone)]
+pub enum Lifetime {
+    /// It stays: a journal leads the next daemon to it.
+    Journaled,
+    /// It ends at once, and a task of the tracker gives back what it held.
+    Scoped(TaskTracker),
+}
+
+pub(crate) struct Parts {
+    pub(crate) machine: Option<Box<dyn Machine>>,
+    pub(crate) disk: Option<ServedDisk>,
+    /// Absent only when it has been released.
+    slot: Option<Slot>,
+    /// Directory of sockets and console.
+    pub(crate) run_dir: PathBuf,
+    owner: Owner,
+    pub(crate) cgroup: String,
+    slots: SlotPool,
+    lifetime: Lifetime,
+    /// A writable layer that was made for a VM that has been powered off.
+    pub(crate) spent_layer: Option<PathBuf>,
+}
+
+impl Parts {
+    pub(crate) fn new(
+        slot: Slot,
+        slots: &SlotPool,
+        owner: &Owner,
+        run_dir: PathBuf,
+        lifetime: Lifetime,
+    ) -> Self {
+        Self {
+            machine: None,
+            disk: None,
+            owner: owner.clone(),
+            cgroup: owner.cgroup(&slot),
+            slot: Some(slot),
+            run_dir,
+            slots: slots.clone(),
+            lifetime,
+            spent_layer: None,
+        }
+    }
+
+    pub(crate) fn slot(&self) -> &Slot {
+        self.slot
+            .as_ref()
+            .expect("a stage holds its slot, and releasing it consumes the stage")
+    }
+
+    /// Ends what is left in the control group where it is the slot's, and not one VM's:
+    /// it would pass for this VM.
+    pub(crate) fn clear_cgroup(&self) -> Result<(), Error> {
+        match self.owner {
+            Owner::Build => hearth_confine::remove_cgroup(&self.cgroup).map_err(Error::Leftover),
+            Owner::Sandbox(_) => Ok(()),
+        }
+    }
+
+    /// Makes the run directory, empty, and the slot's own.
+    pub(crate) fn make_run_dir(&self) -> Result<(), Error> {
+        let path = &self.run_dir;
+        remove_dir(path).map_err(Error::io("remove", path))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(path)
+            .map_err(Error::io("make", path))?;
+        let uid = self.slot().uid;
+        chown(path, Some(uid), Some(uid)).map_err(Error::io("give away", path))
+    }
+
+    /// Ends the VM and then the disk's server, whichever there are.
+    pub(crate) async fn power_off(&mut self) {
+        if let Some(machine) = self.machine.take()
+            && let Err(error) = machine.stop().await
+        {
+            let pid = machine.pid();
+            tracing::error!(pid, error = %chain(&error), "stop VM failed");
+        }
+        if matches!(self.lifetime, Lifetime::Scoped(_)) {
+            // One that was starting when its owner was dropped.
+            end_leftovers(&self.run_dir);
+        }
+        if let Some(disk) = self.disk.take() {
+            self.spent_layer = disk.close().await;
+        }
+    }
+
+    /// Gives back everything.
+    pub(crate) async fn release(mut self) -> Result<(), NotReleased> {
+        self.power_off().await;
+        if let Err(source) = hearth_confine::remove_cgroup(&self.cgroup) {
+            // Nobody else gets its network and its user.
+            let slot = self.slot().index;
+            tracing::error!(slot, cgroup = self.cgroup, error = %chain(&source), "release network slot failed");
+            return Err(NotReleased::Occupied {
+                held: Box::new(crate::SlotHeld(self)),
+                source,
+            });
+        }
+        let removed = remove_dir(&self.run_dir).map_err(NotReleased::RunDir);
+        let released = match self.slot.take() {
+            Some(slot) => self.slots.release(slot).await.map_err(NotReleased::Slot),
+            None => Ok(()),
+        };
+        released.and(removed)
+    }
+
+    /// Leaves a VM alone that goes on without this process.
+    pub(crate) fn forget(&mut self) {
+        self.lifetime = Lifetime::Journaled;
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        let Lifetime::Scoped(tasks) = &self.lifetime else {
+            return;
+        };
+        let Some(slot) = self.slot.take() else {
+            return;
+        };
+        let tasks = tasks.clone();
+        let machine = self.machine.take();
+        if let Some(machine) = &machine {
+            // At once: the process may end before a task gets its turn.
+            end(machine.pid());
+        }
+        let rest = Self {
+            machine,
+            disk: self.disk.take(),
+            slot: Some(slot),
+            run_dir: self.run_dir.clone(),
+            owner: self.owner.clone(),
+            cgroup: self.cgroup.clone(),
+            slots: self.slots.clone(),
+            // What is not released now is cleaned at the next start.
+            lifetime: Lifetime::Journaled,
+            spent_layer: None,
+        };
+        tasks.spawn(async move {
+            end_leftovers(&rest.run_dir);
+            if let Err(error) = rest.release().await {
+                tracing::error!(error = %chain(&error), "release VM failed");
+            }
+        });
+    }
+}
+
+/// Ends the VMs without a journal that a killed process left below a directory of run
+/// directories, or in one: their command lines name it. Their network slots are cleaned
+/// by the pool's own start.
+pub fn end_leftovers(run_dir: &Path) {
+    for pid in hearth_machine::processes::naming(&format!("{}/", run_dir.display())) {
+        tracing::info!(pid, "end VM that was left over");
+        end(pid);
+    }
+}
+
+fn end(pid: u32) {
+    if let Err(error) = hearth_machine::processes::end(pid) {
+        tracing::warn!(pid, %error, "end VM process failed");
+    }
+}
+
+fn remove_dir(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
+}
