@@ -88,7 +88,10 @@ impl RateLimitSettings {
             }
         }
         if self.max_tracked == 0 {
-            return Err(Problem::new("rate_limits.max_tracked", "must be at least 1"));
+            return Err(Problem::new(
+                "rate_limits.max_tracked",
+                "must be at least 1",
+            ));
         }
         Ok(())
     }
