@@ -165,8 +165,7 @@ mod tests {
         let agent = Agent::at(([127, 0, 0, 1], 9).into());
         let error = wait_for_agent(console.path(), &agent, limits)
             .await
-            .err()
-            .expect("nothing more comes");
+            .expect_err("nothing more comes");
         assert!(matches!(error, Error::Silent { .. }), "{error}");
         assert!(error.to_string().contains("secondary CPUs"), "{error}");
     }
@@ -181,8 +180,7 @@ mod tests {
         };
         let error = wait_for_agent(console.path(), &agent, limits)
             .await
-            .err()
-            .expect("nothing comes");
+            .expect_err("nothing comes");
         assert!(error.to_string().contains("not ready"), "{error}");
         console.as_file().set_len(MAX_CONSOLE_BYTES + 1).unwrap();
         let error = wait_for_line(console.path(), READY_LINE, None)

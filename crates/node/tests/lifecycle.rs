@@ -244,15 +244,23 @@ fn a_disk_alone_is_kept_and_booted() {
     });
 }
 
-/// The first VM that it boots stands still before its guest has come up, which looks
-/// like a hang in early boot.
-struct HangsOnce {
+/// What happens to the first VM that is booted.
+#[derive(Clone, Copy)]
+enum EarlyFailure {
+    /// It stands still before its guest has come up, which looks like a hang.
+    Hang,
+    /// It ends, as after a guest's triple fault or panic.
+    Reset,
+}
+
+struct FailsOnce {
     qemu: QemuEngine,
     boots: AtomicUsize,
+    failure: EarlyFailure,
 }
 
 #[async_trait::async_trait]
-impl Engine for HangsOnce {
+impl Engine for FailsOnce {
     fn capabilities(&self) -> Capabilities {
         self.qemu.capabilities()
     }
@@ -260,7 +268,12 @@ impl Engine for HangsOnce {
     async fn boot(&self, spec: BootSpec) -> Result<Box<dyn Machine>, hearth_machine::Error> {
         let machine = self.qemu.boot(spec).await?;
         if self.boots.fetch_add(1, Ordering::SeqCst) == 0 {
-            machine.pause().await?;
+            match self.failure {
+                EarlyFailure::Hang => machine.pause().await?,
+                EarlyFailure::Reset => {
+                    hearth_machine::processes::end(machine.pid()).expect("it can be ended");
+                }
+            }
         }
         Ok(machine)
     }
@@ -281,38 +294,49 @@ impl Engine for HangsOnce {
 fn a_guest_that_hangs_in_early_boot_is_booted_once_more() {
     isolated(
         "a_guest_that_hangs_in_early_boot_is_booted_once_more",
-        async || {
-            let home = Home::new().await;
-            let engine = Arc::new(HangsOnce {
-                qemu: support::engine(),
-                boots: AtomicUsize::new(0),
-            });
-            let node = home
-                .start_on(Arc::clone(&engine) as Arc<dyn Engine>, Arc::new(NoHooks))
-                .await;
-            let first = node
-                .create(home.spec(home.base), in_an_hour())
-                .await
-                .unwrap();
-            let id = first.spec.sandbox_id.clone();
-            run(&first, "echo on disk > /root/file").await;
-            node.pause(&id, BuildId::random(), false).await.unwrap();
-            assert_eq!(engine.boots.load(Ordering::SeqCst), 0);
-            let booted = node.resume(&id, in_an_hour(), false).await.unwrap();
-            assert_eq!(engine.boots.load(Ordering::SeqCst), 2);
-            assert_eq!(booted.state, SandboxState::Running);
-            assert_eq!(run(&booted, "cat /root/file").await, "on disk");
-            assert_eq!(home.vm_processes().len(), 1);
-
-            // What it keeps is the second VM's.
-            run(&booted, "echo in memory > /dev/shm/file").await;
-            node.pause(&id, BuildId::random(), true).await.unwrap();
-            let back = node.resume(&id, in_an_hour(), false).await.unwrap();
-            let files = run(&back, "cat /root/file /dev/shm/file").await;
-            assert_eq!(files, "on disk\nin memory");
-            node.delete(&id).await.unwrap();
-            node.shutdown(Duration::from_secs(10)).await;
-            home.assert_nothing_left();
-        },
+        async || is_booted_once_more(EarlyFailure::Hang).await,
     );
+}
+
+#[test]
+fn a_guest_that_resets_itself_in_early_boot_is_booted_once_more() {
+    isolated(
+        "a_guest_that_resets_itself_in_early_boot_is_booted_once_more",
+        async || is_booted_once_more(EarlyFailure::Reset).await,
+    );
+}
+
+async fn is_booted_once_more(failure: EarlyFailure) {
+    let home = Home::new().await;
+    let engine = Arc::new(FailsOnce {
+        qemu: support::engine(),
+        boots: AtomicUsize::new(0),
+        failure,
+    });
+    let node = home
+        .start_on(Arc::clone(&engine) as Arc<dyn Engine>, Arc::new(NoHooks))
+        .await;
+    let first = node
+        .create(home.spec(home.base), in_an_hour())
+        .await
+        .unwrap();
+    let id = first.spec.sandbox_id.clone();
+    run(&first, "echo on disk > /root/file").await;
+    node.pause(&id, BuildId::random(), false).await.unwrap();
+    assert_eq!(engine.boots.load(Ordering::SeqCst), 0);
+    let booted = node.resume(&id, in_an_hour(), false).await.unwrap();
+    assert_eq!(engine.boots.load(Ordering::SeqCst), 2);
+    assert_eq!(booted.state, SandboxState::Running);
+    assert_eq!(run(&booted, "cat /root/file").await, "on disk");
+    assert_eq!(home.vm_processes().len(), 1);
+
+    // What it keeps is the second VM's.
+    run(&booted, "echo in memory > /dev/shm/file").await;
+    node.pause(&id, BuildId::random(), true).await.unwrap();
+    let back = node.resume(&id, in_an_hour(), false).await.unwrap();
+    let files = run(&back, "cat /root/file /dev/shm/file").await;
+    assert_eq!(files, "on disk\nin memory");
+    node.delete(&id).await.unwrap();
+    node.shutdown(Duration::from_secs(10)).await;
+    home.assert_nothing_left();
 }
