@@ -24,6 +24,9 @@ use std::sync::{Arc, OnceLock};
 const REFUSED_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 const REFUSED_BURST: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
 
+/// What a call is about is a name or an id.
+const MAX_OBJECT_BYTES: usize = 256;
+
 #[derive(Default)]
 struct Notes {
     object: OnceLock<String>,
@@ -38,6 +41,7 @@ tokio::task_local! {
 /// Says what the present call is about, where the path does not. The first word holds.
 pub(crate) fn object(name: &str) {
     // Outside of a recorded call nobody asks.
+    let name = &name[..name.floor_char_boundary(MAX_OBJECT_BYTES)];
     let _ = NOTES.try_with(|notes| notes.object.set(name.to_owned()));
 }
 
@@ -136,6 +140,11 @@ impl Entry {
         }
     }
 
+    /// Nobody's key or signed link has been looked at: a stranger may make any number.
+    fn is_anonymous(&self, record: &Record) -> bool {
+        record.key_id.is_none() && self.notes.team.get().is_none()
+    }
+
     /// Nothing is to be written.
     pub(crate) fn discard(mut self) {
         self.record = None;
@@ -149,7 +158,11 @@ impl Entry {
             record.team = Some(team.to_string());
         }
         record.created = self.notes.created.get().cloned();
-        self.trail.log.record(record);
+        if self.is_anonymous(&record) {
+            self.trail.refused(record);
+        } else {
+            self.trail.log.record(record);
+        }
     }
 }
 

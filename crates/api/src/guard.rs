@@ -134,8 +134,14 @@ pub(crate) fn apply_to_uploads(uploads: Router<AppState>, state: &AppState) -> R
 async fn guard_upload(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let id = Uuid::new_v4().simple().to_string();
     let entry = state.begin(&request, &id);
-    let mut response = match state.limiter.source(&Source::of(request.extensions())) {
-        Ok(_) => carry_out(entry, request, next, StatusCode::FORBIDDEN).await,
+    let mut response = match state.limiter.upload(&Source::of(request.extensions())) {
+        Ok(allowance) => {
+            let mut response = carry_out(entry, request, next, StatusCode::FORBIDDEN).await;
+            if let Some(allowance) = allowance {
+                allowance.show(response.headers_mut());
+            }
+            response
+        }
         Err(exceeded) => refuse(entry, exceeded),
     };
     identify_request(&mut response, &id);

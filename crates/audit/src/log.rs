@@ -43,6 +43,14 @@ pub struct Error {
     source: io::Error,
 }
 
+impl Error {
+    /// Whether there was no room on the disk.
+    #[must_use]
+    pub fn is_storage_full(&self) -> bool {
+        self.source.kind() == io::ErrorKind::StorageFull
+    }
+}
+
 /// A log that records are given to.
 pub struct AuditLog {
     sender: Mutex<Option<SyncSender<Record>>>,
@@ -83,7 +91,9 @@ impl AuditLog {
 
     /// Queues a record. Never waits: when the queue is full, or the log has been
     /// stopped, the record is counted as lost.
-    pub fn record(&self, record: Record) {
+    pub fn record(&self, mut record: Record) {
+        // Before it waits, so that the queue is bounded in bytes as well.
+        record.cut();
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         let queued = match sender.as_ref() {
             Some(sender) => sender.try_send(record),
@@ -110,8 +120,14 @@ impl AuditLog {
 
 /// Appends one record, for a process other than the log's own. Blocks.
 pub fn append(path: &Path, record: Record) -> Result<(), Error> {
-    // One line is one write: the kernel keeps those of several processes apart.
-    let written = open(path).and_then(|mut file| file.write_all(&record.line()));
+    let written = open(path).and_then(|mut file| {
+        let mut line = record.line();
+        if ends_torn(path)? {
+            line.insert(0, b'\n');
+        }
+        // One line is one write: the kernel keeps those of several processes apart.
+        file.write_all(&line)
+    });
     written.map_err(|source| Error {
         path: path.display().to_string(),
         source,
@@ -207,7 +223,7 @@ impl Files {
             self.rotate();
         }
         let torn = std::mem::replace(&mut self.torn, true);
-        if torn && self.size > 0 {
+        if torn {
             self.file.write_all(b"\n")?;
         }
         self.file.write_all(line)?;
@@ -221,7 +237,15 @@ impl Files {
     /// another tenth of the limit.
     fn rotate(&mut self) {
         self.sync();
-        match self.shift().and_then(|()| open(&self.path)) {
+        // What may fail for want of room comes first: then the old files are not touched.
+        let mut fresh = self.path.clone().into_os_string();
+        fresh.push(".new");
+        let rotated = open(Path::new(&fresh)).and_then(|file| {
+            self.shift()?;
+            fs::rename(&fresh, &self.path)?;
+            Ok(file)
+        });
+        match rotated {
             Ok(file) => {
                 self.file = file;
                 (self.size, self.torn) = (0, false);

@@ -106,8 +106,8 @@ impl Record {
         }
     }
 
-    /// The record as a line. What strangers chose is cut to a bound.
-    pub(crate) fn line(mut self) -> Vec<u8> {
+    /// Cuts what strangers chose to a bound.
+    pub(crate) fn cut(&mut self) {
         for (text, most) in [
             (&mut self.object, MAX_TEXT_BYTES),
             (&mut self.method, MAX_TEXT_BYTES),
@@ -116,8 +116,14 @@ impl Record {
         ] {
             if let Some(text) = text {
                 text.truncate(text.floor_char_boundary(most));
+                text.shrink_to_fit();
             }
         }
+    }
+
+    /// The record as a line, cut.
+    pub(crate) fn line(mut self) -> Vec<u8> {
+        self.cut();
         let mut line =
             serde_json::to_vec(&self).expect("strings, numbers and times always serialize");
         line.push(b'\n');

@@ -3,7 +3,7 @@
 use hickory_proto::op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, NS, SOA, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, DecodeError};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -108,7 +108,8 @@ impl Zone {
         if counts.queries != 1 || counts.answers != 0 || counts.authorities != 0 {
             return refusal(ResponseCode::FormErr);
         }
-        let Ok(asked) = Message::from_vec(query) else {
+        let asked = Message::from_vec(query).or_else(|_| question_alone(query));
+        let Ok(asked) = asked else {
             return refusal(ResponseCode::FormErr);
         };
         let limit = limit.unwrap_or_else(|| match &asked.edns {
@@ -194,6 +195,17 @@ impl Zone {
         // Serial, refresh, retry, expire, and how long "there is none" is kept.
         RData::SOA(SOA::new(server, contact, 1, 3600, 600, 86_400, TTL))
     }
+}
+
+/// A query without what follows its question: an extension that cannot be read takes
+/// nothing from what is asked.
+fn question_alone(query: &[u8]) -> Result<Message, DecodeError> {
+    let mut decoder = BinDecoder::new(query);
+    let header = Header::read(&mut decoder)?;
+    let mut message = Message::query();
+    message.metadata = header.metadata;
+    message.add_query(Query::read(&mut decoder)?);
+    Ok(message)
 }
 
 /// `None` for what does not fit into a message: nobody is answered then.

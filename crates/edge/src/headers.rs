@@ -173,15 +173,16 @@ fn forwarded(headers: &mut HeaderMap, host: Option<&str>, peer: Peer, config: &E
     if !config.trust_forwarded {
         strip_claims(headers);
     }
-    let before = headers
-        .get(&FORWARDED_FOR)
-        .and_then(|value| value.to_str().ok())
-        .filter(|_| config.trust_forwarded);
-    let address = peer.address.ip().to_canonical();
-    let chain = match before {
-        Some(before) => format!("{before}, {address}"),
-        None => address.to_string(),
-    };
+    let address = peer.address.ip().to_canonical().to_string();
+    // A proxy may add a line of its own to those of its client.
+    let mut chain: Vec<&str> = headers
+        .get_all(&FORWARDED_FOR)
+        .iter()
+        .filter(|_| config.trust_forwarded)
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    chain.push(&address);
+    let chain = chain.join(", ");
     if let Ok(chain) = HeaderValue::from_str(&chain) {
         headers.insert(FORWARDED_FOR, chain);
     }

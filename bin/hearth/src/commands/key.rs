@@ -38,7 +38,7 @@ enum Command {
         #[command(flatten)]
         format: Format,
     },
-    /// Revoke a key; its next request is refused
+    /// Revoke a key; its requests are refused within 5 seconds
     Revoke {
         /// ID of the key, as `hearth key list` prints it
         id: String,

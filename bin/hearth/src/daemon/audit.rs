@@ -12,8 +12,15 @@ pub fn start(settings: &Settings) -> anyhow::Result<Option<Arc<AuditLog>>> {
     if !settings.audit.enabled {
         return Ok(None);
     }
-    let log = AuditLog::start(&settings.audit_log(), &settings.audit.config());
-    Ok(Some(Arc::new(log.context("start the audit log")?)))
+    match AuditLog::start(&settings.audit_log(), &settings.audit.config()) {
+        Ok(log) => Ok(Some(Arc::new(log))),
+        // A start needs no room on the disk: running sandboxes come before the log.
+        Err(error) if error.is_storage_full() => {
+            tracing::error!(%error, "start the audit log failed: the disk is full; there is none until the next start");
+            Ok(None)
+        }
+        Err(error) => Err(error).context("start the audit log"),
+    }
 }
 
 /// Waits until everything is written, at most `limit`.

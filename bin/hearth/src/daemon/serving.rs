@@ -102,7 +102,7 @@ impl Serving {
         if emulation::is_in_use(settings) {
             router = router.layer(axum::middleware::from_fn(tell_of_emulation));
         }
-        if settings.tls.is_public() {
+        if browsers_may_stay_on_tls(settings) {
             router = router.layer(axum::middleware::from_fn(stay_on_tls));
         }
         let edge = Edge::new(routes, settings.edge.config());
@@ -185,6 +185,14 @@ fn with_scheme(api: axum::Router, trust_forwarded: bool) -> axum::Router {
         request
     };
     api.layer(axum::middleware::map_request(told))
+}
+
+/// Whether every port of this host that browsers reach speaks TLS: what they are told
+/// holds for all ports.
+fn browsers_may_stay_on_tls(settings: &Settings) -> bool {
+    let plain = [settings.api.port, settings.api.edge_port];
+    let plain_is_ours = settings.api.address.is_loopback() || plain == [0, 0];
+    settings.tls.is_public() && settings.tls.port == 443 && plain_is_ours
 }
 
 /// Has browsers that came over TLS come so again. Only where any browser trusts the

@@ -5,7 +5,10 @@ use axum::{Router, extract::Request, middleware};
 use hearth_api::Source;
 use hearth_edge::Peer;
 use hearth_node::Node;
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
@@ -35,7 +38,14 @@ fn source(request: &Request, node: &Node, trust_forwarded: bool) -> Option<Sourc
 fn last_forwarded(request: &Request) -> Option<IpAddr> {
     let values = request.headers().get_all(FORWARDED_FOR);
     let last = values.iter().next_back()?.to_str().ok()?;
-    last.rsplit(',').next()?.trim().parse().ok()
+    address(last.rsplit(',').next()?.trim())
+}
+
+/// Some proxies write a port as well, or brackets around an IPv6 address.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let with_port = || text.parse::<SocketAddr>().map(|address| address.ip());
+    bare.parse().or_else(|_| with_port()).ok()
 }
 
 #[cfg(test)]
@@ -56,6 +66,11 @@ mod tests {
         assert_eq!(last(&["10.0.0.1, 198.51.100.7"]), Some(address));
         assert_eq!(last(&["10.0.0.1", "192.0.2.1,198.51.100.7"]), Some(address));
         assert_eq!(last(&["198.51.100.7, nonsense"]), None);
+        assert_eq!(last(&["10.0.0.1, 198.51.100.7:51234"]), Some(address));
+        let v6 = "2001:db8::1".parse().ok();
+        assert_eq!(last(&["[2001:db8::1]:443"]), v6);
+        assert_eq!(last(&["[2001:db8::1]"]), v6);
+        assert_eq!(last(&["2001:db8::1"]), v6);
         assert_eq!(last(&[]), None);
     }
 }

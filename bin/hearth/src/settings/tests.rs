@@ -135,8 +135,8 @@ fn what_is_wrong_with_a_file_is_told_with_line_and_key() {
             "hearth.toml:1:9: network.slot_range: is not",
         ),
         (
-            "[rate_limits]\nwrite = { per_second = 1, burst = 0 }\n",
-            "hearth.toml:2:1: rate_limits.write: burst must",
+            "[rate_limits]\nwrite_burst = 0\n",
+            "hearth.toml:2:1: rate_limits.write_burst: must be at least 1",
         ),
         (
             "[node]\ngrpc_address = \"127.0.0.1:1\"\n",

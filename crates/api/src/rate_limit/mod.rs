@@ -35,10 +35,11 @@ pub(crate) enum Group {
     Create,
 }
 
-/// What makes something new, by the end of the route's pattern.
-const CREATES: [&str; 8] = [
+/// What makes or starts something, by the end of the route's pattern.
+const CREATES: [&str; 9] = [
     "/sandboxes",
     "/resume",
+    "/connect",
     "/fork",
     "/snapshots",
     "/rollback",
@@ -124,6 +125,7 @@ pub(crate) struct Limiter {
     write: Pair,
     create: Pair,
     sources: Option<Buckets<Source>>,
+    uploads: Option<Buckets<Source>>,
 }
 
 impl Limiter {
@@ -138,6 +140,7 @@ impl Limiter {
             write: of(limits.write),
             create: of(limits.create),
             sources: Buckets::new(limits.unauthenticated, most),
+            uploads: Buckets::new(limits.write.times(limits.team_multiple), most),
         }
     }
 
@@ -166,11 +169,20 @@ impl Limiter {
 
     /// Takes a request of somebody who may be anybody from the source's bucket.
     pub(crate) fn source(&self, source: &Source) -> Result<Option<Allowance>, Exceeded> {
-        let sources = self.sources.as_ref();
-        sources
-            .map(|sources| sources.take(&source.client()))
-            .transpose()
+        take(self.sources.as_ref(), source)
     }
+
+    /// Takes an upload from the source's bucket of uploads. Whoever guesses keys from the
+    /// same address keeps no build from its files.
+    pub(crate) fn upload(&self, source: &Source) -> Result<Option<Allowance>, Exceeded> {
+        take(self.uploads.as_ref(), source)
+    }
+}
+
+fn take(buckets: Option<&Buckets<Source>>, source: &Source) -> Result<Option<Allowance>, Exceeded> {
+    buckets
+        .map(|buckets| buckets.take(&source.client()))
+        .transpose()
 }
 
 #[cfg(test)]

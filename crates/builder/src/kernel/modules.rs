@@ -166,22 +166,25 @@ mod tests {
         let information = format!("license=GPL\0depends={depends}\0name=x\0");
         let names = b"\0.modinfo\0.shstrtab\0";
         let mut file = vec![0u8; 64];
-        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
         let information_at = file.len() as u64;
         file.extend_from_slice(information.as_bytes());
         let names_at = file.len() as u64;
         file.extend_from_slice(names);
         let table = file.len() as u64;
         file[0x28..0x30].copy_from_slice(&table.to_le_bytes());
+        file[0x3a..0x3c].copy_from_slice(&64u16.to_le_bytes());
         file[0x3c..0x3e].copy_from_slice(&3u16.to_le_bytes());
         file[0x3e..0x40].copy_from_slice(&2u16.to_le_bytes());
-        for (name, offset, size) in [
-            (0u32, 0, 0),
-            (1, information_at, information.len() as u64),
-            (10, names_at, names.len() as u64),
+        // Null, program data, string table.
+        for (name, kind, offset, size) in [
+            (0u32, 0u32, 0, 0),
+            (1, 1, information_at, information.len() as u64),
+            (10, 3, names_at, names.len() as u64),
         ] {
             let mut header = [0u8; 64];
             header[..4].copy_from_slice(&name.to_le_bytes());
+            header[4..8].copy_from_slice(&kind.to_le_bytes());
             header[0x18..0x20].copy_from_slice(&offset.to_le_bytes());
             header[0x20..0x28].copy_from_slice(&size.to_le_bytes());
             file.extend_from_slice(&header);
