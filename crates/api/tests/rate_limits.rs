@@ -198,7 +198,8 @@ async fn a_revoked_key_is_a_guess_like_any_other() {
 #[tokio::test]
 async fn links_for_uploads_cannot_be_guessed_at_any_rate() {
     let api = api(RateLimits {
-        unauthenticated: rate(3),
+        write: rate(1),
+        team_multiple: 3,
         ..RateLimits::unlimited()
     })
     .await;
@@ -214,4 +215,22 @@ async fn links_for_uploads_cannot_be_guessed_at_any_rate() {
     }
     assert_eq!(statuses[0], 403);
     assert!(statuses.contains(&429), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn guesses_of_keys_keep_no_upload_from_the_same_address() {
+    let api = api(RateLimits {
+        unauthenticated: rate(3),
+        ..RateLimits::unlimited()
+    })
+    .await;
+    let refused = flood(&api, "e2b_wrong", "/v2/sandboxes").await;
+    assert_eq!(refused.expect("a limit").error(429), "Rate limit exceeded");
+    let request = Request::put(format!(
+        "/template-files/{}/{}?expires=99999999999&signature=x",
+        api.team,
+        "0".repeat(64)
+    ));
+    let request = request.body(Body::empty()).expect("a request");
+    assert_eq!(api.send(request).await.status, StatusCode::FORBIDDEN);
 }

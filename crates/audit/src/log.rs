@@ -223,7 +223,7 @@ impl Files {
             self.rotate();
         }
         let torn = std::mem::replace(&mut self.torn, true);
-        if torn {
+        if torn && self.file.metadata()?.len() > 0 {
             self.file.write_all(b"\n")?;
         }
         self.file.write_all(line)?;

@@ -17,8 +17,6 @@ use crate::Error;
 const PARENT: &str = "hearth";
 /// Length of the CPU accounting period in microseconds (the kernel's default).
 const CPU_PERIOD_US: u64 = 100_000;
-/// The greatest share of the CPUs that a group can be given.
-const MAX_WEIGHT: u32 = 10_000;
 /// How long a group whose last process has just ended may stay busy.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -167,15 +165,12 @@ impl Cgroups {
         limits: &Limits,
         directories: &mut Vec<PathBuf>,
     ) -> Result<Group, Error> {
-        let mut new_parents: Vec<PathBuf> = Vec::new();
         for controller in limits.wanted() {
             let (version, root) = self.mounts.get(&controller).ok_or(Error::NoController {
                 controller: controller.name(),
             })?;
             let parent = root.join(PARENT);
-            if make_directory(&parent)? {
-                new_parents.push(parent.clone());
-            }
+            make_directory(&parent)?;
             if *version == CgroupVersion::V2 {
                 for directory in [root.as_path(), parent.as_path()] {
                     write_value(
@@ -183,9 +178,6 @@ impl Cgroups {
                         &format!("+{}", controller.name()),
                     )?;
                 }
-            }
-            if controller == Controller::Cpu && new_parents.contains(&parent) {
-                weigh(*version, &parent, parent_weight())?;
             }
             let directory = parent.join(name);
             make_directory(&directory)?;
@@ -393,24 +385,15 @@ fn weigh(version: CgroupVersion, directory: &Path, weight: u32) -> Result<(), Er
     }
 }
 
-/// All VMs together weigh as much as a busy process for each CPU: they may use what is
-/// idle, and leave the daemon its part.
-fn parent_weight() -> u32 {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    u32::try_from(cpus * 100)
-        .unwrap_or(MAX_WEIGHT)
-        .min(MAX_WEIGHT)
-}
-
 fn write_number(directory: &Path, file: &str, value: u64) -> Result<(), Error> {
     write_value(&directory.join(file), &value.to_string())
 }
 
-/// Makes a group; whether it is new.
-fn make_directory(path: &Path) -> Result<bool, Error> {
+/// Makes a group, unless it is there.
+fn make_directory(path: &Path) -> Result<(), Error> {
     match fs::create_dir(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(source) => Err(Error::Cgroup {
             path: path.to_owned(),
             source,

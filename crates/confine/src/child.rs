@@ -232,14 +232,15 @@ fn drop_bounding_set() -> nix::Result<()> {
     Ok(())
 }
 
-/// Leaves the daemon's session keyring for a new one; a kernel without keys has none.
+/// Leaves the daemon's session keyring for a new one. A kernel without keys has none, and
+/// where a container's filter refuses the call, that holds for the process as well.
 fn join_new_keyring() -> nix::Result<()> {
     const JOIN_SESSION_KEYRING: libc::c_ulong = 1;
     let anonymous = ptr::null::<libc::c_char>();
     // SAFETY: no name is read.
     let result = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, anonymous) };
     match nix::errno::Errno::result(result) {
-        Ok(_) | Err(nix::Error::ENOSYS) => Ok(()),
+        Ok(_) | Err(nix::Error::ENOSYS | nix::Error::EPERM) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -62,6 +62,9 @@ fn enter(visible: &[PathBuf]) -> Result<(), Error> {
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
     step("make namespaces", nix::sched::unshare(flags))?;
+    // The thread has one of its own with its mounts: the root's directories are to be
+    // readable for the VM's user, whatever the daemon was started with.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let named = rustix::system::sethostname(HOST_NAME);
     let named = named.map_err(|errno| nix::Error::from_raw(errno.raw_os_error()));
     step("name the host", named)?;

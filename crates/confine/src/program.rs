@@ -132,13 +132,14 @@ impl Program {
         confinement: Option<&Confinement>,
         join_first: bool,
     ) -> Result<(Spawned, Joining), Error> {
+        // Opened here, because a process in namespaces of its own has no such file; and
+        // before a group is made, which a failure would leave behind.
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+        let null = null.map_err(|source| self.failed(source))?;
         let groups = Cgroups::detect();
         let mut steps = self.prepare(confinement, &groups)?;
         steps.filter(self.filters.clone());
         let later = if join_first { None } else { steps.take_group() };
-        // Opened here, because a process in namespaces of its own has no such file.
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-        let null = null.map_err(|source| self.failed(source))?;
         let spawned = match confinement.and_then(|it| it.visible.as_deref()) {
             Some(visible) => namespaces::start_in(visible, || self.start(steps, &null)),
             None => self.start(steps, &null),

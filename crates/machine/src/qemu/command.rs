@@ -96,6 +96,9 @@ impl CommandLine<'_> {
             "microvm,acpi=on,x-option-roms=off,pit=off,pic=off,rtc=off,\
              mem-merge=off,dump-guest-core=off,memory-backend=memory",
         );
+        if let Some(firmware) = firmware(self.version) {
+            line.option("-bios", firmware);
+        }
         match self.accelerator {
             Accelerator::Kvm => {
                 line.option("-accel", "kvm");
@@ -209,16 +212,27 @@ impl CommandLine<'_> {
 /// The option by which QEMU changes its root directory as the last step of its set-up; the
 /// preloaded library installs our filters instead.
 pub(super) fn end_of_set_up(version: &str) -> [&'static str; 2] {
-    let mut numbers = version
-        .split('.')
-        .map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     // Each of the two is unknown to the other versions, but for two years.
-    if version >= (8, 1) {
+    if numbers(version) >= (8, 1) {
         ["-run-with", "chroot=/"]
     } else {
         ["-chroot", "/"]
     }
+}
+
+/// The firmware to start the kernel, where QEMU's choice does not: without option ROMs the
+/// SeaBIOS that comes with QEMU 10 (Debian 13) never reaches it, qboot does. Older versions
+/// keep theirs: a saved VM has its firmware in its memory, and is restored with the same.
+fn firmware(version: &str) -> Option<&'static str> {
+    (numbers(version) >= (10, 0)).then_some("qboot.rom")
+}
+
+/// Major and minor version; zeros for what has none.
+fn numbers(version: &str) -> (u32, u32) {
+    let mut numbers = version
+        .split('.')
+        .map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Path of an inherited descriptor; the preloaded library makes opening it a `dup`.
@@ -237,5 +251,25 @@ impl Line {
     fn option(&mut self, name: &str, value: impl Into<String>) {
         self.0.push(name.to_owned());
         self.0.push(value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_those_of_the_version() {
+        for (version, set_up, bios) in [
+            ("7.2.22", "-chroot", None),
+            ("8.0.5", "-chroot", None),
+            ("8.2.2", "-run-with", None),
+            ("10.0.13", "-run-with", Some("qboot.rom")),
+            ("11.1", "-run-with", Some("qboot.rom")),
+            ("unknown", "-chroot", None),
+        ] {
+            assert_eq!(end_of_set_up(version)[0], set_up, "{version}");
+            assert_eq!(firmware(version), bios, "{version}");
+        }
     }
 }

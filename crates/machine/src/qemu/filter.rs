@@ -109,7 +109,7 @@ const ALLOWED: [i64; 56] = [
 const ALLOWED_WITH_KVM: [i64; 2] = [libc::SYS_rt_sigtimedwait, libc::SYS_rt_sigpending];
 
 /// Answered with `EACCES` at run time: what libraries ask for and do without.
-const REFUSED: [i64; 16] = [
+const REFUSED: [i64; 17] = [
     libc::SYS_open,
     libc::SYS_openat,
     libc::SYS_stat,
@@ -117,6 +117,7 @@ const REFUSED: [i64; 16] = [
     libc::SYS_statx,
     libc::SYS_access,
     libc::SYS_faccessat,
+    libc::SYS_faccessat2,
     libc::SYS_readlink,
     libc::SYS_readlinkat,
     libc::SYS_unlink,
@@ -155,8 +156,9 @@ const SIGNALS: [i32; 2] = [libc::SIGUSR1, libc::SIGABRT];
 /// Requests to devices that are made at run time: whether a descriptor is a terminal,
 /// whether it blocks, and what a guest's network driver has agreed on. None of them
 /// attaches to another interface or makes a queue.
-const DEVICE_REQUESTS: [u64; 9] = [
+const DEVICE_REQUESTS: [u64; 11] = [
     0x5401,      // TCGETS
+    0x802c_542a, // TCGETS2, of newer C libraries
     0x5421,      // FIONBIO
     0x541b,      // FIONREAD
     0x8004_54cf, // TUNGETFEATURES
@@ -165,6 +167,7 @@ const DEVICE_REQUESTS: [u64; 9] = [
     0x4004_54d8, // TUNSETVNETHDRSZ
     0x4004_54dc, // TUNSETVNETLE
     0x4004_54de, // TUNSETVNETBE
+    0x8004_54e0, // TUNSETSTEERINGEBPF: newer QEMUs detach a program when they restore
 ];
 
 /// The second byte of every request to KVM.
@@ -192,8 +195,12 @@ pub(super) fn start_up() -> io::Result<BpfProgram> {
 /// The filters to be in force from the end of QEMU's set-up on, in the order in which they
 /// are to be installed: the last one forbids further ones.
 pub(super) fn run_time(accelerator: &Accelerator) -> Result<[BpfProgram; 2], BackendError> {
+    let mut paths = always(&REFUSED);
+    // `stat` by path, as C libraries make it; of a descriptor it is allowed.
+    let of_path = condition(3, Compare::Ne, libc::AT_EMPTY_PATH.unsigned_abs().into())?;
+    paths.insert(libc::SYS_newfstatat, vec![SeccompRule::new(vec![of_path])?]);
     let refused = compile(
-        always(&REFUSED),
+        paths,
         SeccompAction::Allow,
         SeccompAction::Errno(libc::EACCES.unsigned_abs()),
     )?;
@@ -255,11 +262,8 @@ fn with_arguments(accelerator: &Accelerator) -> Result<Rules, BackendError> {
             libc::AF_UNIX.unsigned_abs(),
         )?])?],
     );
-    let fstat = libc::AT_EMPTY_PATH.unsigned_abs();
-    rules.insert(
-        libc::SYS_newfstatat,
-        vec![SeccompRule::new(vec![equal(3, fstat)?])?],
-    );
+    // The other filter tells a descriptor's from a path's.
+    rules.insert(libc::SYS_newfstatat, Vec::new());
     rules.insert(
         libc::SYS_fcntl,
         one_of(1, &DESCRIPTOR_COMMANDS.map(unsigned))?,

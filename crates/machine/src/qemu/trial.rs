@@ -115,6 +115,10 @@ impl<'a> Subject<'a> {
             .map_err(|error| format!("{error}: {}", words(&said)))?;
         match wait(&spawned)? {
             Some(status) if status.exit_status() == Some(STATUS) => Ok(()),
+            Some(status) if status.terminating_signal() == Some(libc::SIGSYS) => Err(format!(
+                "it made a system call that its filter does not allow (the kernel's log has its number): {}",
+                words(&said)
+            )),
             Some(_) => Err(words(&said)),
             None => Err(format!(
                 "it did not come to an end within {} s: {}",
