@@ -7,6 +7,7 @@ use crate::support::*;
 use hearth_network::services::{EDGE_ADDRESS, NODE_ADDRESS, SERVICE_ADDRESS, ServicePorts};
 use hearth_network::{Adoption, Divert, EVERYWHERE, NetworkConfig, Policy, SlotPool};
 use ipnet::Ipv4Net;
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 
 /// A second machine on the internet, in another network than the first.
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 200);
@@ -323,6 +324,9 @@ fn open_at(namespace: &Path, port: u16) -> UdpSocket {
 fn flood(from: &UdpSocket, target: std::net::SocketAddr, to: &UdpSocket) -> usize {
     to.set_read_timeout(Some(std::time::Duration::from_millis(500)))
         .unwrap();
+    // Room for all of it: a receiver that gets no processor for a while loses nothing that
+    // the limit let through.
+    setsockopt(to, RcvBufForce, &(8 << 20)).unwrap();
     std::thread::scope(|scope| {
         let counted = scope.spawn(|| {
             let (mut buffer, mut seen) = ([0; 2048], 0);
