@@ -44,7 +44,7 @@ pub enum Error {
     },
     #[error("store the build")]
     Store(#[from] hearth_snapshot::Error),
-    #[error("{what}{}", after_console(.console))]
+    #[error("{what}{}", hearth_microvm::after_console(.console))]
     Guest {
         /// What went wrong while the template's guest was up.
         what: String,
@@ -63,14 +63,6 @@ pub enum Error {
     DiskIo(#[from] hearth_block::IoError),
     #[error("a worker task ended early")]
     Task(#[source] tokio::task::JoinError),
-}
-
-fn after_console(console: &str) -> String {
-    if console.is_empty() {
-        String::new()
-    } else {
-        format!("; the guest's console ends:\n{console}")
-    }
 }
 
 impl Error {

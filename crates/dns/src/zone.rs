@@ -202,7 +202,7 @@ impl Zone {
 fn question_alone(query: &[u8]) -> Result<Message, DecodeError> {
     let mut decoder = BinDecoder::new(query);
     let header = Header::read(&mut decoder)?;
-    let mut message = Message::query();
+    let mut message = Message::new(header.id, header.message_type, header.op_code);
     message.metadata = header.metadata;
     message.add_query(Query::read(&mut decoder)?);
     Ok(message)

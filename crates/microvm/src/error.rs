@@ -70,7 +70,9 @@ impl Error {
     }
 }
 
-fn after_console(console: &str) -> String {
+/// How an error's text goes on with the last lines of a guest's console; empty without any.
+#[must_use]
+pub fn after_console(console: &str) -> String {
     if console.is_empty() {
         String::new()
     } else {

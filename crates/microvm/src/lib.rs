@@ -36,7 +36,7 @@ mod stages;
 
 pub use boot::{Boot, boot};
 pub use disk::{Disk, Opening, ServedDisk};
-pub use error::{Error, NotReleased};
+pub use error::{Error, NotReleased, after_console};
 pub use journal::{Cause, Journal, NoJournal};
 pub use limits::BootLimits;
 pub use names::Owner;
