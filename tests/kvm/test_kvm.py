@@ -153,7 +153,8 @@ def test_limits_of_the_control_group_are_in_force(hearth, sandbox):
     assert (group / "pids.max").read_text().strip() == str(cpus + 80)
     assert (group / "cpu.max").read_text().split() == [str((cpus + 1) * 100_000), "100000"]
     assert (group / "cpu.weight").read_text().strip() == str(cpus * 100)
-    assert (CGROUPS / "hearth/cpu.weight").read_text().strip() == str(os.cpu_count() * 100)
+    # All VMs together weigh what any other group of the host does.
+    assert (CGROUPS / "hearth/cpu.weight").read_text().strip() == "100"
 
     # What the guest writes is charged to the group ...
     def charged() -> int:

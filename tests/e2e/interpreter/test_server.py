@@ -223,10 +223,10 @@ def test_a_client_that_leaves_interrupts(server, language, code):
 def test_a_stubborn_loop_is_interrupted_again(server, context):
     code = """
 import time
-print('go', flush=True)
 refusals = 0
 while refusals < 1:
     try:
+        print('go', flush=True)
         while True: time.sleep(0.01)
     except KeyboardInterrupt: refusals += 1
 while True: time.sleep(0.01)
