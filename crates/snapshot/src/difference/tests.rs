@@ -1,6 +1,8 @@
-use super::*;
+use super::{format::MAGIC, *};
+use crate::DiskBlocks;
 use proptest::prelude::*;
 use std::os::unix::fs::FileExt;
+use std::{fs::File, io};
 
 const PAGES: u64 = 64;
 
