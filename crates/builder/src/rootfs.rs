@@ -7,10 +7,11 @@
 //! maintainer scripts, and the tree lies in a temporary directory of the shelf.
 //! The image is checked by e2fsck before it is used.
 
+mod host;
+
 use crate::{
     Error, apt,
-    apt::{FetchSettings, SourceList},
-    artefact::{Key, Ready, Shelf, digest_of_parts},
+    artefact::{Ready, Shelf, digest_of_parts},
     error::blocking,
     kernel::Kernel,
     progress::{StageProgress, Unit},
@@ -18,6 +19,7 @@ use crate::{
     variant::Variant,
 };
 use hearth_snapshot::{Digest, sparse};
+use host::Host;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -199,128 +201,6 @@ fn finish(ready: Ready<Details>) -> Result<Rootfs, Error> {
         packages: ready.details.packages,
         key: ready.key,
     })
-}
-
-/// What the host brings to the build.
-struct Host {
-    codename: String,
-    sources: SourceList,
-    settings: FetchSettings,
-    versions: BTreeMap<String, Option<String>>,
-}
-
-impl Host {
-    async fn inspect(archive: &apt::Archive, variant: &Variant) -> Result<Self, Error> {
-        let release =
-            fs::read_to_string("/etc/os-release").map_err(Error::io("read", "/etc/os-release"))?;
-        let codename = codename(&release).ok_or_else(|| {
-            Error::Host(
-                "the guest's root file system is built from a Debian or Ubuntu host's own \
-                 archive, and /etc/os-release names no VERSION_CODENAME"
-                    .to_owned(),
-            )
-        })?;
-        Ok(Self {
-            sources: SourceList::read(Path::new(APT_DIRECTORY))?.of_release(&codename),
-            settings: apt::fetch_settings().await?,
-            versions: archive.candidates(&variant.packages).await?,
-            codename,
-        })
-    }
-
-    fn is_known(&self, package: &str) -> bool {
-        matches!(self.versions.get(package), Some(Some(_)))
-    }
-
-    fn versions_known(&self, variant: &Variant) -> bool {
-        variant.packages.iter().all(|name| self.is_known(name))
-    }
-
-    /// Refuses early, with the remedy.
-    fn check(&self, variant: &Variant) -> Result<(), Error> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(Error::Host(
-                "only root can build a root file system".to_owned(),
-            ));
-        }
-        if !self.sources.has_suite(&self.codename) {
-            return Err(Error::Host(format!(
-                "apt has no source for the suite {} under {APT_DIRECTORY}",
-                self.codename
-            )));
-        }
-        let missing: Vec<&str> = variant
-            .packages
-            .iter()
-            .filter(|name| !self.is_known(name))
-            .copied()
-            .collect();
-        if !missing.is_empty() {
-            return Err(Error::Host(format!(
-                "apt knows no version of {}; run `apt-get update`, and make sure that the \
-                 distribution's archive is among its sources",
-                missing.join(", ")
-            )));
-        }
-        for key in self.sources.key_files() {
-            if !key.exists() {
-                return Err(Error::Host(format!(
-                    "the archive's key file {} is missing: install the package \
-                     debian-archive-keyring or ubuntu-keyring",
-                    key.display()
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    fn key(&self, kernel: Digest, config: &RootfsConfig, variant: &Variant) -> Key {
-        let nameservers = format!("{:?}", config.nameservers);
-        let packages = variant.packages.join(" ");
-        let options = DPKG_OPTIONS.join(" ");
-        let sources = self.sources.without_credentials().to_deb822();
-        let guest = self.settings.guest.join("\n");
-        let versions = format!("{:?}", self.versions);
-        let disk_mib = config.disk_mib.to_le_bytes();
-        let mut recipe: Vec<&[u8]> = vec![
-            RECIPE,
-            packages.as_bytes(),
-            options.as_bytes(),
-            self.codename.as_bytes(),
-            &disk_mib,
-            nameservers.as_bytes(),
-        ];
-        recipe.extend(FILES.iter().map(|(_, text)| text.as_bytes()));
-        recipe.extend(
-            variant
-                .content
-                .as_ref()
-                .map(|content| content.as_bytes().as_slice()),
-        );
-        Key::new(
-            variant.kind,
-            &recipe,
-            &[
-                sources.as_bytes(),
-                guest.as_bytes(),
-                versions.as_bytes(),
-                kernel.as_bytes(),
-            ],
-        )
-    }
-}
-
-fn codename(os_release: &str) -> Option<String> {
-    os_release
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-        .map(|value| value.trim_matches('"').to_owned())
-        .filter(|name| {
-            !name.is_empty()
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        })
 }
 
 /// Installs the packages into the new directory `tree`.

@@ -1,4 +1,5 @@
-use super::*;
+use super::{host::codename, *};
+use crate::apt::{FetchSettings, SourceList};
 
 #[test]
 fn the_codename_is_read_strictly() {
