@@ -180,28 +180,44 @@ impl Cache {
         }
     }
 
-    fn try_trim(&self, limit_bytes: u64) -> io::Result<()> {
-        let (mut keys, mut notes) = (Vec::new(), Vec::new());
+    fn read_index(&self) -> io::Result<Index> {
+        let mut index = Index::default();
         for entry in fs::read_dir(self.root.join("index"))?.filter_map(Result::ok) {
-            // An entry that cannot be read now is not one that is of no use.
             let text = match fs::read_to_string(entry.path()) {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
-                text => text?,
+                // One that cannot be read now is not one that is of no use.
+                Err(error) => {
+                    let path = entry.path();
+                    tracing::warn!(path = %path.display(), %error, "read a key of the cache of template steps failed");
+                    index.unknown = true;
+                    continue;
+                }
+                Ok(text) => text,
             };
-            let id = text.trim().parse::<Uuid>().ok();
+            let used = entry.metadata().and_then(|metadata| metadata.modified());
+            let used = used.unwrap_or(SystemTime::UNIX_EPOCH);
             if text == NO_LAYER {
-                notes.push((entry.metadata()?.modified()?, entry.path()));
+                index.notes.push((used, entry.path()));
                 continue;
             }
-            let used = entry.metadata().and_then(|metadata| metadata.modified());
-            keys.push((used.unwrap_or(SystemTime::UNIX_EPOCH), entry.path(), id));
+            let id = text.trim().parse::<Uuid>().ok();
+            index.keys.push((used, entry.path(), id));
         }
+        Ok(index)
+    }
+
+    fn try_trim(&self, limit_bytes: u64) -> io::Result<()> {
+        let Index {
+            mut keys,
+            mut notes,
+            unknown,
+        } = self.read_index()?;
         notes.sort();
         for (_, path) in notes.iter().rev().skip(MAX_NOTES) {
             fs::remove_file(path)?;
         }
         keys.sort_by_key(|key| std::cmp::Reverse(key.0));
-        let mut kept = HashSet::new();
+        let (mut kept, mut dropped) = (HashSet::new(), HashSet::new());
         let mut total = 0;
         for (_, path, id) in keys {
             let bytes = id.map(|id| allocated(&self.layer_path(id)));
@@ -210,7 +226,10 @@ impl Cache {
                     total += bytes;
                     kept.insert(id);
                 }
-                _ => fs::remove_file(path)?,
+                _ => {
+                    fs::remove_file(path)?;
+                    dropped.extend(id);
+                }
             }
         }
         for entry in fs::read_dir(self.root.join("layers"))?.filter_map(Result::ok) {
@@ -220,13 +239,28 @@ impl Cache {
                 .and_then(|name| name.parse::<Uuid>().ok());
             // Held until it is gone: nobody pins what is being removed.
             let pinned = lock(&self.pinned);
-            let used = id.is_some_and(|id| kept.contains(&id) || pinned.contains_key(&id));
-            if !used {
-                fs::remove_dir_all(entry.path())?;
+            let stays = id.is_some_and(|id| {
+                let named = kept.contains(&id) || (unknown && !dropped.contains(&id));
+                named || pinned.contains_key(&id)
+            });
+            if !stays && let Err(error) = fs::remove_dir_all(entry.path()) {
+                let path = entry.path();
+                tracing::warn!(path = %path.display(), %error, "remove a layer of template steps failed");
             }
         }
         Ok(())
     }
+}
+
+/// What stands in the directory of keys.
+#[derive(Default)]
+struct Index {
+    /// When each was used, and the layer that it names, if it names one.
+    keys: Vec<(SystemTime, PathBuf, Option<Uuid>)>,
+    /// Of steps that made no layer, and when they were noted.
+    notes: Vec<(SystemTime, PathBuf)>,
+    /// Whether some key may name a layer that no other names.
+    unknown: bool,
 }
 
 /// Bytes that a directory's files take on disk.
@@ -302,6 +336,31 @@ mod tests {
                 .count(),
             0
         );
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_read_keeps_what_it_may_name_and_trimming_goes_on() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path().join("cache")).unwrap();
+        let key = |step: &str| State::of(&["base"]).key(&[step]);
+        let path_of = |step: &str| {
+            let directory = layer(root.path(), step, 9000);
+            cache.insert(key(step), &directory).unwrap().path.clone()
+        };
+        let (hidden, known) = (path_of("a"), path_of("b"));
+        // Reading a directory fails, as a disk does.
+        let index = cache.index(key("a"));
+        let id = fs::read(&index).unwrap();
+        fs::remove_file(&index).unwrap();
+        fs::create_dir(&index).unwrap();
+        cache.trim(0);
+        assert!(hidden.exists() && !known.exists());
+        assert!(cache.find(key("b")).is_none());
+        fs::remove_dir(&index).unwrap();
+        fs::write(&index, id).unwrap();
+        assert!(cache.find(key("a")).is_some());
+        cache.trim(0);
+        assert!(!hidden.exists());
     }
 
     #[test]
