@@ -11,28 +11,20 @@
 //! is also why whatever lies in `.tmp` when it opens is a leftover. What comes
 //! out of the cache is compared with its digests, since others can write there.
 
+mod room;
+
 use crate::{Error, error::blocking, progress::Outcome};
-use hearth_snapshot::{Digest, sparse};
-use rustix::fs::FlockOperation;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use hearth_snapshot::{ARTEFACT_FILE, ArtefactFile, ArtefactInfo, Digest, sparse};
+use room::{Room, by_age, occupied};
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File},
-    io::{self, Read},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-const INFO_FILE: &str = "info.json";
-const TEMPORARY: &str = ".tmp";
 const SCRATCH: &str = ".scratch";
-const LOCK: &str = ".lock";
-const FORMAT: u32 = 1;
-const MAX_INFO_BYTES: u64 = 1 << 20;
-/// How many artefacts of one kind are kept in the state directory and in the
-/// cache.
-const KEPT: usize = 3;
 /// How long to wait for another builder to let go of the directory, and of the
 /// cache, which is not worth as much.
 const LOCK_WAIT: Duration = Duration::from_secs(3600);
@@ -76,24 +68,6 @@ pub(crate) fn digest_of_parts(label: &str, parts: &[&[u8]]) -> Digest {
     hasher.finalize().into()
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Info<D> {
-    format: u32,
-    kind: String,
-    key: Digest,
-    recipe: Digest,
-    details: D,
-    files: Vec<InfoFile>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct InfoFile {
-    name: String,
-    size_bytes: u64,
-    /// [`sparse::digest`] of the content.
-    digest: Digest,
-}
-
 /// An artefact that stands ready.
 #[derive(Debug)]
 pub(crate) struct Ready<D> {
@@ -101,7 +75,7 @@ pub(crate) struct Ready<D> {
     pub(crate) key: Digest,
     pub(crate) details: D,
     pub(crate) outcome: Outcome,
-    files: Vec<InfoFile>,
+    files: Vec<ArtefactFile>,
 }
 
 impl<D> Ready<D> {
@@ -125,14 +99,6 @@ pub(crate) struct Shelf {
 struct Inner {
     state: Room,
     cache: Option<PathBuf>,
-}
-
-/// One locked directory of artefacts.
-#[derive(Debug)]
-struct Room {
-    root: PathBuf,
-    /// Held for the shelf's life.
-    _lock: File,
 }
 
 impl Shelf {
@@ -312,85 +278,7 @@ fn export(cache: &Path, key: &Key, directory: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-impl Room {
-    /// Takes the directory's lock, or `None` when another builder has it.
-    fn try_lock(root: &Path) -> Result<Option<File>, Error> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(root)
-            .map_err(Error::io("create", root))?;
-        let path = root.join(LOCK);
-        let file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(Error::io("lock", path)(error.into())),
-        }
-    }
-
-    fn open(root: &Path, lock: File) -> Result<Self, Error> {
-        let temporary = root.join(TEMPORARY);
-        fs::create_dir_all(&temporary).map_err(Error::io("create", &temporary))?;
-        for entry in fs::read_dir(&temporary).map_err(Error::io("list", &temporary))? {
-            let path = entry.map_err(Error::io("list", &temporary))?.path();
-            fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
-        }
-        Ok(Self {
-            root: root.to_owned(),
-            _lock: lock,
-        })
-    }
-
-    fn temporary(&self) -> Result<tempfile::TempDir, Error> {
-        let base = self.root.join(TEMPORARY);
-        tempfile::Builder::new()
-            .prefix("build-")
-            .tempdir_in(&base)
-            .map_err(Error::io("create a directory in", base))
-    }
-
-    /// Moves an assembled directory to its name. An artefact of the same key is
-    /// the same artefact, unless it is damaged: it is replaced.
-    fn place(&self, key: &Key, assembled: tempfile::TempDir) -> Result<PathBuf, Error> {
-        let directory = self.root.join(key.directory_name());
-        rustix::fs::chmod(assembled.path(), rustix::fs::Mode::from_raw_mode(0o755))
-            .map_err(|error| Error::io("open up", assembled.path())(error.into()))?;
-        sync_tree(assembled.path())?;
-        let old = self.temporary()?;
-        match fs::rename(&directory, old.path().join("old")) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io("replace", directory)(error)),
-        }
-        fs::rename(assembled.path(), &directory).map_err(Error::io("publish", &directory))?;
-        // Renamed away: nothing is left to clean.
-        let _ = assembled.keep();
-        File::open(&self.root)
-            .and_then(|root| root.sync_all())
-            .map_err(Error::io("flush", &self.root))?;
-        for outdated in by_age(&self.root, key.kind)?.into_iter().skip(KEPT) {
-            let _ = fs::remove_dir_all(outdated);
-        }
-        Ok(directory)
-    }
-}
-
-fn occupied(root: &Path, waited: Duration) -> Error {
-    Error::Host(format!(
-        "another builder has held {} for more than {} s",
-        root.display(),
-        waited.as_secs()
-    ))
-}
-
-/// Writes `info.json` for the files that lie in `directory`.
+/// Writes the document of the files that lie in `directory`.
 fn describe<D: Serialize>(directory: &Path, key: &Key, details: &D) -> Result<(), Error> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
@@ -400,25 +288,16 @@ fn describe<D: Serialize>(directory: &Path, key: &Key, details: &D) -> Result<()
             .and_then(|name| name.to_str())
             .ok_or_else(|| damaged(directory, "a file name is not text".to_owned()))?;
         let file = File::open(&path).map_err(Error::io("open", &path))?;
-        files.push(InfoFile {
+        files.push(ArtefactFile {
             name: name.to_owned(),
             size_bytes: file.metadata().map_err(Error::io("inspect", &path))?.len(),
             digest: sparse::digest(&file).map_err(Error::io("read", &path))?,
         });
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    let info = Info {
-        format: FORMAT,
-        kind: key.kind.to_owned(),
-        key: key.key,
-        recipe: key.recipe,
-        details,
-        files,
-    };
-    let path = directory.join(INFO_FILE);
-    let text = serde_json::to_vec_pretty(&info)
-        .map_err(|error| damaged(directory, format!("write {INFO_FILE}: {error}")))?;
-    fs::write(&path, text).map_err(Error::io("write", path))
+    let info = ArtefactInfo::new(key.kind, (key.key, key.recipe), details, files);
+    info.save(directory)
+        .map_err(Error::io("describe the artefact in", directory))
 }
 
 fn load<D: DeserializeOwned>(root: &Path, key: &Key) -> Result<Option<Ready<D>>, Error> {
@@ -437,22 +316,14 @@ fn load<D: DeserializeOwned>(root: &Path, key: &Key) -> Result<Option<Ready<D>>,
 
 fn read<D: DeserializeOwned>(
     directory: &Path,
-    wanted: impl FnOnce(&Info<D>) -> bool,
+    wanted: impl FnOnce(&ArtefactInfo<D>) -> bool,
 ) -> Result<Ready<D>, Error> {
-    let path = directory.join(INFO_FILE);
-    let mut text = Vec::new();
-    File::open(&path)
-        .and_then(|file| file.take(MAX_INFO_BYTES).read_to_end(&mut text))
-        .map_err(Error::io("read", &path))?;
-    let info: Info<D> = serde_json::from_slice(&text)
-        .map_err(|error| damaged(directory, format!("{INFO_FILE}: {error}")))?;
-    if info.format != FORMAT || !wanted(&info) {
+    let info: ArtefactInfo<D> = ArtefactInfo::load(directory)
+        .map_err(|error| damaged(directory, format!("{ARTEFACT_FILE}: {error}")))?;
+    if !wanted(&info) {
         return Err(damaged(directory, "it is another artefact".to_owned()));
     }
     for file in &info.files {
-        if file.name.contains('/') || file.name.starts_with('.') {
-            return Err(damaged(directory, format!("file name {:?}", file.name)));
-        }
         let path = directory.join(&file.name);
         let found = fs::symlink_metadata(&path).map_err(Error::io("inspect", &path))?;
         if !found.is_file() || found.len() != file.size_bytes {
@@ -471,11 +342,11 @@ fn read<D: DeserializeOwned>(
     })
 }
 
-fn copy_files(from: &Path, to: &Path, files: &[InfoFile]) -> Result<(), Error> {
+fn copy_files(from: &Path, to: &Path, files: &[ArtefactFile]) -> Result<(), Error> {
     for name in files
         .iter()
         .map(|file| file.name.as_str())
-        .chain([INFO_FILE])
+        .chain([ARTEFACT_FILE])
     {
         let source = from.join(name);
         sparse::copy(&source, &to.join(name)).map_err(Error::io("copy", source))?;
@@ -483,42 +354,15 @@ fn copy_files(from: &Path, to: &Path, files: &[InfoFile]) -> Result<(), Error> {
     Ok(())
 }
 
-fn sync_tree(directory: &Path) -> Result<(), Error> {
-    for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
-        let path = entry.map_err(Error::io("list", directory))?.path();
-        File::open(&path)
-            .and_then(|file| file.sync_all())
-            .map_err(Error::io("flush", path))?;
-    }
-    File::open(directory)
-        .and_then(|file| file.sync_all())
-        .map_err(Error::io("flush", directory))
-}
-
 /// The newest sound artefact of a recipe.
 fn newest<D: DeserializeOwned>(root: &Path, key: &Key) -> Result<Option<Ready<D>>, Error> {
-    let mut sound = by_age(root, key.kind)?
-        .into_iter()
-        .filter_map(|directory| read(&directory, |info: &Info<D>| info.recipe == key.recipe).ok());
+    let mut sound = by_age(root, key.kind)?.into_iter().filter_map(|directory| {
+        read(&directory, |info: &ArtefactInfo<D>| {
+            info.recipe == key.recipe
+        })
+        .ok()
+    });
     Ok(sound.next())
-}
-
-/// The artefacts of one kind, newest first.
-fn by_age(root: &Path, kind: &str) -> Result<Vec<PathBuf>, Error> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(root).map_err(Error::io("list", root))? {
-        let entry = entry.map_err(Error::io("list", root))?;
-        let ours = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.rsplit_once('-'))
-            .is_some_and(|(found, _)| found == kind);
-        if ours && let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) {
-            found.push((modified, entry.path()));
-        }
-    }
-    found.sort_by(|a, b| b.cmp(a));
-    Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
 fn damaged(path: &Path, why: String) -> Error {

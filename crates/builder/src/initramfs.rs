@@ -10,7 +10,7 @@ use crate::{
     kernel::Kernel,
     progress::StageProgress,
 };
-use hearth_snapshot::Digest;
+use hearth_snapshot::{ContentDigest, Digest};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -39,8 +39,9 @@ pub struct Initramfs {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Details {
-    /// BLAKE3 of the archive.
-    blake3: Digest,
+    /// Of the archive.
+    #[serde(flatten)]
+    content: ContentDigest,
     agent: Digest,
     kernel: String,
 }
@@ -82,7 +83,7 @@ pub(crate) async fn build(
     })
     .await?;
     let details = Details {
-        blake3,
+        content: ContentDigest { blake3 },
         agent: agent_digest,
         kernel: kernel.release.clone(),
     };
@@ -94,7 +95,7 @@ pub(crate) async fn build(
 fn finish(ready: Ready<Details>) -> Initramfs {
     Initramfs {
         path: ready.directory.join(FILE),
-        digest: ready.details.blake3,
+        digest: ready.details.content.blake3,
         agent_digest: ready.details.agent,
         key: ready.key,
     }

@@ -19,9 +19,9 @@ use hearth_microvm::{
 };
 use hearth_network::SlotPool;
 use hearth_snapshot::{
-    Accelerator, ArtefactStore, Build, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, Draft,
-    EngineVersion, FileRole, Inputs, Kind, LocalStore, MEMORY_FILE, ROOTFS_FILE, Shape,
-    TemplateDetails, sparse,
+    Accelerator, Build, BuildCache, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, Draft,
+    EngineVersion, FileRole, Inputs, Kind, MEMORY_FILE, ROOTFS_FILE, Shape, TemplateDetails,
+    sparse,
 };
 use std::{
     fs::File,
@@ -131,7 +131,7 @@ impl TemplateSpec {
 ///
 /// # Errors
 /// When the store cannot be read.
-pub async fn find(store: &LocalStore, spec: &TemplateSpec) -> Result<Option<Build>, Error> {
+pub async fn find(store: &dyn BuildCache, spec: &TemplateSpec) -> Result<Option<Build>, Error> {
     let manifests = store.list().await?;
     let found = manifests.into_iter().rev().find(|manifest| {
         manifest.inputs.key == spec.inputs.key
@@ -147,7 +147,11 @@ pub async fn find(store: &LocalStore, spec: &TemplateSpec) -> Result<Option<Buil
 ///
 /// # Errors
 /// When a file cannot be read or written, or is not what its manifest says.
-pub async fn copy(from: &Build, to: &LocalStore, progress: &dyn Progress) -> Result<Build, Error> {
+pub async fn copy(
+    from: &Build,
+    to: &dyn BuildCache,
+    progress: &dyn Progress,
+) -> Result<Build, Error> {
     let progress = StageProgress::new(progress, Stage::Snapshot);
     progress.step("copying from the cache");
     let build = to.import(from).await?;
@@ -171,7 +175,7 @@ pub fn accelerator_of(capabilities: &Capabilities) -> (Accelerator, &'static str
 pub struct Workshop<'a> {
     pub engine: &'a dyn Engine,
     pub slots: &'a SlotPool,
-    pub store: &'a LocalStore,
+    pub store: &'a dyn BuildCache,
     /// Short directory for sockets and the console; made and removed here.
     pub run_dir: &'a Path,
 }

@@ -3,27 +3,17 @@
 //! the very ones are gone, as after upgrades, the newest of each takes their
 //! place: a disk is not bound to them as a memory is.
 
-use hearth_snapshot::Digest;
-use serde::Deserialize;
+use hearth_snapshot::{ArtefactInfo, ContentDigest, Digest};
 use std::{
     io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-#[derive(Deserialize)]
-struct Info {
-    details: Details,
-}
-
-#[derive(Deserialize)]
-struct Details {
-    blake3: Digest,
-}
-
-/// The file `name` of the artefact `<kind>-*` with this digest, or of the newest.
+/// The file `name` of the artefact `<kind>-*` with this digest, or of the newest. One
+/// that does not tell what it is serves only where there is no other.
 pub(crate) fn find(root: &Path, kind: &str, name: &str, wanted: Digest) -> io::Result<PathBuf> {
-    let mut newest: Option<(SystemTime, PathBuf)> = None;
+    let mut best: Option<((bool, SystemTime), PathBuf)> = None;
     for entry in std::fs::read_dir(root)? {
         let directory = entry?.path();
         let ours = directory
@@ -37,16 +27,19 @@ pub(crate) fn find(root: &Path, kind: &str, name: &str, wanted: Digest) -> io::R
         if !ours || !file.is_file() {
             continue;
         }
-        let info = std::fs::read(directory.join("info.json"))?;
-        if serde_json::from_slice::<Info>(&info).is_ok_and(|info| info.details.blake3 == wanted) {
+        let info = ArtefactInfo::<ContentDigest>::load(&directory);
+        if info
+            .as_ref()
+            .is_ok_and(|info| info.details.blake3 == wanted)
+        {
             return Ok(file);
         }
-        let made = std::fs::metadata(&directory)?.modified()?;
-        if newest.as_ref().is_none_or(|(time, _)| *time < made) {
-            newest = Some((made, file));
+        let rank = (info.is_ok(), std::fs::metadata(&directory)?.modified()?);
+        if best.as_ref().is_none_or(|(found, _)| *found < rank) {
+            best = Some((rank, file));
         }
     }
-    newest.map(|(_, file)| file).ok_or_else(|| {
+    best.map(|(_, file)| file).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::NotFound,
             format!("no {kind} in {}", root.display()),
@@ -65,8 +58,14 @@ mod tests {
             let directory = root.path().join(name);
             std::fs::create_dir(&directory).unwrap();
             std::fs::write(directory.join("vmlinux"), content).unwrap();
-            let info = serde_json::json!({ "details": { "blake3": Digest::of(content) } });
-            std::fs::write(directory.join("info.json"), info.to_string()).unwrap();
+            let blake3 = Digest::of(content);
+            let info = ArtefactInfo::new(
+                "kernel",
+                (blake3, blake3),
+                ContentDigest { blake3 },
+                Vec::new(),
+            );
+            info.save(&directory).unwrap();
             let times = std::fs::FileTimes::new().set_modified(
                 SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(content.len() as u64),
             );
@@ -85,10 +84,16 @@ mod tests {
                 .unwrap()
                 .starts_with(root.path().join("kernel-2"))
         );
-        assert!(
-            find(b"gone")
-                .unwrap()
-                .starts_with(root.path().join("kernel-1"))
-        );
+        let gone = || find(b"gone").unwrap();
+        assert!(gone().starts_with(root.path().join("kernel-1")));
+        // A damaged one is in nobody's way, and is better than none.
+        for name in ["kernel-1", "kernel-2"] {
+            let info = root.path().join(name).join(hearth_snapshot::ARTEFACT_FILE);
+            std::fs::write(info, "{").unwrap();
+            assert!(gone().starts_with(root.path().join(match name {
+                "kernel-1" => "kernel-2",
+                _ => "kernel-1",
+            })));
+        }
     }
 }

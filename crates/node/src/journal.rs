@@ -25,7 +25,7 @@ use hearth_snapshot::Shape;
 use serde::{Deserialize, Serialize};
 use unknown::Unknown;
 
-pub(crate) use files::{Found, Journals, Quarantined, check_spec, kept_builds};
+pub(crate) use files::{Found, Journals, Quarantined, check_spec, lease_builds};
 
 const VERSION: u32 = 1;
 
@@ -147,6 +147,14 @@ pub(crate) struct Paused {
     pub at: DateTime<Utc>,
 }
 
+/// Why a journal cannot be read. A sentence each.
+enum NotRead {
+    /// A newer version wrote it: what it says can be trusted, where it is understood.
+    Newer(String),
+    /// It is not what any version wrote.
+    Damaged(String),
+}
+
 impl Record {
     pub(crate) fn new(spec: SandboxSpec, started_at: DateTime<Utc>, end_at: DateTime<Utc>) -> Self {
         Self {
@@ -170,20 +178,19 @@ impl Record {
     }
 
     /// Reads a journal that this version can read.
-    ///
-    /// # Errors
-    /// A sentence about what is wrong with it.
-    fn parse(document: &serde_json::Value) -> Result<Self, String> {
+    fn parse(document: &serde_json::Value) -> Result<Self, NotRead> {
+        let damaged = |error: serde_json::Error| NotRead::Damaged(error.to_string());
         let number = |field: &str| document.get(field).and_then(serde_json::Value::as_u64);
-        let version = number("version").ok_or("it has no version")?;
+        let no_version = || NotRead::Damaged("it has no version".to_owned());
+        let version = number("version").ok_or_else(no_version)?;
         let oldest = number("min_version").unwrap_or(version);
         if oldest > u64::from(VERSION) {
-            return Err(format!(
+            return Err(NotRead::Newer(format!(
                 "a newer version wrote it (format {version}, here is {VERSION})"
-            ));
+            )));
         }
-        let mut record = Self::deserialize(document).map_err(|error| error.to_string())?;
-        let known = serde_json::to_value(&record).map_err(|error| error.to_string())?;
+        let mut record = Self::deserialize(document).map_err(damaged)?;
+        let known = serde_json::to_value(&record).map_err(damaged)?;
         record.unknown = Unknown::of(document, &known);
         Ok(record)
     }

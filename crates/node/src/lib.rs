@@ -25,16 +25,16 @@ mod service;
 mod spec;
 mod warm_pool;
 
-/// Builds that sandboxes in this state directory need, by their journals. For use
-/// while no daemon runs.
+/// Leases the builds that sandboxes in this state directory need, by their journals, for
+/// as long as the process lives. For use while no daemon runs.
 ///
 /// # Errors
-/// When a journal cannot be read that may name others: then nothing is known to be
-/// needless.
-pub fn kept_builds(
+/// When the journals cannot be looked through.
+pub fn lease_builds(
     state_dir: &std::path::Path,
-) -> std::io::Result<std::collections::BTreeSet<hearth_ids::BuildId>> {
-    journal::kept_builds(&state_dir.join("sandboxes"))
+    builds: &hearth_snapshot::LocalStore,
+) -> std::io::Result<()> {
+    journal::lease_builds(&state_dir.join("sandboxes"), builds)
 }
 
 pub use config::NodeConfig;

@@ -18,7 +18,7 @@ use hearth_egress::Egress;
 use hearth_ids::{BuildId, SandboxId};
 use hearth_machine::Engine;
 use hearth_network::SlotPool;
-use hearth_snapshot::{ArtefactStore, Kind, LocalStore};
+use hearth_snapshot::{BuildCache, BuildCollection, Kind, LocalStore};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,

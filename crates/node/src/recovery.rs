@@ -25,7 +25,7 @@ use crate::{
 };
 use hearth_ids::SandboxId;
 use hearth_machine::{Engine, Machine};
-use hearth_snapshot::{ArtefactStore, LocalStore};
+use hearth_snapshot::{BuildCache, LocalStore};
 use std::{
     collections::HashSet,
     fs,
@@ -179,7 +179,7 @@ pub(crate) async fn survey(
             Found::Quarantined(found) => quarantined.push(found),
         }
     }
-    quarantine(&quarantined, &config.run_dir, builds);
+    quarantine(&quarantined, journals, &config.run_dir, builds);
     let run_dirs = config.run_dir.join("sb");
     let keep = Keep {
         pids: adopted.iter().map(|found| found.machine.pid()).collect(),
@@ -213,21 +213,12 @@ fn end_processes(id: &SandboxId) -> Result<(), hearth_confine::Error> {
     hearth_confine::remove_cgroup(&hearth_microvm::names::sandbox_cgroup(id))
 }
 
-/// Says what is left alone, and keeps the builds that it may need: all of them,
+/// Says what is left alone, and keeps the builds that it may need: all that are there,
 /// where nobody can tell which.
-fn quarantine(found: &[Quarantined], run_dir: &Path, builds: &LocalStore) {
-    for Quarantined {
-        id,
-        why,
-        builds: needed,
-        ..
-    } in found
-    {
-        tracing::error!(sandbox = %id, why, "a sandbox is left as it is, in quarantine");
-        match needed {
-            Some(needed) => needed.iter().for_each(|build| builds.keep(*build)),
-            None => builds.keep_all(&format!("the builds of sandbox {id} are not known")),
-        }
+fn quarantine(found: &[Quarantined], journals: &Journals, run_dir: &Path, builds: &LocalStore) {
+    for found in found {
+        tracing::error!(sandbox = %found.id, why = found.why, "a sandbox is left as it is, in quarantine");
+        found.lease_builds(journals, builds);
     }
     let list: Vec<QuarantinedSandbox> = found
         .iter()

@@ -10,7 +10,7 @@ use hearth_node::{
     Error, Node, SandboxState, Status, TimeoutAction,
     hooks::{Hooks, NoHooks, Step},
 };
-use hearth_snapshot::{ArtefactStore, Kind};
+use hearth_snapshot::{BuildCache, Kind};
 use std::{
     os::unix::fs::FileExt,
     sync::{Arc, Mutex},

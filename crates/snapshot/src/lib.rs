@@ -9,17 +9,19 @@
 //!
 //! A build is whole, or it stands on others: its memory is then a difference to
 //! theirs ([`difference`]), its disk layers over theirs. A [`Stack`] puts one
-//! together. What nothing needs any more is collected ([`LocalStore::collect`]).
+//! together. What nothing needs any more is collected ([`gc`]).
 //!
 //! Who uses it: the builder publishes, the node opens, the control plane lists.
 
 #![forbid(unsafe_code)]
 
+mod artefact;
+mod blobs;
 mod blocks;
 pub mod difference;
 mod digest;
 mod error;
-mod lease;
+pub mod gc;
 mod local;
 mod manifest;
 pub mod sparse;
@@ -27,16 +29,17 @@ mod stack;
 mod store;
 mod template;
 
+pub use artefact::{ARTEFACT_FILE, ArtefactFile, ArtefactInfo, ContentDigest};
+pub use blobs::{BlobError, BlobInfo, BuildBlobs, FileBlobs, MAX_BLOB_BYTES};
 pub use blocks::DiskBlocks;
 pub use digest::Digest;
 pub use error::{Corruption, Error};
-pub use lease::Lease;
-pub use local::LocalStore;
+pub use local::{Hold, Holder, Lease, LocalStore};
 pub use manifest::{
     Accelerator, Below, Component, CpuRequirement, DEVICE_STATE_FILE, EngineVersion, FileEntry,
     FileRole, Inputs, Kind, MANIFEST_FILE, MEMORY_DIFFERENCE_FILE, MEMORY_FILE, MEMORY_INDEX_FILE,
     Manifest, ROOTFS_FILE, SECRETS_FILE, Shape,
 };
 pub use stack::{DiskStack, Stack};
-pub use store::{ArtefactStore, Build, Draft, Staging};
+pub use store::{Build, BuildCache, BuildCollection, Draft, Staging};
 pub use template::{StartCommand, TEMPLATE_FILE, TemplateDetails};

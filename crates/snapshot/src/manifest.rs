@@ -7,7 +7,7 @@
 //! format is refused, and its build left alone; fields that this version does not
 //! know are passed over, and kept where a build is copied ([`rewritten`]).
 
-use crate::Digest;
+use crate::{Digest, gc::References};
 use chrono::{DateTime, Utc};
 use hearth_ids::BuildId;
 use serde::{Deserialize, Serialize};
@@ -360,9 +360,11 @@ pub(crate) fn rewritten(original: &[u8], created_at: DateTime<Utc>) -> serde_jso
     serde_json::to_vec_pretty(&document)
 }
 
-/// The builds that a manifest names which this version cannot read, as far as it has
-/// the form of one: everything in it that looks like a build's id.
-pub(crate) fn builds_named(text: &[u8]) -> Option<Vec<BuildId>> {
+/// The builds that a manifest refers to which this version cannot read, or whose build it
+/// cannot. One of a newer format tells them wherever it says them: everything in it that
+/// looks like a build's id. One of our own format that is not what we write is damaged, and
+/// an id in it may be: it tells nothing.
+pub(crate) fn references(text: &[u8]) -> References {
     fn ids_in(document: &serde_json::Value, found: &mut Vec<BuildId>) {
         use serde_json::Value;
         match document {
@@ -372,10 +374,17 @@ pub(crate) fn builds_named(text: &[u8]) -> Option<Vec<BuildId>> {
             _ => {}
         }
     }
-    let document: serde_json::Value = serde_json::from_slice(text).ok()?;
+    let Ok(document) = serde_json::from_slice::<serde_json::Value>(text) else {
+        return References::Unknown;
+    };
+    let format = document.get("format").and_then(serde_json::Value::as_u64);
+    let newer = format.is_some_and(|format| format > u64::from(FORMAT_LAYERED));
+    if !newer && Manifest::deserialize(&document).is_err() {
+        return References::Unknown;
+    }
     let mut found = Vec::new();
     ids_in(&document, &mut found);
-    Some(found)
+    References::Named(found)
 }
 
 /// The directory of a build's disk layer.

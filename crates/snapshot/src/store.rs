@@ -1,9 +1,8 @@
 //! The seam behind which builds are kept, and the values that pass through it.
 
-use crate::Stack;
 use crate::{
-    Below, Component, CpuRequirement, Digest, EngineVersion, Error, FileRole, Inputs, Kind,
-    Manifest, Shape,
+    Below, Component, CpuRequirement, Digest, EngineVersion, Error, FileRole, Inputs, Kind, Lease,
+    Manifest, Shape, Stack,
 };
 use async_trait::async_trait;
 use hearth_ids::BuildId;
@@ -13,28 +12,55 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where builds live. An implementation shows a build either whole or not at
-/// all, and may be used by several tasks and processes at once.
+/// The builds on one machine: what VMs map, what is being read, and what is being made.
+/// An implementation shows a build either whole or not at all, and may be used by several
+/// tasks and processes at once.
 #[async_trait]
-pub trait ArtefactStore: Send + Sync {
-    /// The manifests of all readable builds, oldest first. Damaged builds are
-    /// left out (and logged); [`Self::open`] names the damage.
+pub trait BuildCache: Send + Sync {
+    /// The manifests of all readable builds that can be started from, oldest first.
+    /// Damaged builds are left out (and logged); [`Self::open`] names the damage.
+    ///
+    /// # Errors
+    /// When the cache cannot be listed.
     async fn list(&self) -> Result<Vec<Manifest>, Error>;
 
+    /// Keeps a build, which need not exist yet, and all that it is based on from
+    /// collection. To be taken before the build is looked at.
+    #[must_use]
+    fn lease(&self, id: BuildId) -> Lease;
+
     /// Makes a build ready for use. Checks the manifest and the files' presence
-    /// and length, not their content: that is [`Self::verify`].
+    /// and length, not their content.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also for a retired one; [`Error::Corrupt`], [`Error::Io`].
     async fn open(&self, id: BuildId) -> Result<Build, Error>;
 
+    /// Loads a build with all that it is based on.
+    ///
+    /// # Errors
+    /// As [`Self::open`], of any build that is needed; retired ones are loaded too.
+    async fn stack(&self, id: BuildId) -> Result<Stack, Error>;
+
     /// A private, empty directory in which the files of a future build are put.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::Io`].
     async fn stage(&self, id: BuildId) -> Result<Staging, Error>;
 
     /// Turns staged files into a build: measures and digests every file, writes
     /// the manifest, makes all of it durable and then visible at once.
+    ///
+    /// # Errors
+    /// [`Error::Draft`], [`Error::Exists`], [`Error::Io`].
     async fn publish(&self, staging: Staging, draft: Draft) -> Result<Build, Error> {
         self.publish_over(staging, draft, Below::default()).await
     }
 
-    /// The same for a build that stands on others, which the draft's parents name.
+    /// The same for a build that is based on others, which the draft's parents name.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
     async fn publish_over(
         &self,
         staging: Staging,
@@ -42,15 +68,34 @@ pub trait ArtefactStore: Send + Sync {
         below: Below,
     ) -> Result<Build, Error>;
 
-    /// Loads a build with all that it stands on.
-    async fn stack(&self, id: BuildId) -> Result<Stack, Error>;
+    /// Takes over a build from another cache, bit for bit, comparing every byte with its
+    /// manifest on the way. The copy counts as created now. Returns the build that is
+    /// here, should it be here already.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the other cache's build is damaged; nothing is taken over
+    /// then.
+    async fn import(&self, from: &Build) -> Result<Build, Error>;
+}
 
-    /// Reads every byte of a build and compares it with the manifest.
-    async fn verify(&self, id: BuildId) -> Result<(), Error>;
+/// Taking builds out of a [`BuildCache`].
+#[async_trait]
+pub trait BuildCollection: Send + Sync {
+    /// Lets no new sandbox be started from a build, for good. What still needs its files
+    /// keeps them; [`Self::collect`] removes them after that.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also when it is retired already.
+    async fn retire(&self, id: BuildId) -> Result<(), Error>;
 
-    /// Removes a build; machines that hold its files open keep them. The caller
-    /// makes sure that no other build needs it.
-    async fn remove(&self, id: BuildId) -> Result<(), Error>;
+    /// Removes every build that nothing needs: neither a lease, nor a build that can be
+    /// started from, nor somebody who cannot be read, nor a build that is based on it and
+    /// stays (see [`crate::gc`]). Returns what was removed.
+    ///
+    /// # Errors
+    /// When the builds cannot be listed. One that cannot be removed is left to the next
+    /// time.
+    async fn collect(&self) -> Result<Vec<BuildId>, Error>;
 }
 
 /// A build that is ready for use.

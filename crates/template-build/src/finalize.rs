@@ -15,9 +15,9 @@ use hearth_agent_client::{Command, CommandEvent, CommandStream};
 use hearth_block::Device;
 use hearth_builder::{accelerator_of, copy_out, host_features};
 use hearth_snapshot::{
-    ArtefactStore, Build, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, Draft,
-    EngineVersion, FileRole, Inputs, Kind, MEMORY_FILE, Manifest, ROOTFS_FILE, Shape, Staging,
-    StartCommand, TemplateDetails, sparse,
+    Build, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, Draft, EngineVersion, FileRole,
+    Inputs, Kind, Lease, MEMORY_FILE, Manifest, ROOTFS_FILE, Shape, Staging, StartCommand,
+    TemplateDetails, sparse,
 };
 use std::{fs::File, sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ pub(crate) async fn run(run: &Run<'_>, stack: Stack) -> Result<Ready, Failure> {
     let start = start_command(run, &stack);
     let key = key(run, stack.state, start.as_ref())?;
     if !stack.forced
-        && let Some(build) = find(run, key).await?
+        && let Some((build, _lease)) = find(run, key).await?
     {
         run.log.add(Some(PART), Level::Info, "CACHED [finalize]");
         let ready = reuse(run, &build).await?;
@@ -130,8 +130,8 @@ fn key(run: &Run<'_>, state: State, start: Option<&StartCommand>) -> Result<Dige
     ]))
 }
 
-/// A result that was made from exactly the same.
-async fn find(run: &Run<'_>, key: Digest) -> Result<Option<Build>, Failure> {
+/// A result that was made from exactly the same, which stays while it is taken over.
+async fn find(run: &Run<'_>, key: Digest) -> Result<Option<(Build, Lease)>, Failure> {
     let store = &run.shared.store;
     let manifests = store
         .list()
@@ -143,7 +143,11 @@ async fn find(run: &Run<'_>, key: Digest) -> Result<Option<Build>, Failure> {
         .find(|manifest| manifest.kind == Kind::Template && manifest.inputs.key == key);
     match found {
         // One that was removed meanwhile is as good as none.
-        Some(manifest) => Ok(store.open(manifest.build_id).await.ok()),
+        Some(manifest) => {
+            let lease = store.lease(manifest.build_id);
+            let build = store.open(manifest.build_id).await.ok();
+            Ok(build.map(|build| (build, lease)))
+        }
         None => Ok(None),
     }
 }

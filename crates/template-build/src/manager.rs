@@ -14,7 +14,7 @@ use crate::{
 use hearth_ids::BuildId;
 use hearth_machine::Engine;
 use hearth_network::SlotPool;
-use hearth_snapshot::LocalStore;
+use hearth_snapshot::{BuildCollection, LocalStore};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
@@ -54,6 +54,8 @@ pub struct View {
 /// The builds of one node.
 pub struct Templates {
     shared: Arc<Shared>,
+    /// Of the results.
+    collection: Box<dyn BuildCollection>,
     builds: Mutex<HashMap<BuildId, Arc<Job>>>,
     turns: Arc<Semaphore>,
     jobs: TaskTracker,
@@ -125,13 +127,14 @@ impl Templates {
         Ok(Arc::new(Self {
             turns: Arc::new(Semaphore::new(limits.concurrent)),
             shared: Arc::new(Shared {
-                config,
                 engine,
                 slots,
-                store,
+                store: Arc::new(store.clone()),
                 files,
                 cache,
+                config,
             }),
+            collection: Box::new(store),
             builds: Mutex::default(),
             jobs: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -255,12 +258,12 @@ impl Templates {
             }
             _ => {}
         }
-        match self.shared.store.retire(id).await {
+        match self.collection.retire(id).await {
             Ok(()) | Err(hearth_snapshot::Error::NotFound(_)) => {}
             Err(error) => return Err(error.into()),
         }
         // What others stand on stays until they go.
-        self.shared.store.collect().await?;
+        self.collection.collect().await?;
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use crate::{
 use hearth_agent_client::Init;
 use hearth_ids::BuildId;
 use hearth_microvm::{Disk, Opening};
-use hearth_snapshot::{ArtefactStore, TemplateDetails};
+use hearth_snapshot::TemplateDetails;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;

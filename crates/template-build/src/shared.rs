@@ -4,7 +4,7 @@ use crate::{cache::Cache, files::Files, log::LogLimits};
 use hearth_builder::Artefacts;
 use hearth_machine::Engine;
 use hearth_network::SlotPool;
-use hearth_snapshot::{Component, LocalStore};
+use hearth_snapshot::{BuildCache, Component};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -156,7 +156,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) slots: SlotPool,
-    pub(crate) store: LocalStore,
+    pub(crate) store: Arc<dyn BuildCache>,
     pub(crate) files: Files,
     pub(crate) cache: Arc<Cache>,
 }

@@ -16,7 +16,7 @@ use hearth_control::{Control, TemplatePublication};
 use hearth_ids::{BuildId, TeamId};
 use hearth_machine::Engine;
 use hearth_network::{NetworkConfig, SlotPool};
-use hearth_snapshot::{ArtefactStore, Build, LocalStore, Manifest, Shape};
+use hearth_snapshot::{Build, BuildCache, LocalStore, Manifest, Shape};
 
 const BASE: &str = "base";
 
@@ -229,7 +229,7 @@ pub async fn publish_all(
 
 /// Names the newest build of a prepared template; `None` when there is none.
 pub async fn publish(
-    store: &LocalStore,
+    store: &dyn BuildCache,
     control: &Control,
     team: TeamId,
     name: &str,

@@ -199,26 +199,42 @@ pub(super) async fn quarantine(settings: &Settings) -> Vec<Check> {
 
 async fn builds(settings: &Settings) -> Check {
     const NAME: &str = "builds";
-    let unreadable = match hearth_snapshot::LocalStore::open(settings.builds_dir()) {
-        Ok(store) => store.unreadable().await,
-        Err(error) => Err(error),
+    let found = async {
+        let store = hearth_snapshot::LocalStore::open(settings.builds_dir())?;
+        Ok::<_, hearth_snapshot::Error>((store.unreadable().await?, store.holds().await?))
     };
-    match unreadable {
-        Ok(found) if found.is_empty() => Check::ok(NAME, "all can be read"),
-        Ok(found) => {
-            let found = found.iter().map(|(id, why)| format!("{id} ({why})"));
-            Check::warning(
-                NAME,
-                format!("left as they are: {}", found.collect::<Vec<_>>().join("; ")),
-                format!(
-                    "start the version of Hearth that wrote them; to give one up, stop Hearth \
-                     and remove {}/<ID>",
-                    settings.builds_dir().display()
-                ),
-            )
-        }
-        Err(error) => Check::warning(NAME, error.to_string(), "run as root"),
+    let (unreadable, holds) = match found.await {
+        Ok(found) => found,
+        Err(error) => return Check::warning(NAME, error.to_string(), "run as root"),
+    };
+    if unreadable.is_empty() && holds.is_empty() {
+        return Check::ok(NAME, "all can be read");
     }
+    let mut details = Vec::new();
+    if !unreadable.is_empty() {
+        let left = unreadable.iter().map(|(id, why)| format!("{id} ({why})"));
+        let left = left.collect::<Vec<_>>().join("; ");
+        details.push(format!("left as they are: {left}"));
+    }
+    // Disk space that comes back only when somebody settles it.
+    details.extend(holds.iter().map(|hold| {
+        format!(
+            "garbage collection leaves {} builds from before {} that {} may need",
+            hold.builds.len(),
+            hold.since.format("%Y-%m-%d %H:%M:%S UTC"),
+            hold.holder
+        )
+    }));
+    Check::warning(
+        NAME,
+        details.join("; "),
+        format!(
+            "start the version of Hearth that wrote them; to give one up, stop Hearth and remove \
+             {}/<ID> of a build, or {}/<ID> of a sandbox",
+            settings.builds_dir().display(),
+            settings.sandboxes_dir().display()
+        ),
+    )
 }
 
 /// The nearest directory above `path` that exists.

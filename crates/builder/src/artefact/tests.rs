@@ -1,4 +1,7 @@
-use super::*;
+use super::{
+    room::{KEPT, TEMPORARY},
+    *,
+};
 
 const KIND: &str = "thing";
 
@@ -160,7 +163,7 @@ async fn damage_in_the_state_is_noticed() {
     let ready = store(&shelf, &key("1"), b"one").await;
     fs::write(ready.directory.join("file"), b"longer").unwrap();
     assert!(shelf.find::<String>(&key("1")).await.unwrap().is_none());
-    let info = ready.directory.join(INFO_FILE);
+    let info = ready.directory.join(ARTEFACT_FILE);
     let text = fs::read_to_string(&info).unwrap();
     fs::write(&info, text.replace("\"file\"", "\"../file\"")).unwrap();
     assert!(shelf.find::<String>(&key("1")).await.unwrap().is_none());

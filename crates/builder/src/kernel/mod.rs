@@ -23,7 +23,7 @@ use crate::{
     tool::Tool,
 };
 use elf::Elf;
-use hearth_snapshot::Digest;
+use hearth_snapshot::{ContentDigest, Digest};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -93,8 +93,9 @@ struct Details {
     release: String,
     /// The packages used: name, version, SHA-256.
     packages: Vec<(String, String, String)>,
-    /// BLAKE3 of the plain kernel file.
-    blake3: Digest,
+    /// Of the plain kernel file.
+    #[serde(flatten)]
+    content: ContentDigest,
     /// Names of module files, in the order in which they load.
     modules: Vec<String>,
 }
@@ -146,7 +147,7 @@ pub(crate) async fn prepare(
             .into_iter()
             .map(|package| (package.name, package.version, package.sha256))
             .collect(),
-        blake3,
+        content: ContentDigest { blake3 },
         modules,
     };
     let ready = shelf.store(&key, assembled, details).await?;
@@ -165,7 +166,7 @@ fn finish(ready: Ready<Details>) -> Result<Kernel, Error> {
         vmlinux: ready.directory.join(VMLINUX),
         release: ready.details.release,
         version,
-        digest: ready.details.blake3,
+        digest: ready.details.content.blake3,
         modules: ready
             .details
             .modules

@@ -5,9 +5,10 @@
 //! again at every start. Meanwhile its builds, its slot and its VM are kept, as far
 //! as the text tells of them.
 
-use super::Record;
+use super::{NotRead, Record};
 use crate::spec::SandboxSpec;
 use hearth_ids::{BuildId, SandboxId};
+use hearth_snapshot::LocalStore;
 use serde::Deserialize as _;
 use serde_json::Value;
 use std::{
@@ -262,31 +263,24 @@ pub(crate) fn check_spec(spec: &SandboxSpec) -> Result<(), String> {
     }
 }
 
-/// Builds that the sandboxes below `root` need.
+/// Leases the builds that the sandboxes below `root` need, for as long as the process
+/// lives. Those whose journals do not tell hold what is there.
 ///
 /// # Errors
-/// When one of them may need others that nobody can tell.
-pub(crate) fn kept_builds(root: &Path) -> io::Result<BTreeSet<BuildId>> {
+/// When the directory cannot be read.
+pub(crate) fn lease_builds(root: &Path, builds: &LocalStore) -> io::Result<()> {
     if !root.exists() {
-        return Ok(BTreeSet::new());
+        return Ok(());
     }
     let journals = Journals::at(root.to_owned());
-    let mut builds = BTreeSet::new();
     for found in journals.scan()? {
         match found {
-            Found::Readable(record) => builds.extend(record.builds()),
+            Found::Readable(record) => record.builds().into_iter().for_each(|id| builds.keep(id)),
             Found::Empty(_) => {}
-            Found::Quarantined(Quarantined {
-                builds: Some(needed),
-                ..
-            }) => builds.extend(needed),
-            Found::Quarantined(Quarantined { id, why, .. }) => {
-                let why = format!("the journal of sandbox {id}: {why}");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-            }
+            Found::Quarantined(found) => found.lease_builds(&journals, builds),
         }
     }
-    Ok(builds)
+    Ok(())
 }
 
 fn look_at(directory: &Path, id: SandboxId) -> Found {
@@ -322,7 +316,15 @@ fn look_at(directory: &Path, id: SandboxId) -> Found {
                 return Found::Readable(Box::new(record));
             }
             Ok(_) => "the journal names another sandbox".to_owned(),
-            Err(why) => why,
+            Err(NotRead::Newer(why)) => why,
+            Err(NotRead::Damaged(why)) => {
+                let found = Quarantined::of(id, why, &document);
+                // What is damaged may be one of the ids.
+                return Found::Quarantined(Quarantined {
+                    builds: None,
+                    ..found
+                });
+            }
         }
     };
     Found::Quarantined(Quarantined::of(id, why, &document))
@@ -341,6 +343,15 @@ impl Quarantined {
             builds: Some(builds),
             slot: slot.and_then(|slot| u32::try_from(slot).ok()),
             spec: spec.and_then(Result::ok).map(Box::new),
+        }
+    }
+
+    /// Leases the builds that it may need, for as long as the process lives; those that
+    /// are there, where nobody can tell which.
+    pub(crate) fn lease_builds(&self, journals: &Journals, builds: &LocalStore) {
+        match &self.builds {
+            Some(needed) => needed.iter().for_each(|id| builds.keep(*id)),
+            None => builds.hold_for(&self.id, &journals.dir(&self.id).join(FILE)),
         }
     }
 

@@ -1,5 +1,6 @@
 use super::{files::MAX_BYTES, *};
 use hearth_ids::SandboxId;
+use hearth_snapshot::{Holder, LocalStore};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -54,6 +55,19 @@ impl Place {
             Found::Quarantined(found) => found,
             other => panic!("not in quarantine: {other:?}"),
         }
+    }
+
+    /// Those for which builds are held, after a look at all journals.
+    fn holders(&self) -> Vec<Holder> {
+        let root = self.journals.dir(&self.id);
+        let root = root.parent().expect("a parent");
+        let builds = LocalStore::open(root.with_file_name("builds")).expect("a store");
+        lease_builds(root, &builds).expect("leased");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        let holds = runtime.block_on(builds.holds()).expect("holds");
+        holds.into_iter().map(|hold| hold.holder).collect()
     }
 
     fn on_disk(&self) -> Value {
@@ -115,22 +129,22 @@ fn a_journal_of_another_format_is_left_and_its_builds_and_slot_are_known() {
     let builds = found.builds.expect("its builds");
     assert!(builds.contains(&build(BUILD)) && builds.contains(&build(PAUSE)));
     assert_eq!(found.slot, Some(5));
-    let kept = kept_builds(place.journals.dir(&place.id).parent().expect("a parent"));
-    assert!(kept.expect("builds").contains(&build(PAUSE)));
+    // It tells: nothing else is held for it.
+    assert!(place.holders().is_empty());
 }
 
 #[test]
-fn a_damaged_journal_is_left_and_no_build_is_needless() {
+fn a_damaged_journal_is_left_and_holds_the_builds_that_are_there() {
     let half = &NEWER.as_bytes()[..NEWER.len() / 2];
-    for text in [half, b"", b"{}", b"\0\0\0\0"] {
+    // A flipped bit in the id of the build that it is paused at.
+    let flipped = OLDEST.replace(BUILD, &BUILD.replacen('-', "_", 1));
+    for text in [half, b"", b"{}", b"\0\0\0\0", flipped.as_bytes()] {
         let place = Place::with(text);
         let found = place.quarantined();
         assert!(!found.why.is_empty());
         let root = place.journals.dir(&place.id);
-        if text != b"{}" {
-            assert_eq!(found.builds, None);
-            assert!(kept_builds(root.parent().expect("a parent")).is_err());
-        }
+        assert_eq!(found.builds, None);
+        assert_eq!(place.holders(), [Holder::Sandbox(place.id.clone())]);
         assert_eq!(fs::read(root.join("disk")).expect("still there"), b"data");
         assert_eq!(
             fs::read(root.join("journal.json")).expect("as it was"),

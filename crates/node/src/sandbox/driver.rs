@@ -16,7 +16,7 @@ use crate::{
 };
 use chrono::Utc;
 use futures::FutureExt;
-use hearth_snapshot::Lease;
+use hearth_snapshot::{BuildCache, Lease};
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},

@@ -7,7 +7,7 @@ use crate::{
 };
 use hearth_ids::BuildId;
 use hearth_snapshot::{
-    ArtefactStore, FileRole, Lease, LocalStore, SECRETS_FILE, Stack, TemplateDetails,
+    BuildCache, FileRole, Lease, LocalStore, SECRETS_FILE, Stack, TemplateDetails,
 };
 use serde::{Deserialize, Serialize};
 use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path};

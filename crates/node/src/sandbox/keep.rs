@@ -29,7 +29,7 @@ use crate::{
 use hearth_agent_client::{Agent, Operation};
 use hearth_machine::{DirtyMemory, Machine, SaveTarget};
 use hearth_snapshot::{
-    ArtefactStore, Below, Build, DEVICE_STATE_FILE, Digest, DiskBlocks, Draft, EngineVersion,
+    Below, Build, BuildCache, DEVICE_STATE_FILE, Digest, DiskBlocks, Draft, EngineVersion,
     FileRole, Kind, MEMORY_DIFFERENCE_FILE, MEMORY_FILE, MEMORY_INDEX_FILE, SECRETS_FILE, Stack,
     Staging, difference, sparse,
 };

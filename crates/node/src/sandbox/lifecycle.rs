@@ -19,7 +19,7 @@ use crate::{
 use chrono::{DateTime, Utc};
 use hearth_ids::{BuildId, ExecutionId};
 use hearth_microvm::ServedDisk;
-use hearth_snapshot::{ArtefactStore, Build};
+use hearth_snapshot::{Build, BuildCache};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

@@ -34,7 +34,7 @@ use futures::FutureExt;
 use hearth_agent_client::{Agent, Command, Init};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use hearth_network::services::SERVICE_ADDRESS;
-use hearth_snapshot::{ArtefactStore, Kind};
+use hearth_snapshot::{BuildCache, Kind};
 use policy::{Limits, Policy, Reserve, Vm};
 use std::{
     collections::BTreeMap,

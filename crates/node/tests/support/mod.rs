@@ -19,7 +19,7 @@ use hearth_node::{
     config::GrpcConfig,
     hooks::{Hooks, NoHooks},
 };
-use hearth_snapshot::{ArtefactStore, Kind, LocalStore};
+use hearth_snapshot::{BuildCache, Kind, LocalStore};
 use std::{
     collections::BTreeMap,
     os::unix::fs::PermissionsExt,

@@ -11,7 +11,7 @@ use hearth_client::bench::Samples;
 use hearth_machine::{
     DiskAttachment, Engine, MemoryOverlay, NetworkAttachment, RestoreSpec, VmShape,
 };
-use hearth_snapshot::{ArtefactStore, Build, Kind, LocalStore};
+use hearth_snapshot::{Build, BuildCache, Kind, LocalStore};
 use std::{path::Path, sync::Arc, time::Instant};
 
 const EXPORT: &str = "root";

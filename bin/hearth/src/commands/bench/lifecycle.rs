@@ -14,7 +14,7 @@ use hearth_client::bench::{Report, Samples};
 use hearth_control::{Node, NodeSandbox, SandboxConfig, SandboxUpdate};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use hearth_node_client::NodeClient;
-use hearth_snapshot::{ArtefactStore, Kind, LocalStore};
+use hearth_snapshot::{BuildCache, Kind, LocalStore};
 use std::time::{Duration, Instant};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

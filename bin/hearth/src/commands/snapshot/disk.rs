@@ -9,7 +9,7 @@ use hearth_block::{
     server::{ServerConfig, serve},
 };
 use hearth_ids::BuildId;
-use hearth_snapshot::{ArtefactStore as _, LocalStore};
+use hearth_snapshot::{BuildCache as _, LocalStore};
 use std::{
     io,
     os::unix::{fs::FileTypeExt as _, net::UnixStream},

@@ -12,7 +12,7 @@ use anyhow::Context;
 use chrono::Utc;
 use clap::Subcommand;
 use hearth_ids::BuildId;
-use hearth_snapshot::{ArtefactStore, Build, Error, LocalStore};
+use hearth_snapshot::{Build, BuildCache, BuildCollection, Error, LocalStore};
 use std::{collections::BTreeSet, process::ExitCode};
 
 #[derive(Debug, clap::Args)]
@@ -176,10 +176,7 @@ async fn collect(
     }
     // What paused sandboxes go on from is needed, though no daemon says so now.
     let _lock = Lock::take(&settings.pid_file())?;
-    let mut leases = Vec::new();
-    for build in hearth_node::kept_builds(&settings.state_dir)? {
-        leases.push(store.lease(build));
-    }
+    hearth_node::lease_builds(&settings.state_dir, store)?;
     let removed = match dry_run {
         true => store.garbage().await?,
         false => store.collect().await?,

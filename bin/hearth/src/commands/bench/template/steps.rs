@@ -7,7 +7,7 @@ use hearth_client::bench::{Report, Samples};
 use hearth_control::{BuildSource, BuildStep, Node, NodeBuildSpec, NodeBuildState, TemplateNode};
 use hearth_ids::{BuildId, TeamId, TemplateId};
 use hearth_node_client::NodeClient;
-use hearth_snapshot::{ArtefactStore, Kind, LocalStore};
+use hearth_snapshot::{BuildCache, Kind, LocalStore};
 use std::time::{Duration, Instant};
 
 const COLD: &str = "build of 3 steps, nothing cached";

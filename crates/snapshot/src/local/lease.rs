@@ -5,6 +5,7 @@
 //! and to remove (by a rename). So a lease is either seen, or taken too late: then
 //! the build is found missing. What was published meanwhile makes it read again.
 
+use super::holds::Holds;
 use hearth_ids::BuildId;
 use std::{
     collections::HashMap,
@@ -12,17 +13,17 @@ use std::{
 };
 
 #[derive(Debug, Default)]
-pub(crate) struct Register {
+pub(super) struct Register {
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct State {
-    pub(crate) held: HashMap<BuildId, usize>,
+pub(super) struct State {
+    pub(super) held: HashMap<BuildId, usize>,
     /// Builds published since the start.
-    pub(crate) published: u64,
-    /// Why no build at all is collected, where that is so.
-    pub(crate) keep_all: Option<String>,
+    pub(super) published: u64,
+    /// What stays for those that cannot be read.
+    pub(super) holds: Holds,
 }
 
 /// Keeps a build from being collected until it is dropped.
@@ -33,12 +34,12 @@ pub struct Lease {
 }
 
 impl Register {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it holds the lock; a poisoned map is still whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn take(self: &Arc<Self>, id: BuildId) -> Lease {
+    pub(super) fn take(self: &Arc<Self>, id: BuildId) -> Lease {
         *self.lock().held.entry(id).or_default() += 1;
         Lease {
             id,
@@ -49,7 +50,7 @@ impl Register {
 
 impl Register {
     /// A lease for as long as the process lives.
-    pub(crate) fn keep(&self, id: BuildId) {
+    pub(super) fn keep(&self, id: BuildId) {
         *self.lock().held.entry(id).or_default() += 1;
     }
 }
