@@ -33,6 +33,7 @@ mod shell;
 mod spec;
 mod steps;
 mod vm;
+mod vm_records;
 
 pub use context::{Context, DEFAULT_USER, DEFAULT_WORKDIR};
 pub use error::{Error, Failure, Part};
@@ -46,3 +47,4 @@ pub use spec::{
     BuildSpec, Copy, FilesHash, ImageSource, Instruction, MAX_STEPS, RootfsSource, Scope, Source,
     Step,
 };
+pub use vm_records::end_leftovers;

@@ -10,6 +10,7 @@ use crate::{
     log::{Entry, Level, Log},
     run::{Ready, Run},
     shared::{Config, Shared},
+    vm_records::{self, VmRecords},
 };
 use hearth_ids::BuildId;
 use hearth_machine::Engine;
@@ -95,8 +96,7 @@ impl Templates {
         slots: SlotPool,
         store: LocalStore,
     ) -> Result<Arc<Self>, Error> {
-        // Their network slots are cleaned by the pool's own start.
-        hearth_microvm::end_leftovers(&config.run_dir);
+        vm_records::end_leftovers(&config.state_dir, &config.run_dir)?;
         let work = config.state_dir.join("work");
         for path in [&work, &config.run_dir] {
             match fs::remove_dir_all(path) {
@@ -130,6 +130,7 @@ impl Templates {
                 engine,
                 slots,
                 store: Arc::new(store.clone()),
+                vm_records: VmRecords::at(&config.state_dir),
                 files,
                 cache,
                 config,
@@ -307,6 +308,7 @@ impl Templates {
         // Whatever was dropped half-way gives back what it held.
         holdings.close();
         holdings.wait().await;
+        self.shared.vm_records.settle(id);
         if let Err(error) = fs::remove_dir_all(&work)
             && error.kind() != io::ErrorKind::NotFound
         {

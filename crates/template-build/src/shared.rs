@@ -1,6 +1,6 @@
 //! The settings of template builds, and what all of them use.
 
-use crate::{cache::Cache, files::Files, log::LogLimits};
+use crate::{cache::Cache, files::Files, log::LogLimits, vm_records::VmRecords};
 use hearth_builder::Artefacts;
 use hearth_machine::Engine;
 use hearth_network::SlotPool;
@@ -157,6 +157,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) slots: SlotPool,
     pub(crate) store: Arc<dyn BuildCache>,
+    pub(crate) vm_records: VmRecords,
     pub(crate) files: Files,
     pub(crate) cache: Arc<Cache>,
 }

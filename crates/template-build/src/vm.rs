@@ -6,14 +6,17 @@ use crate::{
     Part,
     log::{Level, Log},
     shared::Shared,
+    vm_records::{Record, VmRecords},
 };
+use async_trait::async_trait;
 use hearth_agent_client::{AgentClient, Init, Operation};
 use hearth_block::Device;
 use hearth_ids::BuildId;
-use hearth_machine::VmShape;
+use hearth_machine::{MachineRecord, VmShape};
 use hearth_microvm::{
-    AgentReady, Boot, BootLimits, Disk, Failed, Journal, Kernel, Lifetime, Owner, SlotHeld,
+    AgentReady, Boot, BootLimits, Cause, Disk, Failed, Journal, Kernel, Lifetime, Owner, SlotHeld,
 };
+use hearth_network::Slot;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -60,14 +63,30 @@ pub(crate) struct BootRequest<'a> {
     pub(crate) part: Part,
 }
 
-/// Builds' VMs do not outlive the daemon: nothing is written down but for the author.
-struct BuildLog<'a> {
+/// Builds' VMs do not outlive the daemon, unless it is killed: the next one ends them by
+/// what is written down here.
+struct BuildJournal<'a> {
     build: BuildId,
+    records: &'a VmRecords,
+    record: Option<Record>,
     log: &'a Log,
     part: Part,
 }
 
-impl Journal for BuildLog<'_> {
+#[async_trait]
+impl Journal for BuildJournal<'_> {
+    async fn slot_held(&mut self, slot: &Slot) -> Result<(), Cause> {
+        let record = self.record.insert(Record::new(self.build, slot));
+        Ok(self.records.write(record)?)
+    }
+
+    async fn launched(&mut self, machine: &MachineRecord) -> Result<(), Cause> {
+        if let Some(record) = &self.record {
+            self.records.write(&record.clone().launched(machine))?;
+        }
+        Ok(())
+    }
+
     fn boots_again(&mut self, failed: &hearth_microvm::Error) {
         tracing::warn!(build = %self.build, error = %failed, "boot a build's VM once more");
         let text = match failed {
@@ -211,11 +230,13 @@ async fn bring_up(
         },
         limits: BootLimits::BUILD,
     };
-    let mut log = BuildLog {
+    let mut journal = BuildJournal {
         build: request.build,
+        records: &shared.vm_records,
+        record: None,
         log: request.log,
         part: request.part,
     };
-    let ready = hearth_microvm::boot(held, shared.engine.as_ref(), &boot, &mut log).await?;
+    let ready = hearth_microvm::boot(held, shared.engine.as_ref(), &boot, &mut journal).await?;
     ready.init(&request.init).await
 }

@@ -1,6 +1,7 @@
 """Template builds that end badly: each with a reason and a step, and nothing left."""
 
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -112,8 +113,15 @@ def endless(client: httpx.Client) -> Build:
     return begin(client, "true", "echo begun; while :; do sleep 1; done")
 
 
+def vm_records(daemon: Hearth) -> list[dict[str, Any]]:
+    """What the daemon wrote down of the VMs of its builds."""
+    files = (daemon.state_dir / "templates" / "vms").glob("*.json")
+    return [json.loads(file.read_text()) for file in files]
+
+
 def assert_nothing_left(daemon: Hearth) -> None:
     assert list((daemon.state_dir / "templates" / "work").iterdir()) == []
+    assert vm_records(daemon) == []
     assert machine.vm_processes(daemon.run_dir) == []
     assert machine.mounts_under(daemon.state_dir) == set()
 
@@ -213,8 +221,17 @@ def test_a_killed_daemon_leaves_a_build_that_failed(daemon: Hearth, client: http
     build = begin(client, "echo begun; sleep 100000")
     until(lambda: build.said("begun"), "the step to run", every=0.3)
     daemon.kill()
-    assert machine.vm_processes(daemon.run_dir)
+    left = machine.vm_processes(daemon.run_dir)
+    records = vm_records(daemon)
+    assert [record["machine"]["pid"] for record in records] == left
+    assert [record["build"] for record in records] == [build.id]
+    log = daemon.state_dir / "hearth.log"
+    before = len(log.read_text(errors="replace"))
     daemon.start()
+    said = log.read_text(errors="replace")[before:]
+    # By its record, not by looking through all processes.
+    assert "end VM of a build that was cut off" in said
+    assert "end VM that was left over" not in said
     message, step = build.failure()
     assert "interrupted" in message and step is None
     assert_nothing_left(daemon)

@@ -91,7 +91,7 @@ impl Daemon {
             hearth_telemetry::Limits::default(),
         )
         .context("open what sandboxes told")?;
-        prepare::end_leftovers(settings);
+        prepare::end_leftovers(settings)?;
         let events = hearth_telemetry::EventLog::start(told.clone());
         let started = start_node(settings, share, events).await?;
         let Started {

@@ -207,9 +207,15 @@ fn check_memory(settings: &Settings, spec: &TemplateSpec) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Ends the VM of a preparation that was killed. Before its network is cleaned.
-pub fn end_leftovers(settings: &Settings) {
+/// Ends the VMs of a preparation and of template builds that were killed. Before their
+/// network is cleaned.
+///
+/// # Errors
+/// When the records of builds' VMs cannot be looked through.
+pub fn end_leftovers(settings: &Settings) -> anyhow::Result<()> {
     hearth_microvm::end_leftovers(&settings.preparation_sockets_dir());
+    let (state, run) = (settings.templates_dir(), settings.build_sockets_dir());
+    hearth_template_build::end_leftovers(&state, &run).context("end what template builds left")
 }
 
 /// Names the newest builds of prepared templates in the store, for every team.
