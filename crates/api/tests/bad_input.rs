@@ -5,7 +5,7 @@ mod support;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use hearth_control::NodeError;
-use hearth_store::{Store, TeamLimits};
+use hearth_store::TeamLimits;
 use serde_json::json;
 use support::Api;
 

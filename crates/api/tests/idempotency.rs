@@ -5,7 +5,6 @@ mod support;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use hearth_control::NodeError;
-use hearth_store::sqlite::SqliteStore;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -167,7 +166,7 @@ async fn outcomes_and_claims_survive_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("hearth.db");
     let node = Arc::default();
-    let store = Arc::new(SqliteStore::open(&path).await.expect("opens"));
+    let store = Arc::new(hearth_store_sqlite::open(&path).await.expect("opens"));
     let api = Api::over(store.clone(), Arc::clone(&node), |_| {}).await;
     let first = create(&api, "done", &base()).await;
     assert_eq!(first.status, StatusCode::CREATED);
@@ -182,13 +181,13 @@ async fn outcomes_and_claims_survive_a_restart() {
             tokio::task::yield_now().await;
         }
     }
-    store.close().await;
+    store.database().close().await;
     node.gate.add_permits(10);
     while node.count() < 2 {
         tokio::task::yield_now().await;
     }
 
-    let store = Arc::new(SqliteStore::open(&path).await.expect("opens"));
+    let store = Arc::new(hearth_store_sqlite::open(&path).await.expect("opens"));
     let api = Api::over(store, Arc::clone(&node), |_| {}).await;
     assert_eq!(create(&api, "done", &base()).await.json(), first.json());
     let lost = create(&api, "lost", &base()).await;

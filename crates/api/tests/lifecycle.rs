@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::{Method, StatusCode};
 use hearth_control::{NodeError, NodeSandboxState, Visitor, WakeRefusal};
 use hearth_ids::SandboxId;
-use hearth_store::Store;
+use hearth_store::OwnerId;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use std::future::Future;
@@ -776,10 +776,12 @@ async fn builds_that_a_dead_process_left_are_discarded_at_the_next_start() {
     let id = api.sandbox(&json!({"templateID": "base"})).await;
     post(&api, &id, "snapshots", json!({"name": "kept"})).await;
     let lost = hearth_ids::BuildId::random();
-    api.store.discard_add(lost).await.expect("writes");
+    api.store
+        .discard_add(lost, &OwnerId::random())
+        .await
+        .expect("writes");
     api.node.builds.lock().expect("unpoisoned").insert(lost);
     let next = Api::over(api.store.clone(), api.node.clone(), |_| {}).await;
-    next.control.discard_left_over().await.expect("begins");
     assert!(next.control.shutdown(Duration::from_secs(30)).await);
     assert_eq!(api.node.build_count(), 1, "what is referred to stays");
     assert!(api.store.discard_list().await.expect("reads").is_empty());

@@ -6,7 +6,6 @@ mod support;
 
 use axum::http::{Method, StatusCode};
 use hearth_control::{NodeError, NodeSandboxState};
-use hearth_store::Store;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};

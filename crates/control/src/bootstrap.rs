@@ -20,9 +20,6 @@ pub struct Bootstrap {
 /// Makes sure that the configured team exists, has the configured limits and has
 /// a key. Idempotent; call it before serving.
 pub async fn bootstrap(store: &dyn Store, config: &Config) -> Result<Bootstrap, Error> {
-    if config.sole_process {
-        store.idempotency_end_leases().await?;
-    }
     let mut team = match store.team_by_slug(&config.team.slug).await? {
         Some(team) => team,
         None => {

@@ -1,7 +1,7 @@
 //! Settings of the application layer. Binaries read them; nothing here looks at
 //! files or the environment.
 
-use hearth_store::TeamLimits;
+use hearth_store::{OwnerId, TeamLimits};
 use secrecy::SecretString;
 
 #[derive(Debug, Clone)]
@@ -14,9 +14,10 @@ pub struct Config {
     pub features: Features,
     /// The team that the first start makes.
     pub team: TeamConfig,
-    /// No other process uses the store: what an earlier one left unfinished can
-    /// be taken over at once.
-    pub sole_process: bool,
+    /// Who this process is to others that use the store. One that has the id of an
+    /// earlier process, which surely is gone, takes over at once what that one left
+    /// unfinished; from all others only when their leases are over.
+    pub owner: OwnerId,
     /// Template builds that one team may have in progress.
     pub max_concurrent_builds: usize,
 }
@@ -72,7 +73,7 @@ impl Config {
             token_seed,
             features: Features::default(),
             team: TeamConfig::default(),
-            sole_process: true,
+            owner: OwnerId::random(),
             max_concurrent_builds: 20,
         }
     }

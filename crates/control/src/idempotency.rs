@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, code};
 use crate::{Control, sandboxes::NewSandbox};
 use chrono::{TimeDelta, Utc};
 use hearth_ids::{SandboxId, TeamId};
-use hearth_store::{IdempotencyClaim, IdempotencyRequest};
+use hearth_store::{IdempotencyClaim, IdempotencyHolder, IdempotencyRequest};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -61,17 +61,12 @@ fn yes() -> bool {
 pub(crate) enum Begin {
     /// Carry it out under this id; `resumed` says that an earlier holder may
     /// have got somewhere.
-    Go { claim: Claim, resumed: bool },
+    Go {
+        claim: IdempotencyHolder,
+        resumed: bool,
+    },
     /// It has been carried out.
     Done(Outcome),
-}
-
-/// A held claim.
-#[derive(Debug, Clone)]
-pub(crate) struct Claim {
-    team: TeamId,
-    key: String,
-    pub(crate) sandbox_id: SandboxId,
 }
 
 impl Control {
@@ -83,18 +78,17 @@ impl Control {
         sandbox_id: SandboxId,
     ) -> Result<Begin, Error> {
         let now = Utc::now();
-        let mut claim = Claim {
-            team,
+        let mut claim = IdempotencyHolder {
+            team_id: team,
             key: key.0.clone(),
-            sandbox_id: sandbox_id.clone(),
+            sandbox_id,
+            owner: self.config.owner.clone(),
         };
         let claimed = self
             .store
             .idempotency_claim(IdempotencyRequest {
-                team_id: team,
-                key: key.0.clone(),
+                holder: claim.clone(),
                 request_hash: request_hash(request)?,
-                sandbox_id,
                 now,
                 lease_until: now + LEASE,
                 expires_at: now + RETENTION,
@@ -133,21 +127,20 @@ impl Control {
     /// next holder finds out.
     pub(crate) async fn idempotency_end(
         &self,
-        claim: &Claim,
+        claim: &IdempotencyHolder,
         result: &Result<Outcome, Error>,
         outcome_unknown: bool,
     ) {
-        let (team, key, id) = (claim.team, &claim.key, &claim.sandbox_id);
         let ended = match result {
             Ok(outcome) => match serde_json::to_string(outcome) {
-                Ok(text) => self.store.idempotency_finish(team, key, id, &text).await,
+                Ok(text) => self.store.idempotency_finish(claim, &text).await,
                 Err(error) => {
                     tracing::error!(%error, "cannot write the outcome of a request");
                     return;
                 }
             },
-            Err(_) if outcome_unknown => self.store.idempotency_yield(team, key, id).await,
-            Err(_) => self.store.idempotency_release(team, key, id).await,
+            Err(_) if outcome_unknown => self.store.idempotency_yield(claim).await,
+            Err(_) => self.store.idempotency_release(claim).await,
         };
         if let Err(error) = ended {
             // The lease ends by itself, and the next holder finds the sandbox.

@@ -18,6 +18,7 @@ mod auth;
 mod bootstrap;
 mod config;
 mod error;
+mod housekeeping;
 mod idempotency;
 pub mod keys;
 mod limits;
@@ -42,7 +43,7 @@ pub use bootstrap::{Bootstrap, bootstrap};
 pub use config::{Config, Features, TeamConfig};
 pub use error::{Error, Kind, Retry};
 pub use hearth_store::{
-    ApiKey, Build, BuildStatus, KeyMask, TagAssignment, Team, TeamLimits, TemplateAlias,
+    ApiKey, Build, BuildStatus, KeyMask, OwnerId, TagAssignment, Team, TeamLimits, TemplateAlias,
 };
 pub use idempotency::IdempotencyKey;
 pub use network::{
@@ -94,7 +95,10 @@ pub struct Control {
     reservations: Arc<Reservations>,
     transitions: Arc<Transitions>,
     tasks: TaskTracker,
-    /// Ends the tasks that follow template builds, which the next process takes up.
+    /// The template builds that a task of this process follows.
+    followed: housekeeping::Followed,
+    /// Ends the tasks that follow template builds, which the next process takes up, and
+    /// the housekeeping.
     followers_stop: CancellationToken,
 }
 
@@ -118,6 +122,7 @@ impl Control {
             reservations: Arc::default(),
             transitions: Arc::default(),
             tasks: TaskTracker::new(),
+            followed: housekeeping::Followed::default(),
             followers_stop: CancellationToken::new(),
         })
     }
@@ -143,8 +148,10 @@ impl Control {
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         self.followers_stop.cancel();
         self.tasks.close();
-        tokio::time::timeout(deadline, self.tasks.wait())
-            .await
-            .is_ok()
+        let ended = tokio::time::timeout(deadline, async {
+            self.tasks.wait().await;
+            self.leases_release().await;
+        });
+        ended.await.is_ok()
     }
 }

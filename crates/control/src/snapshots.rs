@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a build that cannot be deleted is tried again, and how long apart,
-/// before the next start takes it up.
+/// before the next process takes it up.
 const DISCARD_ATTEMPTS: u32 = 6;
 const DISCARD_PAUSE: Duration = Duration::from_millis(500);
 
@@ -146,7 +146,7 @@ impl Control {
         loop {
             attempts += 1;
             let to = self.destination(caller, name).await?;
-            let new = new_snapshot(caller, sandbox, build, &to);
+            let new = self.new_snapshot(caller, sandbox, build, &to);
             match self.store.snapshot_create(new).await {
                 Ok(()) => return Ok(view(caller, &to.template, to.name.as_deref(), &to.tag)),
                 // Somebody made or deleted a template of that name in between.
@@ -154,6 +154,48 @@ impl Control {
                     if attempts < 3 => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    fn new_snapshot(
+        &self,
+        caller: &Caller,
+        sandbox: &NodeSandbox,
+        build: BuildId,
+        to: &Destination,
+    ) -> NewSnapshot {
+        let now = Utc::now();
+        let team_id = caller.team_id();
+        let template = to.new.as_ref().map(|alias| NewTemplate {
+            id: to.template.clone(),
+            team_id,
+            public: false,
+            is_default: false,
+            aliases: alias
+                .iter()
+                .map(|alias| TemplateAlias {
+                    namespace: caller.team.slug.clone(),
+                    alias: alias.clone(),
+                })
+                .collect(),
+            created_at: now,
+        });
+        NewSnapshot {
+            template,
+            build: NewBuild {
+                id: build,
+                template_id: to.template.clone(),
+                status: BuildStatus::Ready,
+                vcpus: sandbox.vcpus,
+                memory_mib: sandbox.memory_mib,
+                disk_mib: sandbox.disk_mib,
+                envd_version: sandbox.envd_version.clone(),
+                created_at: now,
+            },
+            team_id,
+            sandbox_id: sandbox.config.sandbox_id.clone(),
+            tag: to.tag.clone(),
+            owner: self.config.owner.clone(),
         }
     }
 
@@ -303,7 +345,11 @@ impl Control {
             ));
         }
         let builds = self.store.build_list(&template.id, None, u32::MAX).await?;
-        if !self.store.template_delete(&template.id).await? {
+        if !self
+            .store
+            .template_delete(&template.id, &self.config.owner)
+            .await?
+        {
             return Err(Error::not_found(format!(
                 "template '{reference}' not found"
             )));
@@ -333,18 +379,6 @@ impl Control {
             }
         });
     }
-
-    /// Begins to delete the builds that an earlier process left noted. Call it
-    /// before serving, where no other process uses the store: what is noted now is
-    /// nobody's.
-    pub async fn discard_left_over(self: &Arc<Self>) -> Result<(), Error> {
-        if self.config.sole_process {
-            for build in self.store.discard_list().await? {
-                self.discard_build(build);
-            }
-        }
-        Ok(())
-    }
 }
 
 enum NotTaken {
@@ -365,46 +399,6 @@ fn snapshot_name(caller: &Caller, name: &str) -> Result<TemplateReference, Error
             ),
         )),
         _ => Ok(reference),
-    }
-}
-
-fn new_snapshot(
-    caller: &Caller,
-    sandbox: &NodeSandbox,
-    build: BuildId,
-    to: &Destination,
-) -> NewSnapshot {
-    let now = Utc::now();
-    let team_id = caller.team_id();
-    let template = to.new.as_ref().map(|alias| NewTemplate {
-        id: to.template.clone(),
-        team_id,
-        public: false,
-        is_default: false,
-        aliases: alias
-            .iter()
-            .map(|alias| TemplateAlias {
-                namespace: caller.team.slug.clone(),
-                alias: alias.clone(),
-            })
-            .collect(),
-        created_at: now,
-    });
-    NewSnapshot {
-        template,
-        build: NewBuild {
-            id: build,
-            template_id: to.template.clone(),
-            status: BuildStatus::Ready,
-            vcpus: sandbox.vcpus,
-            memory_mib: sandbox.memory_mib,
-            disk_mib: sandbox.disk_mib,
-            envd_version: sandbox.envd_version.clone(),
-            created_at: now,
-        },
-        team_id,
-        sandbox_id: sandbox.config.sandbox_id.clone(),
-        tag: to.tag.clone(),
     }
 }
 

@@ -43,7 +43,7 @@ use hearth_node::{
 };
 use hearth_node_client::{AgentClient, NodeClient};
 use hearth_snapshot::LocalStore;
-use hearth_store::{NewTeam, Store, Team, sqlite::SqliteStore};
+use hearth_store::{NewTeam, OwnerId, Store, Team};
 use hearth_telemetry::Collector;
 use hearth_template_build::Templates;
 use lock::Lock;
@@ -324,13 +324,9 @@ async fn start_control(settings: &Settings) -> anyhow::Result<Arc<Control>> {
     }
     prepare::publish_all(settings, &control, bootstrapped.team.id).await?;
     control
-        .discard_left_over()
+        .housekeeping_start()
         .await
-        .context("discard builds of an earlier run")?;
-    control
-        .template_builds_resume()
-        .await
-        .context("take up the template builds")?;
+        .context("take up what an earlier run left")?;
     Ok(control)
 }
 
@@ -340,6 +336,7 @@ async fn open_control(
     let store = open_store(settings).await?;
     let seed = secrets::random_once(&settings.token_seed_file())?;
     let mut config = hearth_control::Config::new(settings.domain(), seed.into());
+    config.owner = owner(settings)?;
     config.features.pause = true;
     config.features.egress_rules = true;
     config.features.egress_proxy = true;
@@ -353,6 +350,14 @@ async fn open_control(
     let node = Arc::new(NodeClient::unix(settings.node_socket()));
     let agent = Arc::new(AgentClient::new());
     Ok((Control::new(config.clone(), store, node, agent), config))
+}
+
+/// Who this installation is to others that use the store. Its lock keeps two daemons
+/// from running here, so whoever had the id before is gone.
+fn owner(settings: &Settings) -> anyhow::Result<OwnerId> {
+    let file = settings.owner_file();
+    let text = secrets::random_once(&file)?;
+    OwnerId::parse(&text).with_context(|| format!("{} holds no id", file.display()))
 }
 
 fn limits(settings: &Settings) -> TeamLimits {
@@ -391,7 +396,7 @@ pub async fn team_or_new(
 pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     make_state_dir(settings)?;
     let path = settings.database();
-    let store = SqliteStore::open(&path)
+    let store = hearth_store_sqlite::open(&path)
         .await
         .with_context(|| format!("open {}", path.display()))?;
     Ok(Arc::new(store))

@@ -40,6 +40,11 @@ impl Settings {
         self.state_dir.join("hearth.db")
     }
 
+    /// Who this installation is to others that use the same database.
+    pub fn owner_file(&self) -> PathBuf {
+        self.keys_dir().join("owner")
+    }
+
     /// Log of a daemon that `hearth up` started in the background.
     pub fn log_file(&self) -> PathBuf {
         self.state_dir.join("hearth.log")

@@ -11,8 +11,7 @@ use fake::{FakeAgent, FakeNode};
 use hearth_api::AppState;
 use hearth_control::{Config, Control, Features, TemplatePublication, bootstrap, keys};
 use hearth_ids::{BuildId, TeamId};
-use hearth_store::sqlite::SqliteStore;
-use hearth_store::{NewTeam, Store, TeamLimits};
+use hearth_store::{NewTeam, OwnerId, Store, TeamLimits};
 use http_body_util::BodyExt;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -23,7 +22,7 @@ pub struct Api {
     pub router: Router,
     pub state: AppState,
     pub control: Arc<Control>,
-    pub store: Arc<SqliteStore>,
+    pub store: Arc<dyn Store>,
     pub node: Arc<FakeNode>,
     pub agent: Arc<FakeAgent>,
     pub team: TeamId,
@@ -65,13 +64,13 @@ impl Api {
     }
 
     pub async fn with(configure: impl FnOnce(&mut Config)) -> Self {
-        let store = Arc::new(SqliteStore::in_memory().await.expect("opens"));
+        let store = Arc::new(hearth_store_sqlite::in_memory().await.expect("opens"));
         Self::over(store, Arc::default(), configure).await
     }
 
     /// An API over a store and a node that may have a past.
     pub async fn over(
-        store: Arc<SqliteStore>,
+        store: Arc<dyn Store>,
         node: Arc<FakeNode>,
         configure: impl FnOnce(&mut Config),
     ) -> Self {
@@ -81,6 +80,8 @@ impl Api {
             network_rules: true,
             ..Features::default()
         };
+        // Whoever comes after a process takes its place.
+        config.owner = OwnerId::parse("test").expect("an owner");
         configure(&mut config);
         let first = bootstrap(store.as_ref(), &config)
             .await
@@ -92,6 +93,7 @@ impl Api {
         };
         let agent = Arc::new(FakeAgent::default());
         let control = Control::new(config, store.clone(), node.clone(), agent.clone());
+        control.housekeeping_start().await.expect("takes up");
         control
             .template_publish(base(team))
             .await
@@ -192,7 +194,7 @@ impl Api {
     }
 }
 
-async fn new_key(store: &Arc<SqliteStore>, team: TeamId) -> String {
+async fn new_key(store: &Arc<dyn Store>, team: TeamId) -> String {
     let (_, key) = keys::create(store.as_ref(), team, "test")
         .await
         .expect("creates");

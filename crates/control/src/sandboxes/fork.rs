@@ -146,7 +146,7 @@ impl Control {
     /// Keeps a running sandbox's state as a build, which is noted before it is
     /// made. Where it was not made, or may not have been, it is discarded.
     pub(crate) async fn keep(self: &Arc<Self>, id: &SandboxId, build: BuildId) -> Moved {
-        if let Err(error) = self.store.discard_add(build).await {
+        if let Err(error) = self.store.discard_add(build, &self.config.owner).await {
             return Moved::Done(Err(error.into()));
         }
         match self.node.checkpoint(id, build).await {

@@ -38,11 +38,12 @@ impl Control {
         Ok(true)
     }
 
-    /// Follows every build that runs. Called once, at the start.
+    /// Follows every build that runs and is not followed yet: those that an earlier
+    /// process, or another one that is gone, began.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn template_builds_resume(self: &Arc<Self>) -> Result<(), Error> {
+    pub(crate) async fn template_builds_take_up(self: &Arc<Self>) -> Result<(), Error> {
         for request in self.store.build_request_list_active().await? {
             if request.build.status == BuildStatus::Building {
                 self.template_build_follow(request.build.id);
@@ -52,8 +53,12 @@ impl Control {
     }
 
     pub(super) fn template_build_follow(self: &Arc<Self>, id: BuildId) {
+        let Some(following) = self.followed.begin(id) else {
+            return;
+        };
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
+            let _following = following;
             let stop = this.followers_stop.clone();
             tokio::select! {
                 () = stop.cancelled() => {}

@@ -1,0 +1,71 @@
+//! Teams.
+
+use crate::row::{record, records, returned};
+use crate::{Database, SqlStore, Statement, conflict, millis};
+use async_trait::async_trait;
+use hearth_ids::TeamId;
+use hearth_store::{NewTeam, Result, Team, TeamLimits, TeamStore};
+
+fn limits(statement: Statement, limits: TeamLimits) -> Statement {
+    statement
+        .number(limits.max_concurrent_sandboxes)
+        .number(limits.max_length_hours)
+        .number(limits.max_vcpus)
+        .number(limits.max_memory_mib)
+        .number(limits.max_disk_mib)
+}
+
+#[async_trait]
+impl<D: Database> TeamStore for SqlStore<D> {
+    async fn team_create(&self, team: NewTeam) -> Result<Team> {
+        let insert = Statement::new(
+            "INSERT INTO teams (id, slug, name, created_at, max_concurrent_sandboxes,
+                max_length_hours, max_vcpus, max_memory_mib, max_disk_mib)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING *",
+        )
+        .text(team.id)
+        .text(team.slug)
+        .text(team.name)
+        .number(millis(team.created_at));
+        let row = self.database.row(limits(insert, team.limits)).await;
+        returned(row.map_err(conflict("the team"))?.as_ref())
+    }
+
+    async fn team_list(&self) -> Result<Vec<Team>> {
+        let query = Statement::new("SELECT * FROM teams ORDER BY slug");
+        records(&self.database.rows(query).await?)
+    }
+
+    async fn team_by_slug(&self, slug: &str) -> Result<Option<Team>> {
+        let query = Statement::new("SELECT * FROM teams WHERE slug = $1").text(slug);
+        record(self.database.row(query).await?.as_ref())
+    }
+
+    async fn team(&self, id: TeamId) -> Result<Option<Team>> {
+        let query = Statement::new("SELECT * FROM teams WHERE id = $1").text(id);
+        record(self.database.row(query).await?.as_ref())
+    }
+
+    async fn team_set_limits(&self, id: TeamId, new: TeamLimits) -> Result<bool> {
+        let update = Statement::new(
+            "UPDATE teams SET max_concurrent_sandboxes = $2, max_length_hours = $3,
+                max_vcpus = $4, max_memory_mib = $5, max_disk_mib = $6 WHERE id = $1",
+        )
+        .text(id);
+        Ok(self.database.execute(limits(update, new)).await? > 0)
+    }
+
+    async fn team_set_standing(
+        &self,
+        id: TeamId,
+        banned: bool,
+        blocked_reason: Option<&str>,
+    ) -> Result<bool> {
+        let update =
+            Statement::new("UPDATE teams SET banned = $1, blocked_reason = $2 WHERE id = $3")
+                .number(banned)
+                .text_option(blocked_reason)
+                .text(id);
+        Ok(self.database.execute(update).await? > 0)
+    }
+}

@@ -1,0 +1,180 @@
+//! What every backend of the store must do.
+//!
+//! Each test is a function that takes a fresh store. [`store_suite!`](crate::store_suite)
+//! makes a test of each of them:
+//!
+//! ```ignore
+//! async fn fresh() -> (Arc<dyn hearth_store::Store>, impl Sized) { … }
+//! hearth_store::store_suite!(fresh);
+//! ```
+//!
+//! What comes with the store (a directory, a server) is dropped after the test.
+
+mod build_requests;
+mod idempotency;
+mod leases;
+mod snapshots;
+mod teams;
+mod templates;
+
+pub use build_requests::*;
+pub use idempotency::*;
+pub use leases::*;
+pub use snapshots::*;
+pub use teams::*;
+pub use templates::*;
+
+use crate::{
+    BuildStatus, KeyMask, NewApiKey, NewBuild, NewSnapshot, NewTeam, NewTemplate, OwnerId, Store,
+    TeamLimits, TemplateAlias,
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// A store under test.
+pub type Shared = Arc<dyn Store>;
+
+/// Makes a test of every function of the suite, each over a store of its own, which
+/// `$fresh` makes.
+#[macro_export]
+macro_rules! store_suite {
+    ($fresh:path) => {
+        $crate::store_suite!(
+            $fresh:
+            teams_are_kept,
+            keys_are_found_until_they_are_revoked,
+            templates_are_found_by_their_names,
+            a_template_is_created_whole_or_not_at_all,
+            of_a_tags_assignments_the_latest_holds,
+            builds_move_on_and_come_newest_first,
+            a_deleted_template_takes_all_that_is_its_own,
+            a_build_that_was_asked_for_ends_once,
+            of_two_ends_of_a_build_one_wins,
+            snapshots_are_templates_apart,
+            a_snapshot_is_recorded_whole_or_not_at_all,
+            builds_of_a_deleted_template_are_discarded,
+            notes_of_the_dead_are_taken_over,
+            a_snapshot_whose_note_was_taken_over_is_refused,
+            a_key_is_claimed_once,
+            only_the_holder_frees_a_key,
+            claims_race,
+            a_lease_is_its_holders_until_its_time_is_over,
+            of_many_who_want_a_lease_one_gets_it,
+        );
+    };
+    ($fresh:path: $($name:ident),+ $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $name() {
+                let (store, _with) = $fresh().await;
+                $crate::testing::$name(store).await;
+            }
+        )+
+    };
+}
+
+/// The process that the tests are.
+fn us() -> OwnerId {
+    OwnerId::parse("us").expect("an owner")
+}
+
+/// A fixed time, and others so many seconds later.
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_700_000_000, 123_000_000).expect("in range")
+        + TimeDelta::seconds(seconds)
+}
+
+async fn team(store: &Shared, slug: &str) -> TeamId {
+    let team = NewTeam {
+        id: TeamId::random(),
+        slug: slug.to_owned(),
+        name: slug.to_owned(),
+        limits: TeamLimits::default(),
+        created_at: at(0),
+    };
+    store.team_create(team).await.expect("creates").id
+}
+
+fn alias(namespace: &str, alias: &str) -> TemplateAlias {
+    TemplateAlias {
+        namespace: namespace.to_owned(),
+        alias: alias.to_owned(),
+    }
+}
+
+async fn template(store: &Shared, team: TeamId, aliases: Vec<TemplateAlias>) -> TemplateId {
+    let template = NewTemplate {
+        id: TemplateId::random(),
+        team_id: team,
+        public: false,
+        is_default: false,
+        aliases,
+        created_at: at(0),
+    };
+    store.template_create(template).await.expect("creates").id
+}
+
+async fn build(store: &Shared, template: &TemplateId, created: i64) -> BuildId {
+    let build = NewBuild {
+        id: BuildId::random(),
+        template_id: template.clone(),
+        status: BuildStatus::Waiting,
+        vcpus: 2,
+        memory_mib: 1024,
+        disk_mib: 2048,
+        envd_version: "0.6.13".to_owned(),
+        created_at: at(created),
+    };
+    store.build_create(build).await.expect("creates").id
+}
+
+fn snapshot(
+    team: TeamId,
+    template: &TemplateId,
+    name: Option<&str>,
+    sandbox: &SandboxId,
+    created: i64,
+) -> NewSnapshot {
+    NewSnapshot {
+        template: name.map(|name| NewTemplate {
+            id: template.clone(),
+            team_id: team,
+            public: false,
+            is_default: false,
+            aliases: vec![alias("a", name)],
+            created_at: at(created),
+        }),
+        build: NewBuild {
+            id: BuildId::random(),
+            template_id: template.clone(),
+            status: BuildStatus::Ready,
+            vcpus: 2,
+            memory_mib: 1024,
+            disk_mib: 2048,
+            envd_version: "0.6.13".to_owned(),
+            created_at: at(created),
+        },
+        team_id: team,
+        sandbox_id: sandbox.clone(),
+        tag: "default".to_owned(),
+        owner: us(),
+    }
+}
+
+fn key(team: TeamId, hash: &str, created: i64) -> NewApiKey {
+    NewApiKey {
+        id: Uuid::new_v4(),
+        team_id: team,
+        name: hash.to_owned(),
+        hash: hash.to_owned(),
+        mask: KeyMask {
+            prefix: "e2b_".to_owned(),
+            value_length: 40,
+            first: "ab".to_owned(),
+            last: "cdef".to_owned(),
+        },
+        created_at: at(created),
+    }
+}
