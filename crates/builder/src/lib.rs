@@ -34,9 +34,7 @@ pub use interpreter::{Edition, INTERPRETER_TEMPLATE, InterpreterConfig};
 pub use kernel::Kernel;
 pub use progress::{Event, Outcome, Progress, Silent, Stage, Unit};
 pub use rootfs::{PACKAGES as BASE_PACKAGES, Rootfs, RootfsConfig, make_image};
-pub use template::{
-    TemplateSpec, Workshop, accelerator_of, copy, copy_out, find, host_features, snapshot,
-};
+pub use template::{TemplateSpec, Workshop, copy, copy_out, find, snapshot};
 
 use artefact::Shelf;
 use progress::StageProgress;

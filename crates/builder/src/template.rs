@@ -19,9 +19,8 @@ use hearth_microvm::{
 };
 use hearth_network::SlotPool;
 use hearth_snapshot::{
-    Accelerator, Build, BuildCache, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, Draft,
-    EngineVersion, FileRole, Inputs, Kind, MEMORY_FILE, ROOTFS_FILE, Shape, TemplateDetails,
-    sparse,
+    Build, BuildCache, Component, DEVICE_STATE_FILE, Digest, Draft, FileRole, Inputs, Kind,
+    MEMORY_FILE, ROOTFS_FILE, Shape, TemplateDetails, sparse,
 };
 use std::{
     fs::File,
@@ -105,7 +104,7 @@ impl TemplateSpec {
             rootfs.digest.to_string(),
             format!("{} {} {}", shape.vcpus, shape.memory_mib, shape.disk_mib),
             format!("{} {}", capabilities.engine, capabilities.version),
-            accelerator_of(capabilities).1.to_owned(),
+            capabilities.cpu.model.clone(),
             warm_up.join("\n"),
         ];
         Self {
@@ -159,17 +158,6 @@ pub async fn copy(
     Ok(build)
 }
 
-/// The accelerator as manifests name it, with the processor model that guests see.
-#[must_use]
-pub fn accelerator_of(capabilities: &Capabilities) -> (Accelerator, &'static str) {
-    match capabilities.accelerator {
-        hearth_machine::accelerator::Accelerator::Kvm => (Accelerator::Kvm, "host"),
-        hearth_machine::accelerator::Accelerator::Tcg { .. } => {
-            (Accelerator::Tcg, hearth_machine::qemu::EMULATED_CPU)
-        }
-    }
-}
-
 /// Where the work happens and with what.
 #[derive(Clone, Copy)]
 pub struct Workshop<'a> {
@@ -199,21 +187,13 @@ pub async fn snapshot(
     spec.details
         .save(details)
         .map_err(Error::io("describe the template in", details))?;
-    let capabilities = workshop.engine.capabilities();
-    let (accelerator, model) = accelerator_of(&capabilities);
+    let host = hearth_microvm::host(&workshop.engine.capabilities());
     let draft = Draft {
         kind: Kind::Template,
         name: Some(spec.name.clone()),
         shape: spec.shape,
-        engine: EngineVersion {
-            name: capabilities.engine.to_owned(),
-            version: capabilities.version,
-        },
-        cpu: CpuRequirement {
-            accelerator,
-            model: model.to_owned(),
-            features: host_features(accelerator)?,
-        },
+        engine: host.engine,
+        cpu: host.cpu,
         inputs: spec.inputs.clone(),
         parents: Vec::new(),
         files: vec![
@@ -370,24 +350,4 @@ pub fn copy_out(device: &Device, path: &Path) -> Result<(), Error> {
     }
     sparse::punch_zeros(&file).map_err(Error::io("free the zeros of", path))?;
     Ok(())
-}
-
-/// Processor features that a guest under KVM has seen, and a host must have.
-///
-/// # Errors
-/// When the host's features cannot be read.
-pub fn host_features(accelerator: Accelerator) -> Result<Vec<String>, Error> {
-    if accelerator == Accelerator::Tcg {
-        return Ok(Vec::new());
-    }
-    let path = Path::new("/proc/cpuinfo");
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let flags = text
-        .lines()
-        .find_map(|line| line.strip_prefix("flags")?.split_once(':'));
-    let mut features: Vec<String> = flags
-        .map(|(_, flags)| flags.split_whitespace().map(str::to_owned).collect())
-        .unwrap_or_default();
-    features.sort();
-    Ok(features)
 }

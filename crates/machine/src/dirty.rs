@@ -49,8 +49,38 @@ pub struct PageRun {
 }
 
 /// Memory that a paused VM wrote since it was restored. Valid while it stays paused.
+pub trait DirtyMemory: std::fmt::Debug + Send + Sync {
+    /// The written pages in rising order of offset; neighbours are joined.
+    fn runs(&self) -> &[PageRun];
+
+    /// Sum of the runs' lengths in bytes.
+    fn len(&self) -> u64 {
+        self.runs().iter().map(|run| run.length).sum()
+    }
+
+    /// Whether nothing was written.
+    fn is_empty(&self) -> bool {
+        self.runs().is_empty()
+    }
+
+    /// Reads guest memory at `offset` of the image, written or not. Blocking.
+    ///
+    /// # Errors
+    /// When the range is not within the guest's memory, or the memory is gone.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Reads ranges of the image, one after the other, into a buffer of just their
+    /// length, as fast as memory is copied. Blocking, on up to `threads` threads.
+    ///
+    /// # Errors
+    /// As [`DirtyMemory::read_at`], or when the lengths differ.
+    fn read_all(&self, ranges: &[Range<u64>], buffer: &mut [u8], threads: usize) -> io::Result<()>;
+}
+
+/// The written pages of a private mapping of files, in the address space of the VM's
+/// process.
 #[derive(Debug)]
-pub struct DirtyMemory {
+pub(crate) struct ProcessMemory {
     pid: Pid,
     runs: Vec<PageRun>,
     mapping: Mapping,
@@ -64,7 +94,7 @@ struct Mapping {
     end: u64,
 }
 
-impl DirtyMemory {
+impl ProcessMemory {
     /// Searches the address space of `pid` for private mappings of the files, which
     /// together make a memory of `length` bytes. Blocks for some milliseconds per GiB.
     pub(crate) fn find(pid: u32, files: &[&Path], length: u64) -> io::Result<Self> {
@@ -81,30 +111,14 @@ impl DirtyMemory {
             memory,
         })
     }
+}
 
-    /// The written pages in rising order of offset; neighbours are joined.
-    #[must_use]
-    pub fn runs(&self) -> &[PageRun] {
+impl DirtyMemory for ProcessMemory {
+    fn runs(&self) -> &[PageRun] {
         &self.runs
     }
 
-    /// Sum of the runs' lengths in bytes.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        self.runs.iter().map(|run| run.length).sum()
-    }
-
-    /// Whether nothing was written.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.runs.is_empty()
-    }
-
-    /// Reads guest memory at `offset` of the image, written or not. Blocking.
-    ///
-    /// # Errors
-    /// When the range is not within the guest's memory, or the process has ended.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let Mapping { start, end } = self.mapping;
         let fits = offset
             .checked_add(buffer.len() as u64)
@@ -115,17 +129,7 @@ impl DirtyMemory {
         self.memory.read_exact_at(buffer, start + offset)
     }
 
-    /// Reads ranges of the image, one after the other, into a buffer of just their
-    /// length, as fast as memory is copied. Blocking, on up to `threads` threads.
-    ///
-    /// # Errors
-    /// As [`DirtyMemory::read_at`], or when the lengths differ.
-    pub fn read_all(
-        &self,
-        ranges: &[Range<u64>],
-        buffer: &mut [u8],
-        threads: usize,
-    ) -> io::Result<()> {
+    fn read_all(&self, ranges: &[Range<u64>], buffer: &mut [u8], threads: usize) -> io::Result<()> {
         let Mapping { start, end } = self.mapping;
         let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
         if total != buffer.len() as u64
@@ -386,7 +390,7 @@ mod tests {
             .unwrap()
             .read_exact(&mut ready)
             .unwrap();
-        let dirty = DirtyMemory::find(child.id(), &[file.path()], 8 * PAGE).unwrap();
+        let dirty = ProcessMemory::find(child.id(), &[file.path()], 8 * PAGE).unwrap();
         assert_eq!(
             dirty.runs(),
             [PageRun {

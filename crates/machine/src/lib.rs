@@ -13,11 +13,12 @@
 //! ```
 //!
 //! A saved VM is two things: its device state, a small file that [`Machine::save`]
-//! writes, and its memory. The memory of a booted VM is its memory file itself, mapped
-//! shared. A restored VM maps its memory file privately: the file stays as it is, shared
-//! through the page cache by every VM that was restored from it, and what this VM wrote
-//! since is read with [`Machine::dirty_memory`]. Kept that way, it is restored as a
-//! [`MemoryOverlay`]: pieces of its file, mapped privately over the former image.
+//! writes, and its memory. That of a booted VM is in its memory file after the save. A
+//! restored VM maps its memory file privately: the file stays as it is, shared through the
+//! page cache by every VM that was restored from it, and what this VM wrote since is
+//! handed out by [`Machine::dirty_memory`] after the save; how it is tracked is the
+//! engine's affair. Kept that way, it is restored as [`MemorySource::Pieces`]: pieces of
+//! its file, mapped privately over the former image.
 //!
 //! A VM process is in a session of its own and holds no pipe to the daemon: it survives
 //! the daemon, whose successor finds it by its [`MachineRecord`]. Dropping a `Machine`
@@ -26,6 +27,8 @@
 pub mod accelerator;
 mod dirty;
 mod error;
+mod host;
+mod launch;
 mod process;
 pub mod processes;
 pub mod qemu;
@@ -33,14 +36,17 @@ mod qmp;
 mod spec;
 mod tap;
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
 pub use dirty::{DirtyMemory, PageRun};
 pub use error::Error;
 pub use process::ExitReason;
 pub use spec::{
-    BootSpec, Console, DiskAttachment, MAX_MEMORY_FILES, MAX_MEMORY_PIECES, MachineRecord,
-    MemoryMapping, MemoryOverlay, MemoryPiece, NetworkAttachment, RestoreSpec, SaveTarget, VmShape,
+    BootSpec, Console, DiskAttachment, DiskKind, MAX_MEMORY_FILES, MAX_MEMORY_PIECES,
+    MachineRecord, MemoryMapping, MemoryOverlay, MemoryPiece, MemorySource, MemoryTarget,
+    NetworkAttachment, RestoreSpec, SaveTarget, VmShape,
 };
 
 /// What an engine can do on this host.
@@ -54,8 +60,23 @@ pub struct Capabilities {
     pub version: String,
     /// Accelerator that VMs run on. A saved VM stays with it.
     pub accelerator: accelerator::Accelerator,
-    /// Whether a disk is attached by NBD socket (else as a block device or file).
-    pub nbd_disk: bool,
+    /// The processor that guests see.
+    pub cpu: GuestCpu,
+    /// How a disk is attached.
+    pub disk: DiskKind,
+    /// Whether a memory can be restored from pieces over an image
+    /// ([`MemorySource::Pieces`]), else only from one file.
+    pub memory_pieces: bool,
+}
+
+/// The processor that guests see. A saved VM goes on only on one that can do as much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestCpu {
+    /// The engine's name for it, with what is taken from it, such as `host`.
+    pub model: String,
+    /// Features of the host's that a guest may have found and rely on, as its kernel names
+    /// them; none where the processor is emulated, and so the same everywhere.
+    pub features: BTreeSet<String>,
 }
 
 /// Starts VMs, and finds those that run.
@@ -90,6 +111,10 @@ pub trait Machine: Send + Sync {
     /// Process id of the VM process.
     fn pid(&self) -> u32;
 
+    /// Version of the engine that the VM runs under, which its device state is of. A VM that
+    /// outlived an upgrade is still under the one before, not that of [`Capabilities`].
+    fn engine_version(&self) -> String;
+
     /// What a later daemon needs to adopt this VM.
     fn record(&self) -> MachineRecord;
 
@@ -105,19 +130,22 @@ pub trait Machine: Send + Sync {
     /// As [`Machine::pause`].
     async fn resume(&self) -> Result<(), Error>;
 
-    /// Writes the device state of the paused VM to a new file.
+    /// Writes the device state of the paused VM to a new file, and sees to its memory as
+    /// the target says.
     ///
     /// # Errors
-    /// [`Error::NotPaused`], [`Error::Io`] when the file exists or cannot be written, or
+    /// [`Error::NotPaused`], [`Error::Unsupported`] when the memory's target is not the one
+    /// of how the VM was started, [`Error::Io`] when the file exists or cannot be written, or
     /// as [`Machine::pause`]. A file that was begun is removed.
     async fn save(&self, target: SaveTarget) -> Result<(), Error>;
 
-    /// Finds the memory that the paused VM wrote since it was restored.
+    /// Hands out the memory that the paused VM wrote since it was restored. It must have
+    /// been saved since it was paused, as [`MemoryTarget::Difference`].
     ///
     /// # Errors
     /// [`Error::NotPaused`], [`Error::Unsupported`] for a VM whose memory file is mapped
     /// shared (the file is the memory), or as [`Machine::pause`].
-    async fn dirty_memory(&self) -> Result<DirtyMemory, Error>;
+    async fn dirty_memory(&self) -> Result<Box<dyn DirtyMemory>, Error>;
 
     /// How much memory, in bytes, the VM has written since it was restored, about: it
     /// may run meanwhile.

@@ -6,9 +6,9 @@
 //! | save | device state without memory, written to a descriptor that we open |
 //! | restore | the same command line, the memory file mapped privately, device state loaded |
 //!
-//! A start goes through stages, each undone when a later one fails: [`launch::Prepared`]
-//! (sockets and files open, nothing runs) → [`launch::Running`] (the process runs and is
-//! watched) → connected → loaded → [`machine::QemuMachine`]. A start that is cancelled by
+//! A start goes through stages, each undone when a later one fails:
+//! [`crate::launch::Prepared`] (sockets and files open, nothing runs) →
+//! [`launch::Running`] (the process runs and is watched) → connected → loaded → [`machine::QemuMachine`]. A start that is cancelled by
 //! its caller is finished in its own task and then stopped, so that no VM is ever without
 //! an owner.
 //!
@@ -26,23 +26,24 @@ mod preload;
 mod trial;
 mod tsc;
 
-pub use command::EMULATED_CPU;
 pub use trial::probe;
 
-use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::json;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::broadcast;
 
 use crate::accelerator::Accelerator;
-use crate::process::{self, Process};
+use crate::launch::{Supervised, owned};
 use crate::qmp::{Event, Qmp};
-use crate::{BootSpec, Capabilities, Console, Engine, Error, Machine, MachineRecord, RestoreSpec};
+use crate::{
+    BootSpec, Capabilities, Console, DiskKind, Engine, Error, GuestCpu, Machine, MachineRecord,
+    RestoreSpec, host,
+};
 
 use launch::Running;
 use machine::QemuMachine;
@@ -143,8 +144,10 @@ impl Engine for QemuEngine {
         Capabilities {
             engine: ENGINE,
             version: self.version.clone(),
+            cpu: cpu(&self.config.accelerator),
             accelerator: self.config.accelerator.clone(),
-            nbd_disk: true,
+            disk: DiskKind::NbdSocket,
+            memory_pieces: true,
         }
     }
 
@@ -171,28 +174,15 @@ impl Engine for QemuEngine {
     }
 
     async fn adopt(&self, record: MachineRecord) -> Result<Box<dyn Machine>, Error> {
-        if record.engine != ENGINE {
-            return Err(Error::Unsupported("this VM belongs to another engine"));
-        }
-        let gone = Error::Gone { pid: record.pid };
-        if record.boot_id != process::boot_id() {
-            return Err(gone);
-        }
-        let process = Process::find(record.pid, record.start_time_ticks)
-            .map_err(Error::io("look for the process of", &record.log))?
-            .ok_or(gone)?;
-        let qmp = Qmp::connect(&record.control_socket)
+        let vm = Supervised::adopt(record, ENGINE, launch::HARMLESS)?;
+        let socket = &vm.record.control_socket;
+        let qmp = Qmp::connect(socket)
             .await
-            .map_err(Error::io("connect to", &record.control_socket))?;
-        let since = Instant::now();
+            .map_err(Error::io("connect to", socket))?;
         let running = Running {
-            process,
+            vm,
             qmp,
-            record,
             state: None,
-            made: Vec::new(),
-            since,
-            joining: None,
         };
         // Not finish(): a VM that cannot be adopted now is not ours to kill.
         connect(&running).await?;
@@ -200,32 +190,15 @@ impl Engine for QemuEngine {
     }
 }
 
-/// Runs a start to its end even when the caller goes away; then stops what it made.
-async fn owned(
-    start: impl Future<Output = Result<QemuMachine, Error>> + Send + 'static,
-) -> Result<Box<dyn Machine>, Error> {
-    let (sender, receiver) = oneshot::channel();
-    tokio::spawn(async move {
-        if let Err(Ok(unwanted)) = sender.send(start.await)
-            && let Err(error) = unwanted.stop().await
-        {
-            tracing::error!(pid = unwanted.pid(), %error, "stopping a VM nobody wants failed");
-        }
-    });
-    match receiver.await {
-        Ok(result) => result.map(|machine| Box::new(machine) as Box<dyn Machine>),
-        Err(_) => Err(Error::Protocol(
-            "the task that starts the VM ended early".to_owned(),
-        )),
-    }
-}
-
 /// Hands out a process whose last stage went well, or kills it and cleans up.
-async fn finish(running: Running, stage: Result<(), Error>) -> Result<QemuMachine, Error> {
+async fn finish(mut running: Running, stage: Result<(), Error>) -> Result<QemuMachine, Error> {
     match stage {
-        Ok(()) => Ok(QemuMachine::new(running)),
+        Ok(()) => {
+            running.vm.keep();
+            Ok(QemuMachine::new(running))
+        }
         Err(error) => {
-            running.undo().await;
+            running.vm.undo().await;
             Err(error)
         }
     }
@@ -243,7 +216,7 @@ async fn connect(running: &Running) -> Result<(), Error> {
 /// Lets a VM that is about to boot run.
 async fn run(running: &mut Running) -> Result<(), Error> {
     connect(running).await?;
-    running.limited().await?;
+    running.vm.limited().await?;
     let pending = running.qmp.send("cont", json!(null)).await;
     running.answer("cont", pending, START_LIMIT).await.map(drop)
 }
@@ -272,7 +245,7 @@ async fn load(running: &mut Running, resume: bool) -> Result<(), Error> {
     running
         .answer("qmp_capabilities", ready, START_LIMIT)
         .await?;
-    let answered = running.since.elapsed();
+    let answered = running.vm.since.elapsed();
     running
         .answer("migrate-set-capabilities", with_events, LOAD_LIMIT)
         .await?;
@@ -280,25 +253,27 @@ async fn load(running: &mut Running, resume: bool) -> Result<(), Error> {
         .answer("migrate-incoming", incoming, LOAD_LIMIT)
         .await?;
     if !running
+        .vm
         .wait(LOADED, LOAD_LIMIT, migrated(&mut events))
         .await?
     {
         return Err(running
+            .vm
             .last_words("migrate-incoming", "the device state does not load")
             .await);
     }
-    let loaded = running.since.elapsed();
-    running.limited().await?;
+    let loaded = running.vm.since.elapsed();
+    running.vm.limited().await?;
     if resume {
         let pending = running.qmp.send("cont", json!(null)).await;
         running.answer("cont", pending, START_LIMIT).await?;
     }
     tracing::debug!(
-        id = running.record.id,
-        pid = running.record.pid,
+        id = running.vm.record.id,
+        pid = running.vm.record.pid,
         ?answered,
         ?loaded,
-        done = ?running.since.elapsed(),
+        done = ?running.vm.since.elapsed(),
         "restored, times since the process was started"
     );
     Ok(())
@@ -317,6 +292,20 @@ async fn migrated(events: &mut broadcast::Receiver<Event>) -> bool {
             // The process is about to be found dead by whoever waits beside us.
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
+    }
+}
+
+/// The processor that guests see.
+fn cpu(accelerator: &Accelerator) -> GuestCpu {
+    match accelerator {
+        Accelerator::Kvm => GuestCpu {
+            model: command::HOST_CPU.to_owned(),
+            features: host::cpu_features().clone(),
+        },
+        Accelerator::Tcg { .. } => GuestCpu {
+            model: command::EMULATED_CPU.to_owned(),
+            features: Default::default(),
+        },
     }
 }
 

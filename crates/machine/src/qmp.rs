@@ -14,6 +14,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -56,6 +57,7 @@ pub(crate) struct Event {
 /// A connection to one QEMU.
 #[derive(Debug)]
 pub(crate) struct Qmp {
+    version: Arc<OnceLock<String>>,
     requests: mpsc::Sender<Request>,
     events: broadcast::Sender<Event>,
 }
@@ -78,7 +80,9 @@ impl Qmp {
         let (reader, writer) = UnixStream::connect(path).await?.into_split();
         let (requests, receiver) = mpsc::channel(QUEUE);
         let (events, _) = broadcast::channel(EVENTS);
+        let version = Arc::new(OnceLock::new());
         let task = Connection {
+            version: Arc::clone(&version),
             writer,
             requests: receiver,
             events: events.clone(),
@@ -86,7 +90,16 @@ impl Qmp {
             next_id: 1,
         };
         tokio::spawn(task.run(BufReader::new(reader)));
-        Ok(Self { requests, events })
+        Ok(Self {
+            version,
+            requests,
+            events,
+        })
+    }
+
+    /// QEMU's version, as it greets; known when a first command has been answered.
+    pub(crate) fn version(&self) -> Option<&str> {
+        self.version.get().map(String::as_str)
     }
 
     /// Events from now on.
@@ -142,6 +155,7 @@ impl Pending {
 }
 
 struct Connection {
+    version: Arc<OnceLock<String>>,
     writer: OwnedWriteHalf,
     requests: mpsc::Receiver<Request>,
     events: broadcast::Sender<Event>,
@@ -182,7 +196,12 @@ impl Connection {
     /// Takes in one line; `false` when the connection is of no use any more.
     fn receive(&mut self, line: &[u8]) -> bool {
         match message::parse(line) {
-            Ok(Message::Greeting) => {}
+            Ok(Message::Greeting { version }) => {
+                if let Some(version) = version {
+                    // It greets once.
+                    let _ = self.version.set(version);
+                }
+            }
             Ok(Message::Answer { id, result }) => {
                 if let Some(reply) = self.waiting.remove(&id) {
                     let _ = reply.send(result.map_err(QmpError::Refused));

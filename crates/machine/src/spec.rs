@@ -1,6 +1,6 @@
 //! What a VM is made of, as the caller says it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hearth_confine::Confinement;
 use serde::{Deserialize, Serialize};
@@ -25,14 +25,31 @@ pub struct NetworkAttachment {
     pub mac: [u8; 6],
 }
 
-/// The VM's disk: an NBD export on a unix socket. The server may go away and come back;
-/// the guest's requests wait meanwhile.
+/// The VM's disk. Who serves it may go away and come back; the guest's requests wait
+/// meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskAttachment {
-    /// Path of the server's socket. The VM's user must be able to connect to it.
-    pub nbd_socket: PathBuf,
-    /// Name of the export.
-    pub export: String,
+pub enum DiskAttachment {
+    /// An NBD export on a unix socket, which the engine is the client of.
+    NbdSocket {
+        /// Path of the server's socket. The VM's user must be able to connect to it.
+        socket: PathBuf,
+        /// Name of the export.
+        export: String,
+    },
+    /// A block device of this host, such as `/dev/nbd0`.
+    BlockDevice {
+        /// Its path.
+        path: PathBuf,
+    },
+}
+
+/// The ways of [`DiskAttachment`], of which an engine knows one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskKind {
+    /// [`DiskAttachment::NbdSocket`].
+    NbdSocket,
+    /// [`DiskAttachment::BlockDevice`].
+    BlockDevice,
 }
 
 /// Where the guest's serial console goes.
@@ -61,8 +78,9 @@ pub struct BootSpec {
     pub initramfs: PathBuf,
     /// Appended to the engine's own kernel command line.
     pub cmdline_extra: String,
-    /// File to create for the guest's memory, which it is mapped to shared: when the VM is
-    /// paused, this is its memory image. Removed again when the boot fails.
+    /// File that is the memory image once the VM has been saved
+    /// ([`MemoryTarget::Image`]). An engine that maps it shared creates it now, and removes
+    /// it when the boot fails; another one writes it at the save.
     pub memory_file: PathBuf,
     /// The disk.
     pub disk: DiskAttachment,
@@ -81,10 +99,12 @@ pub struct RestoreSpec {
     pub run_dir: PathBuf,
     /// Processors and memory, the same as of the saved VM.
     pub shape: VmShape,
-    /// Memory image, mapped privately and never written.
-    pub memory_file: PathBuf,
-    /// What stands over the image; empty for a whole one.
-    pub memory_overlay: MemoryOverlay,
+    /// Where its memory is.
+    pub memory: MemorySource,
+    /// Place, on a disk, for a file in which an engine that can hand memory out in no other
+    /// way collects what the VM writes. It is made only by such an engine, and removed when
+    /// the VM is stopped.
+    pub scratch: PathBuf,
     /// Device state that [`crate::Machine::save`] wrote.
     pub device_state: PathBuf,
     /// The disk.
@@ -95,6 +115,40 @@ pub struct RestoreSpec {
     pub confinement: Option<Confinement>,
     /// Whether the VM ends up running, else paused.
     pub resume: bool,
+}
+
+/// The memory of a saved VM. Its files are mapped privately and never written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemorySource {
+    /// One file that holds all of it.
+    Image(PathBuf),
+    /// An image, and what stands over it.
+    Pieces {
+        /// The image.
+        image: PathBuf,
+        /// Pieces of other files, at least one.
+        overlay: MemoryOverlay,
+    },
+}
+
+impl MemorySource {
+    /// The memory of `image` with `overlay` over it, which may be empty.
+    #[must_use]
+    pub fn new(image: PathBuf, overlay: MemoryOverlay) -> Self {
+        if overlay.pieces.is_empty() {
+            Self::Image(image)
+        } else {
+            Self::Pieces { image, overlay }
+        }
+    }
+
+    /// The image.
+    #[must_use]
+    pub fn image(&self) -> &Path {
+        match self {
+            Self::Image(image) | Self::Pieces { image, .. } => image,
+        }
+    }
 }
 
 /// Pieces of further files that are mapped privately over a memory image, so that a
@@ -132,6 +186,19 @@ pub const MAX_MEMORY_FILES: usize = 64;
 pub struct SaveTarget {
     /// File to create for the device state.
     pub device_state: PathBuf,
+    /// What becomes of the memory.
+    pub memory: MemoryTarget,
+}
+
+/// What becomes of a VM's memory when the VM is saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemoryTarget {
+    /// Of a VM that was booted: [`BootSpec::memory_file`] is its image when the save is
+    /// done, for as long as the VM stays paused.
+    Image,
+    /// Of a VM that was restored: what it wrote since can be read afterwards, with
+    /// [`crate::Machine::dirty_memory`].
+    Difference,
 }
 
 /// How the guest's memory is mapped to its file.

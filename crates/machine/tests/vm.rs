@@ -11,7 +11,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use hearth_machine::{Engine, Error, ExitReason, Machine, MemoryOverlay, MemoryPiece, SaveTarget};
+use hearth_machine::{
+    DiskAttachment, Engine, Error, ExitReason, Machine, MemoryOverlay, MemoryPiece, MemorySource,
+    MemoryTarget, SaveTarget,
+};
 use support::{Bench, LIMIT, counts, kernel, wait_for};
 
 /// Waits for a VM's end with a bound.
@@ -59,6 +62,7 @@ async fn a_saved_guest_goes_on_twice_and_again() {
     let second_state = bench.path("a.state");
     a.save(SaveTarget {
         device_state: second_state.clone(),
+        memory: MemoryTarget::Difference,
     })
     .await
     .unwrap();
@@ -97,7 +101,10 @@ async fn a_saved_guest_goes_on_twice_and_again() {
 
     let mut spec = bench.restore_spec("c", &memory, &second_state);
     spec.resume = false;
-    spec.memory_overlay = overlay;
+    spec.memory = MemorySource::Pieces {
+        image: memory.clone(),
+        overlay,
+    };
     let c = engine.restore(spec).await.unwrap();
     // Nothing is copied at a restore: what was different is still only mapped. (QEMU
     // itself may write a page or two while it loads the device state.)
@@ -140,7 +147,8 @@ async fn a_vm_is_adopted_by_its_record_until_it_ends() {
     assert!(matches!(
         machine
             .save(SaveTarget {
-                device_state: bench.path("s")
+                device_state: bench.path("s"),
+                memory: MemoryTarget::Image,
             })
             .await,
         Err(Error::NotPaused)
@@ -157,13 +165,15 @@ async fn a_vm_is_adopted_by_its_record_until_it_ends() {
     adopted
         .save(SaveTarget {
             device_state: bench.path("s"),
+            memory: MemoryTarget::Image,
         })
         .await
         .unwrap();
     assert!(matches!(
         adopted
             .save(SaveTarget {
-                device_state: bench.path("s")
+                device_state: bench.path("s"),
+                memory: MemoryTarget::Image,
             })
             .await,
         Err(Error::Io { .. })
@@ -238,7 +248,10 @@ async fn a_failed_start_says_why_and_leaves_nothing() {
 
     // A disk server that is not there.
     let mut spec = bench.boot_spec("nodisk");
-    spec.disk.nbd_socket = bench.path("none.sock");
+    spec.disk = DiskAttachment::NbdSocket {
+        socket: bench.path("none.sock"),
+        export: "root".to_owned(),
+    };
     let error = engine.boot(spec).await.err().unwrap();
     assert!(error.to_string().contains("none.sock"), "{error}");
     assert_eq!(bench.leftovers("nodisk"), [""; 0]);
@@ -316,6 +329,7 @@ async fn restore_times() {
         machine
             .save(SaveTarget {
                 device_state: device_state.clone(),
+                memory: MemoryTarget::Difference,
             })
             .await
             .unwrap();

@@ -4,7 +4,7 @@
 use crate::{limits, names, parts::Parts};
 use hearth_confine::Confinement;
 use hearth_machine::{
-    BootSpec, DiskAttachment, MemoryOverlay, NetworkAttachment, RestoreSpec, VmShape,
+    BootSpec, DiskAttachment, MemorySource, NetworkAttachment, RestoreSpec, VmShape,
 };
 use hearth_network::Slot;
 use std::path::PathBuf;
@@ -31,10 +31,10 @@ pub struct SavedVm {
     pub name: String,
     /// The same as of the VM that was saved.
     pub shape: VmShape,
-    /// Memory image; it is not changed.
-    pub memory_file: PathBuf,
-    /// What stands over the image.
-    pub memory_overlay: MemoryOverlay,
+    /// Its memory; it is not changed.
+    pub memory: MemorySource,
+    /// Place for a file that the engine may need, see [`RestoreSpec::scratch`].
+    pub scratch: PathBuf,
     /// What the engine wrote when it was saved.
     pub device_state: PathBuf,
 }
@@ -62,8 +62,8 @@ impl Parts {
             id: saved.name.clone(),
             run_dir: self.run_dir.clone(),
             shape: saved.shape,
-            memory_file: saved.memory_file.clone(),
-            memory_overlay: saved.memory_overlay.clone(),
+            memory: saved.memory.clone(),
+            scratch: saved.scratch.clone(),
             device_state: saved.device_state.clone(),
             disk: self.disk_attachment(),
             network: Some(network(self.slot())),
@@ -73,8 +73,8 @@ impl Parts {
     }
 
     fn disk_attachment(&self) -> DiskAttachment {
-        DiskAttachment {
-            nbd_socket: self.run_dir.join(names::DISK_SOCKET),
+        DiskAttachment::NbdSocket {
+            socket: self.run_dir.join(names::DISK_SOCKET),
             export: names::EXPORT.to_owned(),
         }
     }

@@ -8,7 +8,7 @@ use crate::{
     parts::Parts,
 };
 use hearth_agent_client::{Agent, Init};
-use hearth_machine::{Engine, Machine, SaveTarget};
+use hearth_machine::{Engine, Machine, MemoryTarget, SaveTarget};
 use hearth_network::{Slot, SlotPool};
 use std::{
     net::Ipv4Addr,
@@ -267,8 +267,8 @@ impl Launched {
         console::tail_of(&self.0.run_dir.join(names::CONSOLE))
     }
 
-    /// Stops the guest's clock and writes its devices; its memory is in the memory file
-    /// of a VM that was booted.
+    /// Stops the clock of a guest that was booted and writes its devices; its memory is
+    /// in its memory file then.
     ///
     /// # Errors
     /// The engine's.
@@ -276,7 +276,13 @@ impl Launched {
         let machine = self.machine();
         machine.pause().await?;
         let device_state = device_state.to_owned();
-        machine.save(SaveTarget { device_state }).await
+        let memory = MemoryTarget::Image;
+        machine
+            .save(SaveTarget {
+                device_state,
+                memory,
+            })
+            .await
     }
 
     /// Ends the VM, then the disk's server.

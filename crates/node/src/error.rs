@@ -30,6 +30,9 @@ pub enum Error {
         #[source]
         source: hearth_snapshot::Error,
     },
+    /// A memory that was kept cannot go on under this node's engine or on its processor.
+    #[error(transparent)]
+    Incompatible(#[from] hearth_snapshot::Incompatible),
     #[error("invalid argument: {0}")]
     Invalid(String),
     #[error("the node is shutting down")]

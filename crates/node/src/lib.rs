@@ -16,7 +16,6 @@ pub mod hooks;
 mod journal;
 mod listing;
 mod node;
-mod processor;
 mod recovery;
 mod registry;
 mod sandbox;

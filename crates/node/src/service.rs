@@ -425,6 +425,7 @@ fn connect_error(error: Error) -> ConnectError {
         Error::Invalid(_) => ConnectError::invalid_argument(text),
         Error::State { .. } => ConnectError::failed_precondition(text),
         Error::Damaged { .. } => ConnectError::data_loss(text),
+        Error::Incompatible(_) => ConnectError::unimplemented(text),
         Error::ShuttingDown => ConnectError::unavailable(text),
         Error::Step { .. } => ConnectError::internal(text),
     }

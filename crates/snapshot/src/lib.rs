@@ -37,8 +37,8 @@ pub use error::{Corruption, Error};
 pub use local::{Hold, Holder, Lease, LocalStore};
 pub use manifest::{
     Accelerator, Below, Component, CpuRequirement, DEVICE_STATE_FILE, EngineVersion, FileEntry,
-    FileRole, Inputs, Kind, MANIFEST_FILE, MEMORY_DIFFERENCE_FILE, MEMORY_FILE, MEMORY_INDEX_FILE,
-    Manifest, ROOTFS_FILE, SECRETS_FILE, Shape,
+    FileRole, Host, Incompatible, Inputs, Kind, MANIFEST_FILE, MEMORY_DIFFERENCE_FILE, MEMORY_FILE,
+    MEMORY_INDEX_FILE, Manifest, Mismatch, ROOTFS_FILE, SECRETS_FILE, Shape,
 };
 pub use stack::{DiskStack, Stack};
 pub use store::{Build, BuildCache, BuildCollection, Draft, Staging};

@@ -7,6 +7,10 @@
 //! format is refused, and its build left alone; fields that this version does not
 //! know are passed over, and kept where a build is copied ([`rewritten`]).
 
+mod compatibility;
+
+pub use compatibility::{Host, Incompatible, Mismatch};
+
 use crate::{Digest, gc::References};
 use chrono::{DateTime, Utc};
 use hearth_ids::BuildId;

@@ -13,11 +13,10 @@ use crate::{
 };
 use hearth_agent_client::{Command, CommandEvent, CommandStream};
 use hearth_block::Device;
-use hearth_builder::{accelerator_of, copy_out, host_features};
+use hearth_builder::copy_out;
 use hearth_snapshot::{
-    Build, Component, CpuRequirement, DEVICE_STATE_FILE, Digest, Draft, EngineVersion, FileRole,
-    Inputs, Kind, Lease, MEMORY_FILE, Manifest, ROOTFS_FILE, Shape, Staging, StartCommand,
-    TemplateDetails, sparse,
+    Build, Component, DEVICE_STATE_FILE, Digest, Draft, FileRole, Inputs, Kind, Lease, MEMORY_FILE,
+    Manifest, ROOTFS_FILE, Shape, Staging, StartCommand, TemplateDetails, sparse,
 };
 use std::{fs::File, sync::Arc, time::Duration};
 
@@ -116,7 +115,6 @@ fn key(run: &Run<'_>, state: State, start: Option<&StartCommand>) -> Result<Dige
     let capabilities = run.shared.engine.capabilities();
     let guest = &run.shared.config.guest;
     let spec = run.spec;
-    let accelerator = accelerator_of(&capabilities);
     Ok(state.key(&[
         "finalize",
         RECIPE,
@@ -125,7 +123,7 @@ fn key(run: &Run<'_>, state: State, start: Option<&StartCommand>) -> Result<Dige
         &guest.kernel_component.blake3.to_string(),
         &guest.initramfs_component.blake3.to_string(),
         &format!("{} {}", capabilities.engine, capabilities.version),
-        accelerator.1,
+        &capabilities.cpu.model,
         run.shared.config.ca_bundle.as_deref().unwrap_or_default(),
     ]))
 }
@@ -320,11 +318,8 @@ async fn keep_disk(run: &Run<'_>, device: Arc<Device>, staging: &Staging) -> Res
 }
 
 fn draft(run: &Run<'_>, stack: &Stack, key: Digest, version: &str) -> Result<Draft, Failure> {
-    let capabilities = run.shared.engine.capabilities();
-    let (accelerator, model) = accelerator_of(&capabilities);
+    let host = hearth_microvm::host(&run.shared.engine.capabilities());
     let guest = &run.shared.config.guest;
-    let features =
-        host_features(accelerator).map_err(Failure::of(PART, "read the host's processor"))?;
     Ok(Draft {
         kind: Kind::Template,
         // Not the template's name: that of one of ours must not be taken for ours.
@@ -334,15 +329,8 @@ fn draft(run: &Run<'_>, stack: &Stack, key: Digest, version: &str) -> Result<Dra
             memory_mib: run.spec.memory_mib,
             disk_mib: stack.size_bytes >> 20,
         },
-        engine: EngineVersion {
-            name: capabilities.engine.to_owned(),
-            version: capabilities.version,
-        },
-        cpu: CpuRequirement {
-            accelerator,
-            model: model.to_owned(),
-            features,
-        },
+        engine: host.engine,
+        cpu: host.cpu,
         inputs: Inputs {
             kernel: guest.kernel_component.clone(),
             initramfs: guest.initramfs_component.clone(),

@@ -483,7 +483,9 @@ pub(crate) fn placement_error(error: NodeError) -> Error {
             .never_retry()
             .with_source(error),
         NodeError::Invalid(why) => Error::new(Kind::Invalid, why),
-        NodeError::Unimplemented(why) => Error::new(Kind::Unimplemented, why).never_retry(),
+        NodeError::Unimplemented(why) => Error::new(Kind::Unavailable, failed(&why))
+            .with_code(code::NO_COMPATIBLE_NODE)
+            .never_retry(),
         NodeError::AlreadyExists(_)
         | NodeError::InTransition(_)
         | NodeError::Damaged(_)

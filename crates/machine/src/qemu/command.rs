@@ -5,11 +5,12 @@
 //! depends on: how memory is mapped, the kernel, and where the console goes.
 
 use std::os::fd::RawFd;
+use std::path::Path;
 
 use serde_json::json;
 
 use crate::accelerator::Accelerator;
-use crate::{DiskAttachment, MemoryMapping, VmShape};
+use crate::{MemoryMapping, VmShape};
 
 /// Kernel parameters of every boot. A panic or a reboot ends the VM at once; there is no
 /// legacy timer whose interrupt could be tested.
@@ -20,11 +21,13 @@ const KERNEL_PARAMETERS: &str = "console=ttyS0 reboot=t panic=-1 no_timer_check"
 /// `echo hi`: 95 ms, without 24 ms). Mitigations guard against the speculation of a
 /// processor that is not there. Neither has a part in what keeps the guest in its VM.
 const EMULATED_PARAMETERS: &str = " norandmaps mitigations=off";
+/// The processor of a guest on KVM: the host's own, with all that it can do.
+pub(super) const HOST_CPU: &str = "host";
 /// The processor of an emulated guest. TCG runs `rep movs` and `rep stos` byte by byte, and
 /// kernels and C libraries choose them for every copy where the processor calls them fast
 /// (ERMS, FSRM). Without the two flags copies use wide registers and are 2 to 10 times as
 /// fast.
-pub const EMULATED_CPU: &str = "max,-erms,-fsrm";
+pub(super) const EMULATED_CPU: &str = "max,-erms,-fsrm";
 /// QEMU's own filter of system calls.
 pub(super) const SYSTEM_CALL_FILTER: &str =
     "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -44,13 +47,20 @@ pub(super) struct CommandLine<'a> {
     pub(super) shape: VmShape,
     pub(super) memory: RawFd,
     pub(super) mapping: MemoryMapping,
-    pub(super) disk: &'a DiskAttachment,
+    pub(super) disk: NbdExport<'a>,
     pub(super) network: Option<Network>,
     /// Listening socket of the monitor.
     pub(super) monitor: RawFd,
     /// Takes the guest's console; `None` discards it.
     pub(super) console: Option<RawFd>,
     pub(super) start: Start<'a>,
+}
+
+/// The disk: an NBD export on a unix socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NbdExport<'a> {
+    pub(super) socket: &'a Path,
+    pub(super) export: &'a str,
 }
 
 /// The network interface: an open TAP device and the guest's hardware address.
@@ -102,7 +112,7 @@ impl CommandLine<'_> {
         match self.accelerator {
             Accelerator::Kvm => {
                 line.option("-accel", "kvm");
-                line.option("-cpu", "host");
+                line.option("-cpu", HOST_CPU);
             }
             Accelerator::Tcg { .. } => {
                 line.option(
@@ -150,7 +160,7 @@ impl CommandLine<'_> {
         let disk = json!({
             "driver": "nbd",
             "node-name": "disk",
-            "server": { "type": "unix", "path": self.disk.nbd_socket },
+            "server": { "type": "unix", "path": self.disk.socket },
             "export": self.disk.export,
             "reconnect-delay": DISK_RECONNECT_S,
             "discard": "unmap",

@@ -14,8 +14,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::launch::{self, KILL_LIMIT, Running};
-use crate::{DirtyMemory, Error, ExitReason, Machine, MachineRecord, MemoryMapping, SaveTarget};
+use super::launch::Running;
+use crate::dirty::ProcessMemory;
+use crate::launch::remove;
+use crate::{
+    DirtyMemory, Error, ExitReason, Machine, MachineRecord, MemoryMapping, MemoryTarget, SaveTarget,
+};
 
 /// How long a command may take. Pausing drains the disk, which may wait for a disk server
 /// that is just starting again.
@@ -46,7 +50,7 @@ impl QemuMachine {
     }
 
     fn require_private(&self) -> Result<(), Error> {
-        match self.running.record.memory_mapping {
+        match self.running.vm.record.memory_mapping {
             MemoryMapping::Private => Ok(()),
             MemoryMapping::Shared => Err(Error::Unsupported(
                 "the memory file of a booted VM is its memory",
@@ -54,13 +58,22 @@ impl QemuMachine {
         }
     }
 
-    async fn find_dirty(&self) -> Result<DirtyMemory, Error> {
-        let record = self.running.record.clone();
+    fn require_shared(&self) -> Result<(), Error> {
+        match self.running.vm.record.memory_mapping {
+            MemoryMapping::Shared => Ok(()),
+            MemoryMapping::Private => Err(Error::Unsupported(
+                "a restored VM is saved as a difference to its memory image",
+            )),
+        }
+    }
+
+    async fn find_dirty(&self) -> Result<ProcessMemory, Error> {
+        let record = self.running.vm.record.clone();
         tokio::task::spawn_blocking(move || {
             let image = &record.memory_file;
             let overlay = record.memory_overlay_files.iter();
             let files: Vec<&Path> = overlay.chain([image]).map(PathBuf::as_path).collect();
-            DirtyMemory::find(record.pid, &files, record.shape.memory_bytes)
+            ProcessMemory::find(record.pid, &files, record.shape.memory_bytes)
                 .map_err(Error::io("search memory mapped from", image))
         })
         .await
@@ -87,11 +100,16 @@ impl QemuMachine {
 #[async_trait]
 impl Machine for QemuMachine {
     fn pid(&self) -> u32 {
-        self.running.process.pid()
+        self.running.vm.process.pid()
+    }
+
+    fn engine_version(&self) -> String {
+        let greeted = self.running.qmp.version();
+        greeted.unwrap_or("unknown").to_owned()
     }
 
     fn record(&self) -> MachineRecord {
-        self.running.record.clone()
+        self.running.vm.record.clone()
     }
 
     async fn pause(&self) -> Result<(), Error> {
@@ -103,6 +121,12 @@ impl Machine for QemuMachine {
     }
 
     async fn save(&self, target: SaveTarget) -> Result<(), Error> {
+        // The memory needs no saving: it is the file that it is mapped to, or is read from
+        // the process afterwards.
+        match target.memory {
+            MemoryTarget::Image => self.require_shared()?,
+            MemoryTarget::Difference => self.require_private()?,
+        }
         self.require_paused().await?;
         let path = target.device_state;
         let file = create(&path)?;
@@ -111,13 +135,13 @@ impl Machine for QemuMachine {
             .map_err(Error::io("duplicate the descriptor of", &path))?;
         let saved = self.save_to(file.into()).await;
         if saved.is_err() {
-            launch::remove(&path);
+            remove(&path);
             return saved;
         }
         // QEMU reports a short write only in part: an empty state is no state.
         let length = kept.metadata().map_err(Error::io("look at", &path))?.len();
         if length == 0 {
-            launch::remove(&path);
+            remove(&path);
             return Err(Error::Protocol(
                 "QEMU wrote an empty device state".to_owned(),
             ));
@@ -125,10 +149,10 @@ impl Machine for QemuMachine {
         Ok(())
     }
 
-    async fn dirty_memory(&self) -> Result<DirtyMemory, Error> {
+    async fn dirty_memory(&self) -> Result<Box<dyn DirtyMemory>, Error> {
         self.require_private()?;
         self.require_paused().await?;
-        self.find_dirty().await
+        Ok(Box::new(self.find_dirty().await?))
     }
 
     async fn written_bytes(&self) -> Result<u64, Error> {
@@ -137,21 +161,11 @@ impl Machine for QemuMachine {
     }
 
     async fn stop(&self) -> Result<(), Error> {
-        let process = &self.running.process;
-        let record = &self.running.record;
-        let ended = process
-            .kill(KILL_LIMIT)
-            .await
-            .map_err(Error::io("kill", &record.log))?;
-        if !ended {
-            return Err(Error::Stuck { pid: record.pid });
-        }
-        launch::remove(&record.control_socket);
-        launch::remove_cgroup(record).await.map_err(Error::CleanUp)
+        self.running.vm.stop().await
     }
 
     async fn exited(&self) -> ExitReason {
-        self.running.process.exited().await
+        self.running.vm.process.exited().await
     }
 }
 

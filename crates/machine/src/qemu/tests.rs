@@ -1,11 +1,11 @@
-use super::command::{CommandLine, Network, Start};
+use super::command::{CommandLine, EMULATED_CPU, NbdExport, Network, Start};
 use super::*;
-use crate::{DiskAttachment, MemoryMapping, VmShape};
+use crate::{MemoryMapping, VmShape};
 
 fn command_line(start: Start<'_>, accelerator: &Accelerator) -> Vec<String> {
-    let disk = DiskAttachment {
-        nbd_socket: "/run/a,b/nbd.sock".into(),
-        export: "root".into(),
+    let disk = NbdExport {
+        socket: Path::new("/run/a,b/nbd.sock"),
+        export: "root",
     };
     CommandLine {
         id: "vm1",
@@ -17,7 +17,7 @@ fn command_line(start: Start<'_>, accelerator: &Accelerator) -> Vec<String> {
         },
         memory: 11,
         mapping: MemoryMapping::Private,
-        disk: &disk,
+        disk,
         network: Some(Network {
             tap: 12,
             mac: [2, 0xfc, 0, 0, 0, 5],

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 /// What QEMU sends.
 #[derive(Debug, PartialEq)]
 pub(super) enum Message {
-    /// The first line of a connection.
-    Greeting,
+    /// The first line of a connection, with QEMU's version in numbers.
+    Greeting { version: Option<String> },
     /// The answer to the command with this id.
     Answer {
         id: u64,
@@ -40,8 +40,11 @@ pub(super) fn parse(line: &[u8]) -> Result<Message, String> {
     let wire: Wire = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     match wire {
         Wire {
-            greeting: Some(_), ..
-        } => Ok(Message::Greeting),
+            greeting: Some(greeting),
+            ..
+        } => Ok(Message::Greeting {
+            version: version(&greeting["version"]["qemu"]),
+        }),
         Wire {
             event: Some(name),
             data,
@@ -70,6 +73,12 @@ pub(super) fn parse(line: &[u8]) -> Result<Message, String> {
     }
 }
 
+fn version(numbers: &Value) -> Option<String> {
+    let number = |name: &str| numbers[name].as_u64();
+    let (major, minor, micro) = (number("major")?, number("minor")?, number("micro")?);
+    Some(format!("{major}.{minor}.{micro}"))
+}
+
 pub(super) fn command(id: u64, name: &str, arguments: &Value) -> Vec<u8> {
     let mut message = json!({ "execute": name, "id": id });
     if !arguments.is_null() {
@@ -86,7 +95,16 @@ mod tests {
 
     #[test]
     fn every_kind_is_told_apart() {
-        assert_eq!(parse(br#"{"QMP": {"version": {}}}"#), Ok(Message::Greeting));
+        let greeting = |version: Option<&str>| {
+            Ok(Message::Greeting {
+                version: version.map(str::to_owned),
+            })
+        };
+        assert_eq!(parse(br#"{"QMP": {"version": {}}}"#), greeting(None));
+        assert_eq!(
+            parse(br#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}}}"#),
+            greeting(Some("7.2.22"))
+        );
         assert_eq!(
             parse(br#"{"return": {}, "id": 4}"#),
             Ok(Message::Answer {

@@ -12,7 +12,8 @@ use hearth_confine::Confinement;
 use hearth_machine::accelerator::Accelerator;
 use hearth_machine::qemu::{QemuConfig, QemuEngine};
 use hearth_machine::{
-    BootSpec, Console, DiskAttachment, Engine, NetworkAttachment, RestoreSpec, SaveTarget, VmShape,
+    BootSpec, Console, DiskAttachment, Engine, MemorySource, MemoryTarget, NetworkAttachment,
+    RestoreSpec, SaveTarget, VmShape,
 };
 
 /// User and group that the VMs run as.
@@ -128,8 +129,8 @@ impl Bench {
     }
 
     fn disk(&self) -> DiskAttachment {
-        DiskAttachment {
-            nbd_socket: self.path("nbd.sock"),
+        DiskAttachment::NbdSocket {
+            socket: self.path("nbd.sock"),
             export: "root".to_owned(),
         }
     }
@@ -194,8 +195,8 @@ impl Bench {
                 vcpus: 1,
                 memory_bytes: MEMORY_BYTES,
             },
-            memory_file: memory.to_owned(),
-            memory_overlay: hearth_machine::MemoryOverlay::default(),
+            memory: MemorySource::Image(memory.to_owned()),
+            scratch: self.path(&format!("{id}.scratch")),
             device_state: state.to_owned(),
             disk: self.disk(),
             network: Some(self.network(id)),
@@ -217,6 +218,7 @@ impl Bench {
         machine
             .save(SaveTarget {
                 device_state: state.clone(),
+                memory: MemoryTarget::Image,
             })
             .await
             .unwrap();

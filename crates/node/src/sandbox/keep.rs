@@ -24,10 +24,9 @@ use crate::{
     hooks::Step,
     journal::{Keeping, Record},
     node::Shared,
-    processor,
 };
 use hearth_agent_client::{Agent, Operation};
-use hearth_machine::{DirtyMemory, Machine, SaveTarget};
+use hearth_machine::{DirtyMemory, Machine, MemoryTarget, SaveTarget};
 use hearth_snapshot::{
     Below, Build, BuildCache, DEVICE_STATE_FILE, Digest, DiskBlocks, Draft, EngineVersion,
     FileRole, Kind, MEMORY_DIFFERENCE_FILE, MEMORY_FILE, MEMORY_INDEX_FILE, SECRETS_FILE, Stack,
@@ -86,6 +85,8 @@ pub(crate) struct Captured {
     /// Memory that is yet to be written.
     pending: Option<Pending>,
     files: Vec<(FileRole, String)>,
+    /// What the VM ran under, where it is known.
+    engine_version: Option<String>,
 }
 
 /// Ranges of the guest's memory, and where they are read.
@@ -97,7 +98,7 @@ struct Pending {
 
 enum Pages {
     /// In the VM, which stands still.
-    OfVm(DirtyMemory),
+    OfVm(Box<dyn DirtyMemory>),
     /// One after the other in a buffer.
     Copied(Vec<u8>),
 }
@@ -135,21 +136,24 @@ pub(crate) async fn capture(
         memory_below: Vec::new(),
         pending: None,
         files: Vec::new(),
+        engine_version: None,
     };
     if keeping.with_memory {
         let device_state = captured.staging.directory().join(DEVICE_STATE_FILE);
-        let target = SaveTarget { device_state };
-        // The VM's own process does the one while this one does the other. The memory
-        // first: it only asks the VM whether it is paused. Neither is given up halfway:
-        // the VM goes on afterwards, also when one failed.
-        let (memory, devices) = tokio::join!(
-            memory(shared, ground, record, machine, buffer, &mut captured),
-            machine.save(target)
-        );
-        devices.map_err(Error::step("save the VM's devices"))?;
+        let memory_target = match &ground.memory {
+            None => MemoryTarget::Image,
+            Some(_) => MemoryTarget::Difference,
+        };
+        let target = SaveTarget {
+            device_state,
+            memory: memory_target,
+        };
+        let saved = machine.save(target).await;
+        saved.map_err(Error::step("save the VM's devices"))?;
         captured.add(FileRole::DeviceState, DEVICE_STATE_FILE);
+        captured.engine_version = Some(machine.engine_version());
         shared.hooks.reached(Step::DevicesSaved)?;
-        memory?;
+        memory(shared, ground, record, machine, buffer, &mut captured).await?;
     }
     seal(shared, record, resources).await?;
     Ok(captured)
@@ -253,7 +257,7 @@ async fn memory(
         .dirty_memory()
         .await
         .map_err(Error::step("find the memory that was written"))?;
-    let (ranges, below) = plan(&dirty, stack);
+    let (ranges, below) = plan(&*dirty, stack);
     require_room(
         shared,
         ranges.iter().map(|range| range.end - range.start).sum(),
@@ -371,7 +375,7 @@ fn require_room(shared: &Shared, bytes: u64) -> Result<(), Error> {
 }
 
 /// Which ranges a difference takes in, and the builds that it then stands on.
-fn plan(dirty: &DirtyMemory, stack: &Stack) -> (Vec<Range<u64>>, Vec<hearth_ids::BuildId>) {
+fn plan(dirty: &dyn DirtyMemory, stack: &Stack) -> (Vec<Range<u64>>, Vec<hearth_ids::BuildId>) {
     let mut ranges: Vec<_> = dirty
         .runs()
         .iter()
@@ -482,7 +486,7 @@ pub(crate) async fn publish(
         disk: below,
     };
     let like = &ground.disk.build.manifest;
-    let capabilities = shared.engine.capabilities();
+    let here = hearth_microvm::host(&shared.engine.capabilities());
     let draft = Draft {
         kind: match captured.purpose {
             Purpose::Pause => Kind::Pause,
@@ -490,12 +494,13 @@ pub(crate) async fn publish(
         },
         name: None,
         shape: like.shape,
+        // What the guest ran on: not what its template was made on, nor, after an upgrade of
+        // the engine, what the next one would run on.
         engine: EngineVersion {
-            name: capabilities.engine.to_owned(),
-            version: capabilities.version,
+            name: here.engine.name,
+            version: captured.engine_version.unwrap_or(here.engine.version),
         },
-        // Of the processor that the guest ran on, not of the one its template was made on.
-        cpu: processor::requirement(&capabilities.accelerator),
+        cpu: here.cpu,
         inputs: like.inputs.clone(),
         parents: below.parents(),
         files: captured.files,

@@ -210,9 +210,10 @@ impl Driver {
         self.ground = Some(ground);
         self.publish();
         let mut keep = vec![self.record.disk.writable.as_str()];
-        if self.record.origin() == Origin::Booted {
-            keep.push(setup::MEMORY_FILE);
-        }
+        keep.push(match self.record.origin() {
+            Origin::Booted => setup::MEMORY_FILE,
+            Origin::Restored(_) => setup::MEMORY_SCRATCH_FILE,
+        });
         if let Err(error) = self.shared.journals.clear(self.id(), &keep) {
             tracing::error!(sandbox = %self.id(), %error, "removing former disk layers failed");
         }
@@ -255,7 +256,7 @@ impl Driver {
                     self.settle().await;
                 }
                 // All that there is to boot from, then.
-                Err(Error::Damaged { .. }) => {}
+                Err(Error::Damaged { .. } | Error::Incompatible(_)) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -9,13 +9,13 @@ use super::{
     resources::Resources,
 };
 use crate::{
-    artefacts, error::Error, hooks::Step, journal::Record, node::Shared, processor,
-    spec::SandboxState, warm_pool,
+    artefacts, error::Error, hooks::Step, journal::Record, node::Shared, spec::SandboxState,
+    warm_pool,
 };
 use async_trait::async_trait;
 use hearth_agent_client::{Agent, Init};
 use hearth_ids::SandboxId;
-use hearth_machine::{MachineRecord, MemoryOverlay, MemoryPiece, VmShape};
+use hearth_machine::{MachineRecord, MemoryOverlay, MemoryPiece, MemorySource, VmShape};
 use hearth_microvm::{
     Boot, BootLimits, Cause, Disk, Failed, Journal, Kernel, Launched, Lifetime, Opening, Owner,
     SavedVm, SlotHeld,
@@ -29,6 +29,8 @@ pub(crate) const DEFAULT_USER: &str = "user";
 pub(crate) const DEFAULT_WORKDIR: &str = "/home/user";
 /// Memory of a booted VM, in the sandbox's directory.
 pub(crate) const MEMORY_FILE: &str = "memory.img";
+/// Where an engine may collect what the VM writes to its memory.
+pub(crate) const MEMORY_SCRATCH_FILE: &str = "memory.scratch";
 
 /// Directory of a sandbox's sockets and console.
 pub(crate) fn run_dir(shared: &Shared, id: &SandboxId) -> PathBuf {
@@ -254,10 +256,9 @@ impl Start {
     fn of(shared: &Shared, ground: &Ground, id: &SandboxId) -> Result<Self, Error> {
         match &ground.memory {
             Some(stack) => {
-                let here = shared.engine.capabilities().accelerator;
-                processor::check(&stack.build.manifest.cpu, &here)
-                    .map_err(Error::step("restore the VM"))?;
-                Ok(Self::Restore(saved_vm(ground, id)?))
+                let here = hearth_microvm::host(&shared.engine.capabilities());
+                stack.build.manifest.runs_on(&here)?;
+                Ok(Self::Restore(saved_vm(shared, ground, id)?))
             }
             None => Ok(Self::Boot(kernel(shared, ground, id)?)),
         }
@@ -271,7 +272,7 @@ fn vm_shape(shape: Shape) -> VmShape {
     }
 }
 
-fn saved_vm(ground: &Ground, id: &SandboxId) -> Result<SavedVm, Error> {
+fn saved_vm(shared: &Shared, ground: &Ground, id: &SandboxId) -> Result<SavedVm, Error> {
     let restore = || {
         let stack = ground.memory.as_ref()?;
         Some((stack, stack.memory.as_ref()?, stack.device_state_path()?))
@@ -282,8 +283,8 @@ fn saved_vm(ground: &Ground, id: &SandboxId) -> Result<SavedVm, Error> {
     Ok(SavedVm {
         name: id.to_string(),
         shape: vm_shape(stack.build.manifest.shape),
-        memory_file: memory.image.clone(),
-        memory_overlay: overlay(memory),
+        memory: MemorySource::new(memory.image.clone(), overlay(memory)),
+        scratch: shared.journals.dir(id).join(MEMORY_SCRATCH_FILE),
         device_state,
     })
 }

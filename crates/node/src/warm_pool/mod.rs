@@ -152,6 +152,7 @@ impl From<Error> for NotMade {
         match error {
             Error::BuildNotFound { .. } => Self::Unfit("it is deleted"),
             Error::Damaged { .. } => Self::Unfit("it is damaged"),
+            Error::Incompatible(_) => Self::Unfit("its memory cannot go on here"),
             error => Self::Failed(error),
         }
     }
