@@ -20,7 +20,6 @@
 
 #![forbid(unsafe_code)]
 
-pub mod bench;
 mod control;
 mod sandbox;
 mod templates;

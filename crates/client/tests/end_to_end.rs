@@ -5,12 +5,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use hearth_client::bench::{TtiPlan, tti};
 use hearth_client::{
     Command, CommandEvent, ControlClient, Error, ListQuery, NewSandbox, Sandbox, SandboxClient,
     SandboxId, Signal,
 };
 use hearth_edge::{AGENT_PORT, Cores, Edge, EdgeConfig, Route, RouteTable, ServerConfig, serve};
+use hearth_measure::{TtiPlan, tti};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -403,7 +403,7 @@ async fn tti_measures_every_step() {
         template: "none".to_owned(),
         ..plan
     };
-    let error = hearth_client::bench::tti(&world.control, &plan, |_, _| {})
+    let error = tti(&world.control, &plan, |_, _| {})
         .await
         .expect_err("no such template");
     assert_eq!((error.run, error.step), (1, "create the sandbox"));

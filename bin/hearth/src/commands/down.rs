@@ -1,11 +1,9 @@
 //! `hearth down`: ends the sandboxes and the daemon. Where the daemon has died,
 //! it cleans up what that one left.
 
-use crate::{
-    daemon::{self, lock},
-    settings::Settings,
-};
+use crate::{daemon, settings::Settings};
 use anyhow::{Context, bail};
+use hearth_layout::lock;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},

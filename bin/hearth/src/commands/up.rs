@@ -2,13 +2,14 @@
 
 use super::{doctor as doctor_command, env};
 use crate::{
-    daemon::{self, Daemon, lock, lock::Lock},
+    daemon::{self, Daemon},
     doctor::{self, Verdict},
     progress::Bars,
     settings::Settings,
 };
 use anyhow::{Context, bail};
 use hearth_client::{Command, NewSandbox, SandboxId};
+use hearth_layout::lock::{self, Lock};
 use std::{
     os::unix::process::CommandExt,
     path::Path,

@@ -9,7 +9,6 @@
 pub mod audit;
 pub mod descriptors;
 pub mod emulation;
-pub mod lock;
 pub mod log;
 mod network;
 pub mod prepare;
@@ -30,6 +29,7 @@ use hearth_api::AppState;
 use hearth_audit::AuditLog;
 use hearth_control::{Control, TeamConfig, TeamLimits};
 use hearth_ids::TeamId;
+use hearth_layout::lock::{self, Lock};
 use hearth_machine::{
     Engine,
     accelerator::Accelerator,
@@ -46,7 +46,6 @@ use hearth_snapshot::LocalStore;
 use hearth_store::{NewTeam, OwnerId, Store, Team};
 use hearth_telemetry::Collector;
 use hearth_template_build::Templates;
-use lock::Lock;
 pub use network::network_config;
 use secrecy::ExposeSecret;
 use std::{

@@ -1,11 +1,8 @@
 //! Checks of addresses, ports, memory and disk space.
 
 use super::Check;
-use crate::{
-    daemon::{self, lock},
-    guest_programs::GuestProgram,
-    settings::Settings,
-};
+use crate::{daemon, guest_programs::GuestProgram, settings::Settings};
+use hearth_layout::lock;
 use std::{io::ErrorKind, net::TcpListener, path::Path};
 
 /// Space that the guest artefacts and the base template need, in bytes.

@@ -101,8 +101,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            state_dir: "/var/lib/hearth".into(),
-            run_dir: "/run/hearth".into(),
+            state_dir: hearth_layout::DEFAULT_STATE_DIR.into(),
+            run_dir: hearth_layout::DEFAULT_RUN_DIR.into(),
             cache_dir: "/var/cache/hearth".into(),
             agent: None,
             access_log: None,

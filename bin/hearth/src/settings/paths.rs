@@ -1,4 +1,5 @@
-//! Every file and folder of the daemon by its name, once.
+//! Every file and folder of the daemon by its name, once; those that other programs
+//! use, too, are in `hearth-layout`.
 
 use super::Settings;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ impl Settings {
 
     /// Finished builds of templates and snapshots.
     pub fn builds_dir(&self) -> PathBuf {
-        self.state_dir.join("builds")
+        hearth_layout::builds_dir(&self.state_dir)
     }
 
     /// Kernel, root file systems and the like that built-in templates are made from.
@@ -72,12 +73,12 @@ impl Settings {
 
     /// What only the daemon's owner may read.
     pub fn keys_dir(&self) -> PathBuf {
-        self.state_dir.join("keys")
+        hearth_layout::keys_dir(&self.state_dir)
     }
 
     /// The first team's API key.
     pub fn api_key_file(&self) -> PathBuf {
-        self.keys_dir().join("api-key")
+        hearth_layout::api_key_file(&self.state_dir)
     }
 
     /// What the tokens of sandboxes are derived from.
@@ -100,7 +101,7 @@ impl Settings {
 impl Settings {
     /// The node's gRPC service.
     pub fn node_socket(&self) -> PathBuf {
-        self.run_dir.join("node.sock")
+        hearth_layout::node_socket(&self.run_dir)
     }
 
     /// Where this machine's owner asks the daemon for what the API does not offer.
@@ -110,17 +111,12 @@ impl Settings {
 
     /// Locked by the running daemon.
     pub fn pid_file(&self) -> PathBuf {
-        self.run_dir.join("hearth.pid")
+        hearth_layout::pid_file(&self.run_dir)
     }
 
     /// There while the running daemon emulates its guests.
     pub fn emulation_file(&self) -> PathBuf {
         self.run_dir.join("emulation")
-    }
-
-    /// Sockets of running sandboxes.
-    pub fn sandbox_sockets_dir(&self) -> PathBuf {
-        self.run_dir.join("sb")
     }
 
     /// Sockets of the VMs of template builds.

@@ -4,14 +4,12 @@
 mod disk;
 
 use super::output::{Format, relative};
-use crate::{
-    daemon::lock::{self, Lock},
-    settings::Settings,
-};
+use crate::settings::Settings;
 use anyhow::Context;
 use chrono::Utc;
 use clap::Subcommand;
 use hearth_ids::BuildId;
+use hearth_layout::lock::{self, Lock};
 use hearth_snapshot::{Build, BuildCache, BuildCollection, Error, LocalStore};
 use std::{collections::BTreeSet, process::ExitCode};
 

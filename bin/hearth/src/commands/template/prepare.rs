@@ -6,9 +6,7 @@
 
 use crate::{
     daemon::{
-        self, lock,
-        lock::Lock,
-        prepare,
+        self, prepare,
         recipes::{self, Recipe, Wanted, Word},
     },
     progress::Bars,
@@ -17,6 +15,7 @@ use crate::{
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use hearth_builder::{Event, Progress as _};
+use hearth_layout::lock::{self, Lock};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, body::Bytes, header};
 use hyper_util::rt::TokioIo;

@@ -2,7 +2,7 @@
 //! `/proc/<pid>/smaps_rollup`) of the daemon and of every VM process. A page that
 //! several VMs share, as those of a template's image, counts once in the sum.
 
-use crate::{commands::client, daemon::lock, settings::Settings};
+use crate::installation::Installation;
 use anyhow::Context;
 use hearth_client::{Command, NewSandbox, SandboxId};
 use serde::Serialize;
@@ -37,8 +37,8 @@ impl fmt::Display for Report {
 }
 
 /// Creates the sandboxes, runs a line in each, and measures while all are alive.
-pub async fn measure(settings: &Settings, sandboxes: u32) -> anyhow::Result<Report> {
-    let control = client(settings)?;
+pub async fn measure(installation: &Installation, sandboxes: u32) -> anyhow::Result<Report> {
+    let control = installation.client()?;
     let new = NewSandbox {
         template_id: "base".to_owned(),
         timeout: Some(LIFETIME_SECONDS),
@@ -58,7 +58,7 @@ pub async fn measure(settings: &Settings, sandboxes: u32) -> anyhow::Result<Repo
                 .await
                 .context("run a line")?;
         }
-        report(settings, sandboxes)
+        report(installation, sandboxes)
     };
     let result = use_all().await;
     for id in &made {
@@ -67,9 +67,9 @@ pub async fn measure(settings: &Settings, sandboxes: u32) -> anyhow::Result<Repo
     result
 }
 
-fn report(settings: &Settings, sandboxes: u32) -> anyhow::Result<Report> {
-    let daemon = lock::holder(&settings.pid_file()).context("Hearth is not up on this machine")?;
-    let marker = settings.sandbox_sockets_dir();
+fn report(installation: &Installation, sandboxes: u32) -> anyhow::Result<Report> {
+    let daemon = installation.daemon()?;
+    let marker = hearth_layout::sandbox_sockets_dir(&installation.run_dir);
     let marker = marker.to_str().context("the run directory is not text")?;
     let vms = hearth_machine::processes::naming(marker);
     let vm_bytes = vms

@@ -1,11 +1,11 @@
 //! Builds upon the base template: three commands, all of them run and all of them
 //! cached; and what each further step adds.
 
-use crate::settings::Settings;
+use crate::installation::Installation;
 use anyhow::{Context, bail};
-use hearth_client::bench::{Report, Samples};
 use hearth_control::{BuildSource, BuildStep, Node, NodeBuildSpec, NodeBuildState, TemplateNode};
 use hearth_ids::{BuildId, TeamId, TemplateId};
+use hearth_measure::{Report, Samples};
 use hearth_node_client::NodeClient;
 use hearth_snapshot::{BuildCache, Kind, LocalStore};
 use std::time::{Duration, Instant};
@@ -18,10 +18,14 @@ const FEW: usize = 3;
 const MORE: usize = 13;
 const WAIT: Duration = Duration::from_secs(10);
 
-pub async fn measure(settings: &Settings, runs: usize, report: &mut Report) -> anyhow::Result<()> {
+pub async fn measure(
+    installation: &Installation,
+    runs: usize,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let bench = Bench {
-        node: NodeClient::unix(settings.node_socket()),
-        base: base(&LocalStore::open(settings.builds_dir())?).await?,
+        node: installation.node(),
+        base: base(&installation.builds()?).await?,
         // A cache of their own.
         team: TeamId::random(),
     };

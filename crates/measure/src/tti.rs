@@ -2,7 +2,9 @@
 //! has written.
 
 use super::report::{Report, Samples};
-use crate::{Command, CommandEvent, CommandStream, ControlClient, Error, NewSandbox, SandboxId};
+use hearth_client::{
+    Command, CommandEvent, CommandStream, ControlClient, Error, NewSandbox, SandboxId,
+};
 use std::time::{Duration, Instant};
 
 const LINE: &str = "echo hi";
@@ -13,6 +15,7 @@ const LIFETIME_SECONDS: i64 = 120;
 /// What to measure.
 #[derive(Debug, Clone)]
 pub struct TtiPlan {
+    /// Name of the template.
     pub template: String,
     /// Sandboxes that are counted, one after another.
     pub runs: usize,
@@ -42,7 +45,9 @@ impl Default for TtiPlan {
 pub struct TtiError {
     /// Counted from 1, warm-ups included.
     pub run: usize,
+    /// What failed.
     pub step: &'static str,
+    /// Why.
     #[source]
     pub source: Error,
 }
@@ -58,7 +63,10 @@ struct Steps {
 /// Creates sandboxes one after another through the real API and measures, per
 /// sandbox: `create` (call to answer), `tti` (call to the first byte of `echo hi` in
 /// a login shell), `exec` (the same line in the warm sandbox, call to exit) and
-/// `kill` (call to answer). `progress` is told how many of all runs are done.
+/// `kill` (call to answer). `progress` is called with the runs that are done and all.
+///
+/// # Errors
+/// The run and the step that failed; nothing is reported then.
 pub async fn tti(
     control: &ControlClient,
     plan: &TtiPlan,

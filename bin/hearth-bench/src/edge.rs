@@ -7,7 +7,6 @@ mod nginx;
 mod parts;
 
 use anyhow::Context;
-pub use load::raise_descriptor_limit;
 use load::{Target, Throughput};
 use nginx::Nginx;
 use parts::Part;
@@ -73,7 +72,6 @@ struct Report {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    raise_descriptor_limit()?;
     if cfg!(debug_assertions) {
         note("built without optimisation: TLS is several times slower than it will be");
     }

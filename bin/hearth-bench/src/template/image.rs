@@ -3,12 +3,12 @@
 //! beside `tar -x` and `mke2fs -d` of the same layers, which lie on the same disk
 //! already and are neither verified nor checked.
 
-use crate::settings::Settings;
+use crate::installation::Installation;
 use anyhow::Context;
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse};
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use hearth_client::bench::{Report, Samples};
+use hearth_measure::{Report, Samples};
 use hearth_oci::{Client, Credentials, Reference, Registries, UnpackLimits, tree::Tree};
 use hearth_snapshot::Digest;
 use sha2::Digest as _;
@@ -32,12 +32,12 @@ const LARGE: u64 = 8 << 20;
 const LARGE_EVERY: u64 = 32 << 20;
 
 pub async fn measure(
-    settings: &Settings,
+    installation: &Installation,
     runs: usize,
     mib: u64,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let work = Work::create(&settings.state_dir)?;
+    let work = Work::create(&installation.state_dir)?;
     let blobs = work.0.join("blobs");
     fs::create_dir(&blobs)?;
     let layers = {

@@ -74,7 +74,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     command
         .args(["--net", "--mount", "--propagation", "private", "--"])
         .arg(std::env::current_exe()?)
-        .args(["bench", "network-part", "--slots", &list.join(",")])
+        .args(["network-part", "--slots", &list.join(",")])
         .args(["-n", &args.runs.to_string()])
         .args(["--requests", &args.requests.to_string()]);
     if args.json {
@@ -93,10 +93,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// The measurement, in the namespaces.
 pub async fn run_part(args: Args) -> anyhow::Result<ExitCode> {
-    super::edge::raise_descriptor_limit()?;
     ensure!(
         std::fs::read_to_string("/proc/net/route")?.lines().count() <= 1,
-        "this host has routes: use `hearth bench network`"
+        "this host has routes: use `hearth-bench network`"
     );
     sh("mount -t tmpfs none /run && mkdir -p /run/netns && ip link set lo up")?;
     guest::make_outside()?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 pub struct Samples(Vec<Duration>);
 
 impl Samples {
+    /// Adds the time of one run.
     pub fn push(&mut self, sample: Duration) {
         self.0.push(sample);
     }
@@ -33,18 +34,26 @@ impl FromIterator<Duration> for Samples {
 /// One measured step. All times are in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
+    /// Name of the step.
     pub name: String,
+    /// Runs.
     pub count: usize,
+    /// The shortest.
     pub min_ms: f64,
+    /// Median.
     pub p50_ms: f64,
+    /// 95th percentile.
     pub p95_ms: f64,
+    /// 99th percentile.
     pub p99_ms: f64,
+    /// The longest.
     pub max_ms: f64,
 }
 
 /// The steps of a measurement. `Display` is a table, serde makes the JSON.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Report {
+    /// In the order of their measurement.
     pub rows: Vec<Row>,
 }
 
@@ -67,6 +76,7 @@ impl Report {
         }
     }
 
+    /// The row of a step, if it was measured.
     #[must_use]
     pub fn row(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.name == name)

@@ -176,11 +176,3 @@ pub async fn websockets(target: &Target, count: u32) -> anyhow::Result<Vec<Box<d
     }
     Ok(open)
 }
-
-/// Room for all connections of the benchmark.
-pub fn raise_descriptor_limit() -> anyhow::Result<()> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    Ok(setrlimit(Resource::Nofile, limit)?)
-}

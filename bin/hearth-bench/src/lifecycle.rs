@@ -1,4 +1,4 @@
-//! `hearth bench lifecycle`: what pausing, resuming and taking snapshots cost, by how
+//! `hearth-bench lifecycle`: what pausing, resuming and taking snapshots cost, by how
 //! much memory a sandbox has written, beside a fresh start of the same template on
 //! the same machine in the same run. Talks to the daemon's node directly, so that
 //! nothing but the node is measured.
@@ -6,13 +6,13 @@
 //! A snapshot's standstill is seen from outside: how long the guest's agent, asked
 //! without a pause over one connection, keeps silent at most.
 
-use crate::settings::Settings;
+use crate::installation::Installation;
 use anyhow::Context;
 use chrono::Utc;
 use hearth_agent_client::{AGENT_PORT, Agent, AgentClient, Command};
-use hearth_client::bench::{Report, Samples};
 use hearth_control::{Node, NodeSandbox, SandboxConfig, SandboxUpdate};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
+use hearth_measure::{Report, Samples};
 use hearth_node_client::NodeClient;
 use hearth_snapshot::{BuildCache, Kind, LocalStore};
 use std::time::{Duration, Instant};
@@ -37,11 +37,11 @@ pub struct Plan {
     pub forks: Vec<usize>,
 }
 
-pub async fn measure(settings: &Settings, plan: &Plan) -> anyhow::Result<Report> {
-    let store = LocalStore::open(settings.builds_dir())?;
+pub async fn measure(installation: &Installation, plan: &Plan) -> anyhow::Result<Report> {
+    let store = installation.builds()?;
     let (template, memory_mib) = base(&store).await?;
     let bench = Bench {
-        node: NodeClient::unix(settings.node_socket()),
+        node: installation.node(),
         template,
         memory_mib,
         store,

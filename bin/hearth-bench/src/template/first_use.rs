@@ -1,12 +1,10 @@
 //! Create to the first result: of `1+1` by the code interpreter, and of a command,
 //! in turns upon the same template.
 
-use crate::{commands::client, settings::Settings};
+use crate::installation::Installation;
 use anyhow::Context;
-use hearth_client::{
-    Command, ControlClient, NewSandbox, SandboxClient, SandboxId,
-    bench::{Report, Samples},
-};
+use hearth_client::{Command, ControlClient, NewSandbox, SandboxClient, SandboxId};
+use hearth_measure::{Report, Samples};
 use std::time::{Duration, Instant};
 
 pub const CODE: &str = "create → first run_code";
@@ -18,13 +16,13 @@ const LIFETIME_SECONDS: i64 = 120;
 const MAX_ANSWER: usize = 64 << 10;
 
 pub async fn measure(
-    settings: &Settings,
+    installation: &Installation,
     template: &str,
     runs: usize,
     pause: Duration,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let control = client(settings)?;
+    let control = installation.client()?;
     let [
         mut code,
         mut command,

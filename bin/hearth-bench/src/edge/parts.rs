@@ -47,7 +47,7 @@ pub struct Part {
 impl Part {
     pub fn start(role: &str, arguments: &[&str]) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["bench", "edge-part", role])
+            .args(["edge-part", role])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -103,7 +103,6 @@ pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
 }
 
 pub async fn run_part(args: PartArgs) -> anyhow::Result<ExitCode> {
-    super::load::raise_descriptor_limit()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let port = listener.local_addr()?.port();
     let stop = CancellationToken::new();

@@ -1,12 +1,12 @@
-//! `hearth bench template`: what template builds and the first use of a template
+//! `hearth-bench template`: what template builds and the first use of a template
 //! cost, each beside a baseline of the same run.
 //!
 //! Builds are asked of the daemon's node directly, so that nothing but the node is
 //! measured; first uses go through the API and the edge, as clients' do; an image
 //! becomes a file system in this process, by the same code as in a build.
 
-use crate::settings::Settings;
-use hearth_client::bench::Report;
+use crate::installation::Installation;
+use hearth_measure::Report;
 
 mod first_use;
 mod image;
@@ -55,18 +55,18 @@ impl std::fmt::Display for Part {
     }
 }
 
-pub async fn measure(settings: &Settings, args: &Args) -> anyhow::Result<Report> {
+pub async fn measure(installation: &Installation, args: &Args) -> anyhow::Result<Report> {
     let mut report = Report::default();
     let runs = usize::try_from(args.runs)?;
     if args.only.contains(&Part::Steps) {
-        steps::measure(settings, runs, &mut report).await?;
+        steps::measure(installation, runs, &mut report).await?;
     }
     if args.only.contains(&Part::Image) {
-        image::measure(settings, runs, args.image_mib, &mut report).await?;
+        image::measure(installation, runs, args.image_mib, &mut report).await?;
     }
     if args.only.contains(&Part::FirstUse) {
         let pause = std::time::Duration::from_millis(args.pause_ms);
-        first_use::measure(settings, &args.interpreter, runs, pause, &mut report).await?;
+        first_use::measure(installation, &args.interpreter, runs, pause, &mut report).await?;
     }
     Ok(report)
 }
