@@ -8,11 +8,11 @@ use hearth_block::{
     server::{self, ServerConfig},
 };
 use hearth_machine::{
-    DiskAttachment, Engine, Machine, MemoryOverlay, NetworkAttachment, RestoreSpec, SaveTarget,
-    VmShape,
+    DiskAttachment, Engine, Machine, MemorySource, MemoryTarget, NetworkAttachment, RestoreSpec,
+    SaveTarget, VmShape,
 };
 use hearth_network::scratch::Namespace;
-use hearth_snapshot::{ArtefactStore, Build, Kind, LocalStore};
+use hearth_snapshot::{Build, BuildCache, Kind, LocalStore};
 use std::{path::Path, sync::Arc, time::Instant};
 
 const EXPORT: &str = "root";
@@ -100,11 +100,11 @@ async fn restore(
             vcpus: shape.vcpus,
             memory_bytes: shape.memory_mib << 20,
         },
-        memory_file: build.memory_path(),
-        memory_overlay: MemoryOverlay::default(),
+        memory: MemorySource::Image(build.memory_path()),
+        scratch: dir.join("scratch"),
         device_state: build.device_state_path(),
-        disk: DiskAttachment {
-            nbd_socket: socket,
+        disk: DiskAttachment::NbdSocket {
+            socket,
             export: EXPORT.to_owned(),
         },
         network: Some(NetworkAttachment {
@@ -135,6 +135,7 @@ async fn save(machine: &dyn Machine, dir: &Path, stages: &mut Stages) -> anyhow:
     machine.pause().await?;
     let target = SaveTarget {
         device_state: dir.join("device-state"),
+        memory: MemoryTarget::Difference,
     };
     machine.save(target).await?;
     stages.pause_and_save.push(begun.elapsed());
