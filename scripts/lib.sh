@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # Shared by the scripts beside it: where things live, how to say what happens.
 # Sourced, never run.
+#
+# Bash reads a script while it runs it. So that one may be edited meanwhile, each of them
+# ends in one line that calls a function, which has been read as a whole, and exits.
 
 set -euo pipefail
 

@@ -403,7 +403,7 @@ async fn tti_measures_every_step() {
         template: "none".to_owned(),
         ..plan
     };
-    let error = tti(&world.control, &plan, |_, _| {})
+    let error = hearth_measure::tti(&world.control, &plan, |_, _| {})
         .await
         .expect_err("no such template");
     assert_eq!((error.run, error.step), (1, "create the sandbox"));

@@ -210,6 +210,7 @@ mod tests {
     /// `None` when tests that need root are switched off.
     fn jail() -> Option<Confinement> {
         if std::env::var_os("HEARTH_SKIP_VM_TESTS").is_some_and(|value| value == "1") {
+            println!("skipped: HEARTH_SKIP_VM_TESTS is set");
             return None;
         }
         assert!(
