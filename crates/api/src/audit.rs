@@ -20,8 +20,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Records of refused requests per second in the long run, and at once. What is beyond
-/// is counted in the next one.
-const REFUSED_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
+/// is counted in the next one. As much as a team has: strangers, too, are not to push
+/// others' records out of the files.
+const REFUSED_PER_SECOND: NonZeroU32 = NonZeroU32::new(2).expect("not zero");
 const REFUSED_BURST: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
 
 /// What a call is about is a name or an id.

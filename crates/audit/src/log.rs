@@ -1,7 +1,8 @@
 //! The queue, the thread that writes, and the files.
 
+use crate::budget::Budgets;
 use crate::record::Record;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -72,6 +73,7 @@ impl AuditLog {
         let (end, ended) = mpsc::channel();
         let writer = Writer {
             files,
+            budgets: Budgets::default(),
             lost: Arc::clone(&lost),
             failing: false,
         };
@@ -120,7 +122,7 @@ impl AuditLog {
 
 /// Appends one record, for a process other than the log's own. Blocks.
 pub fn append(path: &Path, record: Record) -> Result<(), Error> {
-    let written = open(path).and_then(|mut file| {
+    let written = open_locked(path).and_then(|mut file| {
         let mut line = record.line();
         if ends_torn(path)? {
             line.insert(0, b'\n');
@@ -134,8 +136,27 @@ pub fn append(path: &Path, record: Record) -> Result<(), Error> {
     })
 }
 
+/// Opens the log and keeps it from being rotated while the file is open.
+fn open_locked(path: &Path) -> io::Result<File> {
+    loop {
+        let file = open(path)?;
+        file.lock_shared()?;
+        // It may have been rotated between the two, and be an old file by now.
+        match fs::metadata(path) {
+            Ok(on_disk) if same_file(&on_disk, &file.metadata()?) => return Ok(file),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+}
+
+fn same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
 struct Writer {
     files: Files,
+    budgets: Budgets,
     lost: Arc<AtomicU64>,
     /// The last write failed; the log has been told.
     failing: bool,
@@ -143,22 +164,34 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, records: &Receiver<Record>) {
-        let mut synced = Instant::now();
+        let (mut synced, mut looked) = (Instant::now(), Instant::now());
         let mut dirty = false;
         loop {
             match records.recv_timeout(SYNC_EVERY) {
                 Ok(record) => {
-                    self.write(record);
-                    dirty = true;
+                    if let Some(record) = self.budgets.admit(record, Instant::now()) {
+                        self.write(record);
+                        dirty = true;
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.tell_lost();
+            if looked.elapsed() >= SYNC_EVERY {
+                looked = Instant::now();
+                for record in self.budgets.due(looked) {
+                    self.write(record);
+                    dirty = true;
+                }
+            }
             if dirty && synced.elapsed() >= SYNC_EVERY {
                 self.files.sync();
                 (synced, dirty) = (Instant::now(), false);
             }
+        }
+        for record in self.budgets.rest() {
+            self.write(record);
         }
         self.tell_lost();
         self.files.sync();
@@ -241,6 +274,12 @@ impl Files {
         let mut fresh = self.path.clone().into_os_string();
         fresh.push(".new");
         let rotated = open(Path::new(&fresh)).and_then(|file| {
+            // Another process that is about to append holds it for a moment: what it
+            // writes is to be in a file that is kept.
+            self.file.try_lock().map_err(|error| match error {
+                TryLockError::Error(error) => error,
+                TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
+            })?;
             self.shift()?;
             fs::rename(&fresh, &self.path)?;
             Ok(file)
@@ -251,6 +290,7 @@ impl Files {
                 (self.size, self.torn) = (0, false);
             }
             Err(error) => {
+                let _ = self.file.unlock();
                 tracing::warn!(%error, path = %self.path.display(), "rotate the audit log failed");
                 self.size = self.limit - self.limit / 10;
             }
@@ -264,7 +304,8 @@ impl Files {
             PathBuf::from(name)
         };
         if self.kept == 1 {
-            return fs::remove_file(&self.path);
+            // The new one takes its place.
+            return Ok(());
         }
         for number in (1..self.kept - 1).rev() {
             match fs::rename(numbered(number), numbered(number + 1)) {
@@ -281,12 +322,9 @@ impl Files {
         if let Err(error) = self.file.sync_data() {
             tracing::warn!(%error, path = %self.path.display(), "sync the audit log failed");
         }
-        let same = |on_disk: &fs::Metadata, held: &fs::Metadata| {
-            (on_disk.dev(), on_disk.ino()) == (held.dev(), held.ino())
-        };
         let held = self.file.metadata();
         let in_place = match (fs::metadata(&self.path), &held) {
-            (Ok(on_disk), Ok(held)) => same(&on_disk, held),
+            (Ok(on_disk), Ok(held)) => same_file(&on_disk, held),
             (Err(error), _) => error.kind() != io::ErrorKind::NotFound,
             _ => true,
         };

@@ -9,7 +9,7 @@ const MAX_TEXT_BYTES: usize = 256;
 const MAX_LIST_BYTES: usize = 4096;
 
 /// What kind of thing happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     /// A call of the API that changes something.

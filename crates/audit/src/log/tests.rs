@@ -101,6 +101,80 @@ fn a_single_file_begins_anew() {
     assert_eq!(objects(&path).last().map(String::as_str), Some("o19"));
 }
 
+/// Processes that append while the log is rotated every few lines lose nothing of theirs,
+/// also where no old file is kept.
+#[test]
+fn what_others_append_is_in_a_file_that_is_kept() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("audit.log");
+    let config = Config {
+        files: 2,
+        ..Config::default()
+    };
+    let mut files = Files::open(&path, &config).expect("opens");
+    files.limit = 400;
+    // Opened before a rotation, written after: what a process that was slow would do.
+    let rounds = 200;
+    for round in 0..rounds {
+        let barrier = std::sync::Barrier::new(2);
+        thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                barrier.wait();
+                append(&path, record(&format!("other{round}"))).expect("appended");
+            });
+            barrier.wait();
+            files.rotate();
+            other.join().expect("appended");
+        });
+        let mut kept = objects(&path);
+        kept.extend(objects(&directory.path().join("audit.log.1")));
+        assert!(kept.contains(&format!("other{round}")), "{round}: {kept:?}");
+    }
+}
+
+#[test]
+fn a_file_that_somebody_appends_to_is_rotated_later() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("audit.log");
+    let config = Config {
+        files: 1,
+        ..Config::default()
+    };
+    let mut files = Files::open(&path, &config).expect("opens");
+    files.append(&record("mine").line()).expect("written");
+    let mut other = open_locked(&path).expect("opens");
+    files.rotate();
+    other.write_all(&record("other").line()).expect("written");
+    assert_eq!(objects(&path), ["mine", "other"], "not rotated meanwhile");
+    drop(other);
+    files.rotate();
+    assert_eq!(objects(&path), [""; 0]);
+}
+
+#[test]
+fn a_loud_team_is_joined_and_a_quiet_one_is_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("audit.log");
+    let log = AuditLog::start(&path, &Config::default()).expect("starts");
+    let of = |team: &str, object: &str| Record {
+        team: Some(team.to_owned()),
+        ..record(object)
+    };
+    for _ in 0..4000 {
+        log.record(of("loud", "many"));
+    }
+    log.record(of("quiet", "one"));
+    assert!(log.stop(LONG));
+    let found = lines(&path);
+    let counted = |team: &str| {
+        let own = found.iter().filter(|line| line["team"] == team);
+        own.map(|line| line["count"].as_u64().unwrap_or(1))
+            .sum::<u64>()
+    };
+    assert_eq!((counted("loud"), counted("quiet")), (4000, 1));
+    assert!(found.len() < 2100, "{}", found.len());
+}
+
 #[test]
 fn a_line_that_was_cut_off_spoils_no_other() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -125,6 +199,7 @@ fn what_is_lost_is_counted_and_told() {
     let lost = Arc::new(AtomicU64::new(7));
     let mut writer = Writer {
         files: Files::open(&path, &Config::default()).expect("opens"),
+        budgets: Budgets::default(),
         lost: Arc::clone(&lost),
         failing: false,
     };
