@@ -109,7 +109,10 @@ impl Cgroups {
         })
     }
 
-    fn from_mountinfo(mountinfo: &str, v2_controllers: impl Fn(&Path) -> String) -> Self {
+    pub(crate) fn from_mountinfo(
+        mountinfo: &str,
+        v2_controllers: impl Fn(&Path) -> String,
+    ) -> Self {
         let mut mounts = BTreeMap::new();
         for line in mountinfo.lines() {
             // "36 35 98:0 /root /mount/point rw,... [optional fields] - type source options"
@@ -143,6 +146,20 @@ impl Cgroups {
             .iter()
             .find(|(c, _)| c.name() == controller)
             .map(|(_, (version, _))| *version)
+    }
+
+    /// The same with one controller somewhere else.
+    #[cfg(test)]
+    pub(crate) fn with_mount(
+        mut self,
+        controller: &str,
+        version: CgroupVersion,
+        root: &Path,
+    ) -> Self {
+        let found = Controller::ALL.into_iter().find(|c| c.name() == controller);
+        let controller = found.expect("a controller");
+        self.mounts.insert(controller, (version, root.to_owned()));
+        self
     }
 
     /// Makes the group `name` with its limits. A left-over group of that name must have

@@ -26,6 +26,7 @@
 
 mod cgroup;
 mod child;
+mod enforceable;
 mod landlock;
 mod namespaces;
 mod program;
@@ -36,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use cgroup::Limits;
 pub use cgroup::{CgroupVersion, Cgroups, is_member, remove_cgroup};
+pub use enforceable::{Enforceable, Limit};
 pub use program::{Joining, Program, Spawned};
 
 /// How a process is held. Serialisable, so that it can be kept in a journal. The default

@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::daemon;
-use hearth_confine::{CgroupVersion, Cgroups};
+use hearth_confine::{CgroupVersion, Enforceable, Limit};
 use hearth_machine::accelerator::Accelerator;
 use std::path::{Path, PathBuf};
 
@@ -132,14 +132,45 @@ pub(super) fn tools() -> Vec<Check> {
 /// What the jail of a VM process finds, which is started within a limit or not at all.
 pub(super) fn cgroups() -> Check {
     const NAME: &str = "cgroups";
-    match Cgroups::detect().version("memory") {
-        Some(CgroupVersion::V2) => Check::ok(NAME, "v2"),
-        Some(CgroupVersion::V1) => Check::ok(NAME, "v1"),
+    if !rustix::process::geteuid().is_root() {
+        return Check::warning(NAME, "only root can try them", "sudo hearth doctor");
+    }
+    let found = match Enforceable::detect() {
+        Ok(found) => found,
+        Err(error) => {
+            return Check::warning(
+                NAME,
+                format!("the limits of VM processes could not be tried: {error}"),
+                "apt-get install -y coreutils",
+            );
+        }
+    };
+    let missing: Vec<String> = found.missing().iter().map(not_enforced).collect();
+    let missing = missing.join("; ");
+    let mount = "mount -t cgroup2 none /sys/fs/cgroup";
+    match found.memory() {
+        Some(CgroupVersion::V2) if missing.is_empty() => Check::ok(NAME, "v2"),
+        Some(CgroupVersion::V1) if missing.is_empty() => Check::ok(NAME, "v1"),
+        Some(_) => Check::warning(
+            NAME,
+            format!("VM processes have no limit of their {missing}"),
+            "use a kernel, or a container, whose control groups can be limited so",
+        ),
         None => Check::failed(
             NAME,
-            "no memory controller: VM processes are started within a limit, and there can be none",
-            "mount -t cgroup2 none /sys/fs/cgroup",
+            format!(
+                "VM processes are started within a limit of memory, and there can be none: {missing}"
+            ),
+            mount,
         ),
+    }
+}
+
+/// A limit that does not work, and why.
+fn not_enforced((limit, error): &(Limit, hearth_confine::Error)) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{limit} ({error}: {source})"),
+        None => format!("{limit} ({error})"),
     }
 }
 

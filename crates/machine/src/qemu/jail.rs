@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hearth_confine::{Cgroups, Confinement, FileAccess};
+use hearth_confine::{Confinement, Enforceable, FileAccess, Limit};
 
 use crate::VmShape;
 
@@ -22,24 +22,38 @@ const OOM_SCORE: i16 = 500;
 /// The limits that this host can enforce.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    cpu: bool,
+    cpu_time: bool,
+    cpu_weight: bool,
     threads: bool,
 }
 
 impl Limits {
-    /// Looks at the host's control groups.
+    /// Tries what is used of the host's control groups. What does not work is told and
+    /// left out; but for memory, without whose limit no VM is started.
     pub(super) fn detect() -> Self {
-        let groups = Cgroups::detect();
-        let found = Self {
-            cpu: groups.version("cpu").is_some(),
-            threads: groups.version("pids").is_some(),
+        let found = match Enforceable::detect() {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "try the limits of VM processes failed: all are used");
+                return Self::ALL;
+            }
         };
-        if !found.cpu || !found.threads {
-            let Self { cpu, threads } = found;
-            tracing::warn!(cpu, threads, "limiting VM processes is not possible here");
+        for (limit, error) in found.missing() {
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            tracing::warn!(%limit, %error, source, "limiting VM processes is not possible here");
         }
-        found
+        Self {
+            cpu_time: found.has(Limit::CpuTime),
+            cpu_weight: found.has(Limit::CpuWeight),
+            threads: found.has(Limit::Threads),
+        }
     }
+
+    const ALL: Self = Self {
+        cpu_time: true,
+        cpu_weight: true,
+        threads: true,
+    };
 }
 
 /// Completes `confinement` for `program`: what it sees and may open, and limits. What the
@@ -71,9 +85,9 @@ pub(super) fn complete(
     it.rlimits.threads = it.rlimits.threads.min(threads.into());
     if it.cgroup_name.is_some() {
         let cpu_milli = u64::from(shape.vcpus) * 1000 + OWN_CPU_MILLI;
-        it.cpu_quota_milli = it.cpu_quota_milli.or(limits.cpu.then_some(cpu_milli));
+        it.cpu_quota_milli = it.cpu_quota_milli.or(limits.cpu_time.then_some(cpu_milli));
         let weight = (shape.vcpus * CPU_WEIGHT).clamp(1, 10_000);
-        it.cpu_weight = it.cpu_weight.or(limits.cpu.then_some(weight));
+        it.cpu_weight = it.cpu_weight.or(limits.cpu_weight.then_some(weight));
         it.pids_max = it.pids_max.or(limits.threads.then_some(threads));
     }
     it
@@ -105,17 +119,13 @@ mod tests {
     use super::*;
 
     fn complete_for(vcpus: u32, confinement: &Confinement) -> Confinement {
-        let limits = Limits {
-            cpu: true,
-            threads: true,
-        };
         let shape = VmShape {
             vcpus,
             memory_bytes: 1 << 30,
         };
         let reachable = ["/run/hearth/sb/x".into()];
         let program = Path::new("/usr/bin/qemu-system-x86_64");
-        complete(confinement, limits, shape, program, &[], &reachable)
+        complete(confinement, Limits::ALL, shape, program, &[], &reachable)
     }
 
     #[test]
@@ -146,6 +156,25 @@ mod tests {
         let held = complete_for(64, &Confinement::default());
         assert_eq!((held.pids_max, held.cpu_quota_milli), (None, None));
         assert_eq!(held.rlimits.threads, 144);
+    }
+
+    #[test]
+    fn what_the_host_cannot_enforce_is_left_out() {
+        let limits = Limits {
+            cpu_time: false,
+            ..Limits::ALL
+        };
+        let group = Confinement {
+            cgroup_name: Some("x".to_owned()),
+            ..Confinement::default()
+        };
+        let shape = VmShape {
+            vcpus: 2,
+            memory_bytes: 1 << 30,
+        };
+        let held = complete(&group, limits, shape, Path::new("/usr/bin/q"), &[], &[]);
+        assert_eq!((held.cpu_quota_milli, held.cpu_weight), (None, Some(200)));
+        assert_eq!(held.pids_max, Some(82));
     }
 
     #[test]
