@@ -8,14 +8,13 @@ use hearth_measure::{
     Report,
     engine::{Plan, restores},
 };
-use hearth_node::config::DEFAULT_UID_BASE;
 use std::path::Path;
 
 /// Restores the base build `runs` times.
 pub async fn measure(installation: &Installation, runs: usize) -> anyhow::Result<Report> {
     let engine = tokio::task::spawn_blocking(|| {
         // By a user that is none of the sandboxes', as the daemon does.
-        let accelerator = probe(Path::new(PROGRAM), DEFAULT_UID_BASE - 1);
+        let accelerator = probe(Path::new(PROGRAM), hearth_network::DEFAULT_UIDS.0 - 1);
         QemuEngine::new(QemuConfig::new(accelerator)).context("start QEMU")
     })
     .await??;

@@ -14,6 +14,7 @@ mod merge;
 pub mod nbd;
 pub mod server;
 mod storage;
+mod throttle;
 
 pub use device::{
     Device, DeviceConfig, DeviceStats, Extent, MAX_LAYERS, SealingLayer, WritableConfig,
@@ -21,6 +22,7 @@ pub use device::{
 pub use error::{Error, IoError};
 pub use layer::index::BLOCK_SIZE;
 pub use merge::merge;
+pub use throttle::IoLimits;
 
 /// The largest device: 16 TiB.
 pub const MAX_SIZE_BYTES: u64 = 16 << 40;

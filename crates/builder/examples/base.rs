@@ -14,7 +14,7 @@ use hearth_machine::{
 };
 use hearth_network::{NetworkConfig, SlotPool, TapOwner};
 use hearth_snapshot::{LocalStore, Shape};
-use std::{path::PathBuf, time::Instant};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 /// User that finds out what guests run on.
 const UID: u32 = 829_999;
@@ -63,6 +63,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         QemuEngine::new(QemuConfig::new(accelerator))
     })
     .await??;
+    let engine: Arc<dyn Engine> = Arc::new(engine);
     let spec = TemplateSpec::base(artefacts, "example", shape, &engine.capabilities());
     let store = LocalStore::open(state.join("builds"))?;
     if let Some(build) = hearth_builder::find(&store, &spec).await? {
@@ -72,7 +73,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let network = NetworkConfig {
         pool_size: 1,
         state_dir: state.clone(),
-        tap_owner: TapOwner::PerSlot { base: 830_000 },
+        tap_owner: TapOwner::Fixed(UID),
         ..NetworkConfig::default()
     };
     let slots = SlotPool::start(network, &[]).await?;

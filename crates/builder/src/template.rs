@@ -161,7 +161,7 @@ pub async fn copy(
 /// Where the work happens and with what.
 #[derive(Clone, Copy)]
 pub struct Workshop<'a> {
-    pub engine: &'a dyn Engine,
+    pub engine: &'a Arc<dyn Engine>,
     pub slots: &'a SlotPool,
     pub store: &'a dyn BuildCache,
     /// Short directory for sockets and the console; made and removed here.
@@ -279,6 +279,7 @@ fn boot(spec: &TemplateSpec, staging: &Path) -> Boot {
             opening: Opening::Create,
             limit_bytes: None,
             reserve_bytes: 0,
+            io: hearth_block::IoLimits::default(),
             size_bytes: spec.shape.disk_mib << 20,
         },
         guest: Kernel {

@@ -5,7 +5,7 @@ use crate::Error;
 use std::{collections::VecDeque, io, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
-    process::Command,
+    process::{Child, Command},
 };
 
 /// The longest line that is looked at, in bytes; the rest of it is dropped.
@@ -52,6 +52,7 @@ impl Tool {
         mut line: impl FnMut(&str),
     ) -> Result<(), Error> {
         let mut child = command.spawn().map_err(|error| self.start_error(error))?;
+        unprotected(&child);
         let mut output = child.stdout.take().map(Lines::new);
         let mut errors = child.stderr.take().map(Lines::new);
         let mut last = VecDeque::with_capacity(KEPT_LINES);
@@ -93,6 +94,7 @@ impl Tool {
     /// Runs to the end and returns standard output as text.
     pub(crate) async fn text(&self, mut command: Command) -> Result<String, Error> {
         let mut child = command.spawn().map_err(|error| self.start_error(error))?;
+        unprotected(&child);
         let (mut output, mut errors) = (child.stdout.take(), child.stderr.take());
         let run = async {
             let (output, errors) = tokio::join!(
@@ -134,6 +136,14 @@ impl Tool {
             tool: self.name,
             limit_seconds: self.limit.as_secs(),
         }
+    }
+}
+
+/// Takes from a program what protects this process when the host runs out of memory.
+/// Without it, the program only lives longer.
+fn unprotected(child: &Child) {
+    if let Some(pid) = child.id() {
+        let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{AgentReady, BootLimits, Disk, Error, Failed, Journal, Kernel, SlotHeld};
 use hearth_machine::Engine;
-use std::{io, path::Path};
+use std::{io, path::Path, sync::Arc};
 
 /// What is booted.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub struct Boot {
 /// The last attempt's. What was held is then only the slot.
 pub async fn boot(
     held: SlotHeld,
-    engine: &dyn Engine,
+    engine: &Arc<dyn Engine>,
     boot: &Boot,
     journal: &mut dyn Journal,
 ) -> Result<AgentReady, Box<Failed>> {
@@ -44,7 +44,7 @@ pub async fn boot(
 
 async fn attempt(
     held: SlotHeld,
-    engine: &dyn Engine,
+    engine: &Arc<dyn Engine>,
     boot: &Boot,
     limits: BootLimits,
     journal: &mut dyn Journal,

@@ -2,7 +2,7 @@
 
 use crate::{Error, names};
 use hearth_block::{
-    Device, DeviceConfig, SealingLayer, WritableConfig,
+    Device, DeviceConfig, IoLimits, SealingLayer, WritableConfig,
     server::{self, ServerConfig, ServerHandle},
 };
 use std::{
@@ -34,6 +34,8 @@ pub struct Disk {
     pub limit_bytes: Option<u64>,
     /// Space on the host's disk that the guest's writes leave free.
     pub reserve_bytes: u64,
+    /// What the guest may do of what costs the host's disk something.
+    pub io: IoLimits,
     /// What the guest sees, a multiple of 4096.
     pub size_bytes: u64,
 }
@@ -65,6 +67,7 @@ impl ServedDisk {
         let cgroup = client.cgroup.to_owned();
         let config = ServerConfig {
             owner: Some((client.uid, client.uid)),
+            limits: disk.io,
             admission: server::Admission::by(move |pid| hearth_confine::is_member(&cgroup, pid)),
             ..ServerConfig::new(client.run_dir.join(names::DISK_SOCKET), names::EXPORT)
         };

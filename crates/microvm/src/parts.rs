@@ -1,15 +1,20 @@
 //! What a VM holds of the host, and the order in which it goes: the VM, the disk's
 //! server, the control group, the run directory, the network slot. The stages say
 //! which of it is there.
+//!
+//! An engine's start goes on when nobody waits for it any more, and ends what it made, by
+//! its names. So whatever is given up while a VM starts waits for that start before it
+//! releases anything: a slot's next owner, which has the same names, must not meet it.
 
 use crate::{Error, NotReleased, Owner, disk::ServedDisk};
-use hearth_machine::Machine;
+use hearth_machine::{Machine, MachineRecord};
 use hearth_network::{Slot, SlotPool};
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, chown},
     path::{Path, PathBuf},
 };
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 /// What becomes of a VM whose stage is dropped.
@@ -21,8 +26,12 @@ pub enum Lifetime {
     Scoped(TaskTracker),
 }
 
+type Started = Result<Box<dyn Machine>, hearth_machine::Error>;
+
 pub(crate) struct Parts {
     pub(crate) machine: Option<Box<dyn Machine>>,
+    /// The engine's start, as long as it is not over.
+    starting: Option<JoinHandle<Started>>,
     pub(crate) disk: Option<ServedDisk>,
     /// Absent only when it has been released.
     slot: Option<Slot>,
@@ -46,6 +55,7 @@ impl Parts {
     ) -> Self {
         Self {
             machine: None,
+            starting: None,
             disk: None,
             owner: owner.clone(),
             cgroup: owner.cgroup(&slot),
@@ -85,8 +95,40 @@ impl Parts {
         chown(path, Some(uid), Some(uid)).map_err(Error::io("give away", path))
     }
 
+    /// Has an engine start the VM. The start goes on when this future is dropped, and is
+    /// then waited for before anything is released.
+    pub(crate) async fn start(
+        &mut self,
+        start: impl Future<Output = Started> + Send + 'static,
+    ) -> Result<MachineRecord, hearth_machine::Error> {
+        self.starting = Some(tokio::spawn(start));
+        self.started().await?;
+        let machine = self.machine.as_deref();
+        let record = machine.map(Machine::record);
+        record.ok_or_else(|| {
+            hearth_machine::Error::Protocol("the task that starts the VM ended early".to_owned())
+        })
+    }
+
+    /// Waits until no start is under way.
+    async fn started(&mut self) -> Result<(), hearth_machine::Error> {
+        let Some(starting) = &mut self.starting else {
+            return Ok(());
+        };
+        let started = starting.await;
+        self.starting = None;
+        // It is not aborted, and a panic in it has been told by the runtime.
+        if let Ok(started) = started {
+            self.machine = Some(started?);
+        }
+        Ok(())
+    }
+
     /// Ends the VM and then the disk's server, whichever there are.
     pub(crate) async fn power_off(&mut self) {
+        if let Err(error) = self.started().await {
+            tracing::debug!(error = %chain(&error), "VM that nobody waits for did not start");
+        }
         if let Some(machine) = self.machine.take()
             && let Err(error) = machine.stop().await
         {
@@ -131,6 +173,9 @@ impl Parts {
 impl Drop for Parts {
     fn drop(&mut self) {
         let Lifetime::Scoped(tasks) = &self.lifetime else {
+            if let Some(starting) = self.starting.take() {
+                end_started(starting);
+            }
             return;
         };
         let Some(slot) = self.slot.take() else {
@@ -138,12 +183,14 @@ impl Drop for Parts {
         };
         let tasks = tasks.clone();
         let machine = self.machine.take();
+        let starting = self.starting.take();
         if let Some(machine) = &machine {
             // At once: the process may end before a task gets its turn.
             end(machine.pid());
         }
         let rest = Self {
             machine,
+            starting,
             disk: self.disk.take(),
             slot: Some(slot),
             run_dir: self.run_dir.clone(),
@@ -161,6 +208,21 @@ impl Drop for Parts {
             }
         });
     }
+}
+
+/// Ends a VM that nobody took, as soon as it is there.
+fn end_started(starting: JoinHandle<Started>) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return;
+    };
+    runtime.spawn(async move {
+        if let Ok(Ok(machine)) = starting.await
+            && let Err(error) = machine.stop().await
+        {
+            let pid = machine.pid();
+            tracing::error!(pid, error = %chain(&error), "stop VM that nobody took failed");
+        }
+    });
 }
 
 /// Ends the VMs without a journal that a killed process left below a directory of run

@@ -8,11 +8,12 @@ use crate::{
     parts::Parts,
 };
 use hearth_agent_client::{Agent, Init};
-use hearth_machine::{Engine, Machine, MemoryTarget, SaveTarget};
+use hearth_machine::{Engine, Machine, MachineRecord, MemoryTarget, SaveTarget};
 use hearth_network::{Slot, SlotPool};
 use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -106,12 +107,13 @@ impl DiskServed {
     /// # Errors
     /// When the engine or the journal refuses.
     pub async fn boot(
-        self,
-        engine: &dyn Engine,
+        mut self,
+        engine: &Arc<dyn Engine>,
         guest: &Kernel,
         journal: &mut dyn Journal,
     ) -> Result<Launched, Box<Failed>> {
-        let started = engine.boot(self.0.boot_spec(guest)).await;
+        let (engine, spec) = (Arc::clone(engine), self.0.boot_spec(guest));
+        let started = self.0.start(async move { engine.boot(spec).await }).await;
         self.launched(started.map_err(Error::Boot), journal).await
     }
 
@@ -120,27 +122,27 @@ impl DiskServed {
     /// # Errors
     /// When the engine or the journal refuses.
     pub async fn restore(
-        self,
-        engine: &dyn Engine,
+        mut self,
+        engine: &Arc<dyn Engine>,
         saved: &SavedVm,
         journal: &mut dyn Journal,
     ) -> Result<Launched, Box<Failed>> {
-        let started = engine.restore(self.0.restore_spec(saved)).await;
+        let (engine, spec) = (Arc::clone(engine), self.0.restore_spec(saved));
+        let started = self
+            .0
+            .start(async move { engine.restore(spec).await })
+            .await;
         self.launched(started.map_err(Error::Restore), journal)
             .await
     }
 
     async fn launched(
-        mut self,
-        started: Result<Box<dyn Machine>, Error>,
+        self,
+        started: Result<MachineRecord, Error>,
         journal: &mut dyn Journal,
     ) -> Result<Launched, Box<Failed>> {
         let told = match started {
-            Ok(machine) => {
-                let machine = &*self.0.machine.insert(machine);
-                let told = journal.launched(&machine.record()).await;
-                told.map_err(Error::Journal)
-            }
+            Ok(record) => journal.launched(&record).await.map_err(Error::Journal),
             Err(error) => Err(error),
         };
         match told {

@@ -35,26 +35,37 @@ pub struct RangePair {
     pub link_range: Ipv4Net,
 }
 
-/// Who may open a slot's TAP without `CAP_NET_ADMIN`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// First uid of VM processes, and how many there are, by default: a range that neither
+/// distributions nor systemd nor `subuid` files give to anybody.
+pub const DEFAULT_UIDS: (u32, u32) = (0x7000_0001, 0x0ffd_ffff);
+
+/// Uids that are given out one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UidRange {
+    /// The first.
+    pub first: u32,
+    /// How many; as many slots may have a holder until the host's next boot.
+    pub count: u32,
+    /// The file in which it is noted which were used.
+    pub record: PathBuf,
+}
+
+impl UidRange {
+    /// The one after the last.
+    pub(crate) fn end(&self) -> u32 {
+        self.first.saturating_add(self.count)
+    }
+}
+
+/// Who may open a slot's TAP without `CAP_NET_ADMIN`, and whom its holder's VM runs as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TapOwner {
     /// One uid for all slots.
     Fixed(u32),
-    /// `base + index`: a uid of its own for each slot.
-    PerSlot {
-        /// The uid of slot 0.
-        base: u32,
-    },
-}
-
-impl TapOwner {
-    pub(crate) fn uid(self, index: u32) -> u32 {
-        match self {
-            Self::Fixed(uid) => uid,
-            Self::PerSlot { base } => base + index,
-        }
-    }
+    /// For each holder a uid that nobody had since the host booted.
+    Fresh(UidRange),
 }
 
 /// Configuration of a [`crate::SlotPool`].
@@ -82,7 +93,8 @@ pub struct NetworkConfig {
     /// Where the node serves guests; without them guests have no such services and
     /// nothing is diverted.
     pub services: Option<ServicePorts>,
-    /// Tracked connections that one guest may have at a time.
+    /// Tracked connections that one guest may have at a time, at most: all together may
+    /// fill half of the host's table, which is made larger for them.
     pub connections_max: Option<u32>,
     /// Bits per second that one guest may send, and as many that it may receive, of
     /// any traffic; between 64,000 and 10^12.
@@ -159,11 +171,11 @@ impl NetworkConfig {
                 self.pool_size, self.max_slots
             ));
         }
-        if let TapOwner::PerSlot { base } = self.tap_owner
-            && base.checked_add(self.max_slots).is_none()
+        if let TapOwner::Fresh(UidRange { first, count, .. }) = self.tap_owner
+            && (first.checked_add(count).is_none() || count < self.max_slots || first == 0)
         {
             return refuse(format!(
-                "tap owner base {base} leaves no room for {} uids",
+                "{count} uids from {first} on are not enough for {} slots, or no uids",
                 self.max_slots
             ));
         }
@@ -202,6 +214,14 @@ mod tests {
         NetworkConfig::default().validate().unwrap();
     }
 
+    fn fresh(first: u32, count: u32) -> TapOwner {
+        TapOwner::Fresh(UidRange {
+            first,
+            count,
+            record: PathBuf::from("/run/x/uids.json"),
+        })
+    }
+
     #[test]
     fn limits_that_cannot_hold_are_refused() {
         let cases = [
@@ -220,7 +240,15 @@ mod tests {
                 ..Default::default()
             },
             NetworkConfig {
-                tap_owner: TapOwner::PerSlot { base: u32::MAX },
+                tap_owner: fresh(u32::MAX, 1000),
+                ..Default::default()
+            },
+            NetworkConfig {
+                tap_owner: fresh(1000, 511),
+                ..Default::default()
+            },
+            NetworkConfig {
+                tap_owner: fresh(0, 1000),
                 ..Default::default()
             },
             NetworkConfig {

@@ -11,13 +11,14 @@ use ipnet::Ipv4Net;
 use serde_json::Value;
 
 use crate::address::{Plan, TAP_NAME, VETH_PREFIX};
+use crate::capacity::Capacity;
 use crate::config::NetworkConfig;
 use crate::error::{Error, Result};
 use crate::policy::Policy;
 use crate::rtnl::Rtnl;
 use crate::ruleset::{self, HostRules, TABLE};
 use crate::state::State;
-use crate::{conntrack, host, netns, nft, resolver, tap};
+use crate::{capacity, conntrack, host, netns, nft, resolver, tap};
 
 /// The outcome of one check.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -68,8 +69,30 @@ pub fn check_conflicts(config: &NetworkConfig) -> Vec<Check> {
             check_ranges(&config),
             check_firewalls(),
             check_nameservers(&config),
+            check_connections(&config),
         ]
     })
+}
+
+fn check_connections(config: &NetworkConfig) -> Check {
+    const NAME: &str = "tracked connections";
+    let Some(capacity) = Capacity::read(config) else {
+        return Check::passed(NAME, "the table is not there yet");
+    };
+    // The start of the pool makes it larger, where that is allowed.
+    let (table, wanted) = (capacity.table, capacity.wanted);
+    match capacity.share(config) {
+        None => Check::passed(NAME, format!("any number for a sandbox, of {table}")),
+        Some(each) if each > capacity::LEAST || wanted == table => Check::passed(
+            NAME,
+            format!("{each} for each sandbox, as all may fill half of {table}"),
+        ),
+        Some(each) => Check::failed(
+            NAME,
+            format!("the table holds {table}, and {each} for each sandbox are more than half"),
+            format!("sysctl -w net.netfilter.nf_conntrack_max={wanted}"),
+        ),
+    }
 }
 
 /// The checks block, which a runtime's thread may not.

@@ -89,6 +89,16 @@ pub enum Error {
         /// The slot's index.
         index: u32,
     },
+    /// Every uid of the range has been given out.
+    #[error(
+        "all user ids from {first} to {last} have been used since the host was started; start it again"
+    )]
+    NoUser {
+        /// The first of the range.
+        first: u32,
+        /// The last one.
+        last: u32,
+    },
     /// A worker thread died; its slot has been given up.
     #[error("a network worker thread died")]
     WorkerDied,

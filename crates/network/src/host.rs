@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use netlink_packet_route::route::RouteType;
@@ -12,12 +13,13 @@ use netlink_packet_route::route::RouteType;
 use crate::address::{self, NETNS_PREFIX, Plan, VETH_PREFIX};
 use crate::config::{NetworkConfig, RangePair};
 use crate::error::{Error, Result};
+use crate::owners::Owners;
 use crate::policy::{Adoption, Policy};
 use crate::rtnl::{self, Link, ROUTE_PROTOCOL, Rtnl};
 use crate::ruleset::HostRules;
 use crate::services::{NODE_ADDRESS, ServicePorts};
 use crate::state::State;
-use crate::{netns, nft, ruleset, slot, sysctl};
+use crate::{capacity, netns, nft, ruleset, slot, sysctl};
 
 /// Abstract socket names belong to a network namespace and vanish with their
 /// process: exactly the life of a claim on a host's network.
@@ -52,6 +54,7 @@ pub(crate) struct Host {
     pub(crate) nameservers: Vec<Ipv4Addr>,
     /// Slots that live on from an earlier run.
     pub(crate) adopted: Vec<(u32, Policy)>,
+    pub(crate) owners: Arc<Owners>,
     pub(crate) _lock: Lock,
 }
 
@@ -72,22 +75,26 @@ pub(crate) fn set_up(config: &NetworkConfig, adopt: Vec<Adoption>) -> Result<Hos
     )?;
     remember(config, &plan, remembered.as_ref())?;
 
-    let mut adopted = Vec::new();
+    let (mut adopted, mut uids) = (Vec::new(), Vec::new());
     for Adoption { index, policy } in adopt {
         if index >= config.max_slots {
             tracing::warn!(index, "a slot past the configured limit is not adopted");
             continue;
         }
         match slot::verify(&rtnl, index, &plan) {
-            Ok(()) => adopted.push((index, policy)),
+            Ok(uid) => {
+                adopted.push((index, policy));
+                uids.push((index, uid));
+            }
             Err(error) => tracing::warn!(index, %error, "a network slot is not adopted"),
         }
     }
+    let owners = Owners::load(&config.tap_owner, &uids)?;
     let rules = HostRules {
         plan: &plan,
         nameservers: &nameservers,
         services: config.services,
-        connections_max: config.connections_max,
+        connections_max: capacity::prepare(config),
         bandwidth_max: config.bandwidth_max,
         policies: &adopted,
         deny: &config.deny,
@@ -108,6 +115,7 @@ pub(crate) fn set_up(config: &NetworkConfig, adopt: Vec<Adoption>) -> Result<Hos
         plan,
         nameservers,
         adopted,
+        owners: Arc::new(owners),
         _lock: lock,
     })
 }

@@ -33,6 +33,7 @@
 #![warn(missing_docs)]
 
 pub mod address;
+mod capacity;
 mod config;
 mod conntrack;
 pub mod doctor;
@@ -41,6 +42,7 @@ mod host;
 mod ledger;
 pub mod netns;
 mod nft;
+mod owners;
 mod policy;
 pub mod pool;
 mod resolver;
@@ -53,7 +55,7 @@ mod state;
 mod sysctl;
 pub mod tap;
 
-pub use config::{NetworkConfig, RangePair, TapOwner};
+pub use config::{DEFAULT_UIDS, NetworkConfig, RangePair, TapOwner, UidRange};
 pub use error::Error;
 pub use policy::{Adoption, Divert, EVERYWHERE, Policy};
 pub use pool::{PoolStatus, SlotPool};

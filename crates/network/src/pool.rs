@@ -23,8 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::address::Plan;
-use crate::config::{NetworkConfig, TapOwner};
+use crate::config::NetworkConfig;
 use crate::error::{Error, Result};
+use crate::owners::Owners;
 use crate::policy::{Adoption, Policy};
 use crate::slot::Slot;
 use crate::{host, netns};
@@ -103,7 +104,7 @@ pub struct SlotPool {
 struct Shared {
     commands: mpsc::Sender<Command>,
     plan: Plan,
-    owner: TapOwner,
+    owners: Arc<Owners>,
     nameservers: Vec<IpAddr>,
     /// Slots of an earlier run that nobody has claimed yet.
     adopted: Mutex<Vec<u32>>,
@@ -128,7 +129,7 @@ impl SlotPool {
         let shared = Shared {
             commands,
             plan: host.plan,
-            owner: config.tap_owner,
+            owners: Arc::clone(&host.owners),
             nameservers: host.nameservers.iter().copied().map(IpAddr::V4).collect(),
             adopted: Mutex::new(host.adopted.iter().map(|(index, _)| *index).collect()),
             task: Mutex::new(None),
@@ -145,7 +146,8 @@ impl SlotPool {
     pub async fn acquire(&self) -> Result<Slot> {
         let handover = self.ask(Command::Acquire).await??;
         let index = handover.claim().ok_or(Error::Closed)?;
-        Ok(Slot::new(index, &self.shared.plan, self.shared.owner))
+        let uid = self.shared.owners.of(index)?;
+        Ok(Slot::new(index, &self.shared.plan, uid))
     }
 
     /// Gives a slot back, once its VM process is gone. Completes when the slot is
@@ -158,10 +160,11 @@ impl SlotPool {
     /// Each is given out once.
     #[must_use]
     pub fn adopted(&self, index: u32) -> Option<Slot> {
+        let uid = self.shared.owners.of(index).ok()?;
         let mut adopted = lock(&self.shared.adopted);
         let position = adopted.iter().position(|candidate| *candidate == index)?;
         adopted.swap_remove(position);
-        Some(Slot::new(index, &self.shared.plan, self.shared.owner))
+        Some(Slot::new(index, &self.shared.plan, uid))
     }
 
     /// Says what a slot's guest may reach; a fresh slot has the default policy. What

@@ -11,10 +11,13 @@ use futures::TryStreamExt;
 use ipnet::Ipv4Net;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoTun, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use rtnetlink::packet_core::Nla as _;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::runtime::{Builder, Runtime};
 
@@ -39,6 +42,8 @@ pub(crate) struct Rtnl {
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
+    /// The uid that may open it, of a TAP that has one.
+    pub(crate) owner: Option<u32>,
 }
 
 /// What one end of a new veth pair looks like.
@@ -344,6 +349,29 @@ fn link_of(message: &LinkMessage) -> Option<Link> {
     Some(Link {
         index: message.header.index,
         name,
+        owner: owner_of(message),
+    })
+}
+
+/// `IFLA_TUN_OWNER` (`linux/if_link.h`) of a TAP.
+fn owner_of(message: &LinkMessage) -> Option<u32> {
+    const OWNER: u16 = 1;
+    let attributes = message.attributes.iter();
+    let infos = attributes.filter_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    let tun = infos.flatten().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Tun(tun)) => Some(tun),
+        _ => None,
+    })?;
+    tun.iter().find_map(|attribute| match attribute {
+        InfoTun::Other(nla) if nla.kind() == OWNER && nla.value_len() == 4 => {
+            let mut value = [0; 4];
+            nla.emit_value(&mut value);
+            Some(u32::from_ne_bytes(value))
+        }
+        _ => None,
     })
 }
 

@@ -15,7 +15,6 @@ use crate::address::{
     self, GATEWAY_ADDRESS, GATEWAY_MAC, GUEST_ADDRESS, GUEST_MAC, GUEST_PREFIX, Plan, TAP_NAME,
     UPLINK_NAME, VETH_PREFIX, netns_name, veth_name,
 };
-use crate::config::TapOwner;
 use crate::error::{Error, Result};
 use crate::netns;
 use crate::rtnl::{Rtnl, VethEnd};
@@ -38,27 +37,27 @@ pub struct Slot {
     pub host_address: Ipv4Addr,
     /// The MAC that the guest's interface must have.
     pub mac: [u8; 6],
-    /// The uid that may open the TAP without privileges.
+    /// The uid that may open the TAP without privileges; its VM runs as it.
     pub uid: u32,
 }
 
 impl Slot {
-    pub(crate) fn new(index: u32, plan: &Plan, owner: TapOwner) -> Self {
+    pub(crate) fn new(index: u32, plan: &Plan, uid: u32) -> Self {
         Self {
             index,
             netns_path: netns::path_of(&netns_name(index)),
             tap: TAP_NAME.to_owned(),
             host_address: plan.host_address(index),
             mac: GUEST_MAC,
-            uid: owner.uid(index),
+            uid,
         }
     }
 }
 
-/// Makes slot `index` whole, or leaves nothing of it.
-pub(crate) fn create(index: u32, plan: &Plan, owner: TapOwner) -> Result<()> {
+/// Makes slot `index` whole for a holder with this uid, or leaves nothing of it.
+pub(crate) fn create(index: u32, plan: &Plan, uid: u32) -> Result<()> {
     let host = Rtnl::open()?;
-    build(&host, index, plan, owner).inspect_err(|_| {
+    build(&host, index, plan, uid).inspect_err(|_| {
         // The error that matters is the first; what cannot be undone now is
         // found as a leftover at the next start.
         if let Err(error) = remove(&host, index) {
@@ -67,10 +66,10 @@ pub(crate) fn create(index: u32, plan: &Plan, owner: TapOwner) -> Result<()> {
     })
 }
 
-fn build(host: &Rtnl, index: u32, plan: &Plan, owner: TapOwner) -> Result<()> {
+fn build(host: &Rtnl, index: u32, plan: &Plan, uid: u32) -> Result<()> {
     let name = netns_name(index);
     let path = netns::path_of(&name);
-    let (host_address, uid) = (plan.host_address(index), owner.uid(index));
+    let host_address = plan.host_address(index);
     netns::create(&name, move || prepare_namespace(host_address, uid))?;
 
     let veth = veth_name(index);
@@ -134,9 +133,9 @@ fn connect_uplink(own: Ipv4Addr, gateway: Ipv4Addr, gateway_mac: [u8; 6]) -> Res
     inside.add_route(everything, gateway, uplink)
 }
 
-/// Checks that all parts of a slot that a running sandbox uses are there. Touches
-/// nothing. `host` is a connection in the host's namespace.
-pub(crate) fn verify(host: &Rtnl, index: u32, plan: &Plan) -> Result<()> {
+/// Checks that all parts of a slot that a running sandbox uses are there, and says who
+/// owns its TAP. Touches nothing. `host` is a connection in the host's namespace.
+pub(crate) fn verify(host: &Rtnl, index: u32, plan: &Plan) -> Result<u32> {
     let missing = |reason: &str| Error::NotAdoptable {
         index,
         reason: reason.to_owned(),
@@ -157,14 +156,16 @@ pub(crate) fn verify(host: &Rtnl, index: u32, plan: &Plan) -> Result<()> {
         return Err(missing("its address is not routed to it"));
     }
     let tap = netns::run_in(&path, || Rtnl::open()?.link(TAP_NAME))??;
-    tap.map(drop).ok_or_else(|| missing("its TAP is gone"))
+    let tap = tap.ok_or_else(|| missing("its TAP is gone"))?;
+    tap.owner.ok_or_else(|| missing("its TAP has no owner"))
 }
 
-/// Makes a released slot as good as new: nobody attached, nothing tracked.
-pub(crate) fn clean(index: u32, plan: &Plan) -> Result<()> {
+/// Makes a released slot as good as new for a holder with this uid: nobody attached,
+/// nothing tracked.
+pub(crate) fn clean(index: u32, plan: &Plan, uid: u32) -> Result<()> {
     conntrack::forget(plan.host_address(index))?;
     netns::run_in(&netns::path_of(&netns_name(index)), move || {
-        if tap::is_busy(TAP_NAME)? {
+        if !tap::hand_over(TAP_NAME, uid)? {
             return Err(Error::TapBusy { index });
         }
         conntrack::flush()

@@ -17,18 +17,19 @@ pub const TUN_DEVICE: &str = "/dev/net/tun";
 /// Makes a persistent TAP in the calling thread's namespace that `owner` may open.
 pub(crate) fn create_persistent(name: &str, owner: u32) -> Result<()> {
     let queue = attach(name, false).map_err(Error::io(format!("create TAP {name}")))?;
-    let owner = libc::c_ulong::from(owner);
-    set(&queue, libc::TUNSETOWNER, owner)
+    set(&queue, libc::TUNSETOWNER, owner.into())
         .and_then(|()| set(&queue, libc::TUNSETPERSIST, 1))
         .map_err(Error::io(format!("configure TAP {name}")))
 }
 
-/// Whether a process is attached to the persistent TAP `name` in the calling
-/// thread's namespace.
-pub(crate) fn is_busy(name: &str) -> Result<bool> {
+/// Makes `owner` the one who may open the persistent TAP `name` in the calling thread's
+/// namespace, unless a process is attached to it: then the answer is `false`.
+pub(crate) fn hand_over(name: &str, owner: u32) -> Result<bool> {
     match attach(name, false) {
-        Ok(_) => Ok(false),
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(true),
+        Ok(queue) => set(&queue, libc::TUNSETOWNER, owner.into())
+            .map(|()| true)
+            .map_err(Error::io(format!("give TAP {name} to its next owner"))),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(false),
         Err(error) => Err(Error::io(format!("open TAP {name}"))(error)),
     }
 }

@@ -1,5 +1,6 @@
 //! The node's settings. Only binaries read the environment; they fill this.
 
+use hearth_block::IoLimits;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Sandboxes that one node runs at most, unless configured.
@@ -14,8 +15,6 @@ pub const DEFAULT_AGENT_TIMEOUT: Duration = Duration::from_secs(20);
 pub const DEFAULT_WARM_POOL_SIZE: usize = 4;
 /// The share of the host's memory for all warm sandboxes, unless configured.
 pub const DEFAULT_WARM_POOL_MEMORY_PERCENT: u8 = 25;
-/// First user id that VM processes run as; slot `i` takes `base + i`.
-pub const DEFAULT_UID_BASE: u32 = 830_000;
 
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -27,8 +26,9 @@ pub struct NodeConfig {
     pub max_sandboxes: usize,
     pub memory_reserve_bytes: u64,
     pub disk_reserve_bytes: u64,
+    /// What each sandbox may do of what costs the host's disk something.
+    pub disk_io: IoLimits,
     pub agent_timeout: Duration,
-    pub uid_base: u32,
     /// Warm sandboxes of each template in use; 0 for none.
     pub warm_pool_size: usize,
     /// The share of the host's memory for all warm sandboxes together, each counted

@@ -167,6 +167,7 @@ impl Run<'_> {
                 opening: Opening::Create,
                 limit_bytes: Some(stack.size_bytes),
                 reserve_bytes: self.shared.config.limits.disk_reserve_bytes,
+                io: self.shared.config.limits.disk_io,
             },
             vcpus: self.spec.vcpus,
             memory_mib: self.spec.memory_mib,

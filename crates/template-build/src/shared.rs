@@ -1,6 +1,7 @@
 //! The settings of template builds, and what all of them use.
 
 use crate::{cache::Cache, files::Files, log::LogLimits, vm_records::VmRecords};
+use hearth_block::IoLimits;
 use hearth_builder::Artefacts;
 use hearth_machine::Engine;
 use hearth_network::SlotPool;
@@ -79,6 +80,8 @@ pub struct Limits {
     pub upload_bytes: u64,
     /// Space on the host's disk that builds leave free, in bytes.
     pub disk_reserve_bytes: u64,
+    /// What a build's VM may do of what costs the host's disk something.
+    pub disk_io: IoLimits,
     /// The host's memory that builds leave free, in bytes.
     pub memory_reserve_bytes: u64,
     pub log: LogLimits,
@@ -96,6 +99,7 @@ impl Default for Limits {
             cache_bytes: 20 << 30,
             upload_bytes: 8 << 30,
             disk_reserve_bytes: 1 << 30,
+            disk_io: IoLimits::default(),
             memory_reserve_bytes: 256 << 20,
             log: LogLimits::default(),
         }

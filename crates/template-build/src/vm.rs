@@ -237,6 +237,6 @@ async fn bring_up(
         log: request.log,
         part: request.part,
     };
-    let ready = hearth_microvm::boot(held, shared.engine.as_ref(), &boot, &mut journal).await?;
+    let ready = hearth_microvm::boot(held, &shared.engine, &boot, &mut journal).await?;
     ready.init(&request.init).await
 }

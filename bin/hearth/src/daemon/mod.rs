@@ -10,6 +10,7 @@ pub mod audit;
 pub mod descriptors;
 pub mod emulation;
 pub mod log;
+mod memory;
 mod network;
 pub mod prepare;
 pub mod recipes;
@@ -37,9 +38,7 @@ use hearth_machine::{
 };
 use hearth_node::{
     Node, NodeConfig,
-    config::{
-        DEFAULT_AGENT_TIMEOUT, DEFAULT_UID_BASE, GrpcConfig, TcpConfig, secrecy_token::Token,
-    },
+    config::{DEFAULT_AGENT_TIMEOUT, GrpcConfig, TcpConfig, secrecy_token::Token},
 };
 use hearth_node_client::{AgentClient, NodeClient};
 use hearth_snapshot::LocalStore;
@@ -79,6 +78,7 @@ impl Daemon {
     /// Starts every role. When this returns, requests are served.
     pub async fn start(settings: &Settings) -> anyhow::Result<Self> {
         let lock = Lock::take(&settings.pid_file())?;
+        memory::protect();
         // Bound before anything is changed: a port in use changes nothing.
         let listeners = serving::Listeners::bind(settings).await?;
         let tls = tls::Tls::start(settings).context("prepare TLS")?;
@@ -253,8 +253,8 @@ fn node_config(settings: &Settings) -> anyhow::Result<NodeConfig> {
         max_sandboxes: settings.node.max_sandboxes,
         memory_reserve_bytes: settings.node.memory_reserve_mib << 20,
         disk_reserve_bytes: settings.node.disk_reserve_mib << 20,
+        disk_io: settings.node.disk_io(),
         agent_timeout: DEFAULT_AGENT_TIMEOUT,
-        uid_base: DEFAULT_UID_BASE,
         warm_pool_size: settings.node.warm_pool_size,
         warm_pool_memory_percent: settings.node.warm_pool_memory_percent,
         grpc: GrpcConfig {
@@ -297,7 +297,7 @@ fn egress_config(settings: &Settings) -> hearth_egress::EgressConfig {
 /// What guests run on here, found out by a VM process like a sandbox's. Its user is none of
 /// theirs. Blocks.
 pub fn accelerator() -> Accelerator {
-    hearth_machine::qemu::probe(Path::new(PROGRAM), DEFAULT_UID_BASE - 1)
+    hearth_machine::qemu::probe(Path::new(PROGRAM), hearth_network::DEFAULT_UIDS.0 - 1)
 }
 
 /// The engine, after finding out what guests can run on here.

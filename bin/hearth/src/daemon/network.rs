@@ -1,20 +1,22 @@
 //! The network's settings as the network takes them.
 
 use crate::settings::Settings;
-use hearth_network::{NetworkConfig, TapOwner};
-use hearth_node::config::DEFAULT_UID_BASE;
+use hearth_network::{DEFAULT_UIDS, NetworkConfig, TapOwner, UidRange};
 
 pub fn network_config(settings: &Settings) -> anyhow::Result<NetworkConfig> {
     let given = &settings.network;
+    let (first, count) = DEFAULT_UIDS;
     let mut config = NetworkConfig {
         state_dir: settings.state_dir.clone(),
         pool_size: given.pool_size.min(given.max_slots),
         max_slots: given.max_slots,
         connections_max: Some(given.connections_max).filter(|most| *most > 0),
         bandwidth_max: Some(u64::from(given.bandwidth_mbit) * 1_000_000).filter(|most| *most > 0),
-        tap_owner: TapOwner::PerSlot {
-            base: DEFAULT_UID_BASE,
-        },
+        tap_owner: TapOwner::Fresh(UidRange {
+            first,
+            count,
+            record: settings.run_dir.join("uids.json"),
+        }),
         smtp: given.smtp,
         ..NetworkConfig::default()
     };

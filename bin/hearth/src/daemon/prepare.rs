@@ -17,13 +17,14 @@ use hearth_ids::{BuildId, TeamId};
 use hearth_machine::Engine;
 use hearth_network::{NetworkConfig, SlotPool};
 use hearth_snapshot::{Build, BuildCache, LocalStore, Manifest, Shape};
+use std::sync::Arc;
 
 const BASE: &str = "base";
 
 /// Where a template is made, and with what.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
-    pub engine: &'a dyn Engine,
+    pub engine: &'a Arc<dyn Engine>,
     pub store: &'a LocalStore,
     /// The running daemon's; without one, the pool is this work's own.
     pub slots: Option<&'a SlotPool>,
@@ -45,7 +46,7 @@ pub async fn alone(
     progress: &dyn Progress,
 ) -> anyhow::Result<()> {
     make_state_dir(settings)?;
-    let engine = engine(settings).await?;
+    let engine: Arc<dyn Engine> = Arc::new(engine(settings).await?);
     let store = LocalStore::open(settings.builds_dir())?;
     let place = Place {
         engine: &engine,

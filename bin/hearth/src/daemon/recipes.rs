@@ -348,7 +348,7 @@ async fn carry_out(shared: &Shared, request: &Request, told: Told) -> anyhow::Re
     let _turn = shared.turn.lock().await;
     let kitchen = &shared.kitchen;
     let place = Place {
-        engine: kitchen.engine.as_ref(),
+        engine: &kitchen.engine,
         store: &kitchen.store,
         slots: Some(&kitchen.slots),
     };

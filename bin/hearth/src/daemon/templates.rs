@@ -41,6 +41,7 @@ pub fn start(
             cache_bytes: builds.cache_mib << 20,
             upload_bytes: builds.upload_mib << 20,
             disk_reserve_bytes: settings.node.disk_reserve_mib << 20,
+            disk_io: settings.node.disk_io(),
             memory_reserve_bytes: settings.node.memory_reserve_mib << 20,
             log: LogLimits::default(),
             ..Limits::default()

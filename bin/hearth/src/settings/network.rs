@@ -32,6 +32,9 @@ pub struct NetworkSettings {
     #[schemars(example = "/etc/hearth/company-ca.pem")]
     pub trusted_ca_file: Option<PathBuf>,
     /// Connections to the outside that one sandbox may have at a time; 0 for any number.
+    /// All sandboxes together may fill half of the host's table of tracked connections,
+    /// which is made larger at the start, up to a 32nd of the memory: where that is not
+    /// enough for all `max_slots`, each may have fewer.
     pub connections_max: u32,
     /// Megabits per second that one sandbox may send, and as many that it may receive;
     /// 0 for any number.

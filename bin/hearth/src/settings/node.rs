@@ -1,11 +1,15 @@
 //! `[node]`: how much of this machine sandboxes take, and the node's gRPC service.
 
 use super::Problem;
+use hearth_block::IoLimits;
 use hearth_node::config as defaults;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+
+/// What a sandbox saves up of disk operations: booting and starting services come at once.
+const DISK_BURST_SECONDS: u32 = 10;
 
 /// How much of this machine sandboxes take, and the node's gRPC service.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -17,6 +21,13 @@ pub struct NodeSettings {
     pub memory_reserve_mib: u64,
     /// Space on the disk of `state_dir`, in MiB, that starting sandboxes leave free.
     pub disk_reserve_mib: u64,
+    /// Operations per second that one sandbox, or build, may have the host's disk do in
+    /// the long run: reads that are not in the page cache, writes, flushes, discards. One
+    /// that was idle may do ten seconds' worth at once. 0 for any number.
+    pub disk_operations_per_second: u32,
+    /// MiB per second that one sandbox, or build, may read from the host's disk and write
+    /// to it, in the same way. 0 for any number.
+    pub disk_mib_per_second: u32,
     /// Warm sandboxes kept of each template in use: a create that finds one takes a
     /// fraction of the time. Each takes some 60 MiB; 0 for none. Formerly `spares`, a
     /// name that is still read.
@@ -51,6 +62,8 @@ impl Default for NodeSettings {
             max_sandboxes: defaults::DEFAULT_MAX_SANDBOXES,
             memory_reserve_mib: defaults::DEFAULT_MEMORY_RESERVE_BYTES >> 20,
             disk_reserve_mib: defaults::DEFAULT_DISK_RESERVE_BYTES >> 20,
+            disk_operations_per_second: 10_000,
+            disk_mib_per_second: 300,
             warm_pool_size: defaults::DEFAULT_WARM_POOL_SIZE,
             warm_pool_memory_percent: defaults::DEFAULT_WARM_POOL_MEMORY_PERCENT,
             ca_file: None,
@@ -63,6 +76,15 @@ impl Default for NodeSettings {
 }
 
 impl NodeSettings {
+    /// What each sandbox may do of what costs the host's disk something.
+    pub fn disk_io(&self) -> IoLimits {
+        IoLimits {
+            operations_per_second: self.disk_operations_per_second,
+            bytes_per_second: u64::from(self.disk_mib_per_second) << 20,
+            burst_seconds: DISK_BURST_SECONDS,
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), Problem> {
         if self.warm_pool_memory_percent > 100 {
             return Err(Problem::new(

@@ -20,6 +20,8 @@ use crate::nbd::handshake::{Handshake, MAX_OPTION_BYTES, Progress};
 use crate::nbd::reply::{self, ReadHeader};
 use crate::nbd::request::{Command, Errno, REQUEST_BYTES, Request};
 use crate::nbd::{ExportInfo, ProtocolError, Session};
+use crate::throttle::Throttle;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// A client has this long for its whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,9 +54,15 @@ enum ConnectionError {
 }
 
 /// Serves one client to its end.
-pub(super) fn run(stream: UnixStream, export: &ExportInfo, device: &Arc<Device>, pool: &Arc<Pool>) {
+pub(super) fn run(
+    stream: UnixStream,
+    export: &ExportInfo,
+    device: &Arc<Device>,
+    throttle: &Throttle,
+    pool: &Arc<Pool>,
+) {
     let name = &export.name;
-    match serve(stream, export, device, pool) {
+    match serve(stream, export, device, throttle, pool) {
         Ok(()) => tracing::debug!(export = name, "client left"),
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -67,6 +75,7 @@ fn serve(
     stream: UnixStream,
     export: &ExportInfo,
     device: &Arc<Device>,
+    throttle: &Throttle,
     pool: &Arc<Pool>,
 ) -> Result<(), ConnectionError> {
     // Larger than the system's default only for a privileged process.
@@ -85,7 +94,9 @@ fn serve(
     });
     let mut connection = Connection {
         slow_until: None,
+        wait: Duration::ZERO,
         peer,
+        throttle,
         pool,
         export,
         input,
@@ -165,7 +176,10 @@ struct Flight {
 struct Connection<'a> {
     /// Writes are not done here until then.
     slow_until: Option<Instant>,
+    /// How long the client's next request waits for what was done.
+    wait: Duration,
     peer: Arc<Peer>,
+    throttle: &'a Throttle,
     pool: &'a Arc<Pool>,
     export: &'a ExportInfo,
     input: Input,
@@ -188,15 +202,47 @@ impl Connection<'_> {
                 Command::Disconnect => return self.send(),
                 Command::Read => self.read(&request)?,
                 _ if has_payload => {
+                    self.charge(request.length);
                     if !self.write(&request)? {
                         return Ok(());
                     }
                 }
                 Command::Refused(errno) => self.answer(&request, Err(errno)),
-                _ => self.dispatch(request, 0, move |peer| peer.carry_out(&request)),
+                _ => {
+                    self.charge(0);
+                    self.dispatch(request, 0, move |peer| peer.carry_out(&request));
+                }
             }
-            if self.output.len() >= SEND_BYTES {
+            if !self.wait.is_zero() {
+                self.pay()?;
+            } else if self.output.len() >= SEND_BYTES {
                 self.send()?;
+            }
+        }
+    }
+
+    /// Takes from what the client may do.
+    fn charge(&mut self, bytes: u32) {
+        self.wait = self.throttle.charge(bytes.into(), Instant::now());
+    }
+
+    /// Waits until what was done is paid for, or the client is gone. What is answered is
+    /// sent before.
+    fn pay(&mut self) -> Result<(), ConnectionError> {
+        self.send()?;
+        let until = Instant::now() + std::mem::take(&mut self.wait);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            // No event is asked for: a connection that ended is told all the same.
+            let mut watched = [PollFd::new(&self.peer.stream, PollFlags::empty())];
+            let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+            match rustix::event::poll(&mut watched, Some(&timeout)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(io::Error::from(error).into()),
             }
         }
     }
@@ -241,6 +287,7 @@ impl Connection<'_> {
             Ok(true) => self.output.advance(length as usize),
             Ok(false) => {
                 self.output.truncate(used);
+                self.charge(length);
                 // The answer may take long: those that are ready go first.
                 self.send()?;
                 let request = *request;

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::device::Device;
 use crate::error::Error;
 use crate::nbd::ExportInfo;
+use crate::throttle::{IoLimits, Throttle};
 use pool::Pool;
 
 /// Connections to one server; more are closed at once.
@@ -57,6 +58,8 @@ pub struct ServerConfig {
     pub owner: Option<(u32, u32)>,
     /// Which processes of that user may connect.
     pub admission: Admission,
+    /// What all clients together may do of what costs the host's disk something.
+    pub limits: IoLimits,
 }
 
 /// Decides by its process id whether a client is who the device is for. A socket's
@@ -110,6 +113,7 @@ impl ServerConfig {
             mode: 0o600,
             owner: None,
             admission: Admission::default(),
+            limits: IoLimits::default(),
         }
     }
 }
@@ -126,6 +130,7 @@ pub struct ServerHandle {
 struct Shared {
     admission: Admission,
     device: Arc<Device>,
+    throttle: Throttle,
     export: ExportInfo,
     pool: Arc<Pool>,
     connections: Mutex<Connections>,
@@ -153,6 +158,7 @@ pub fn serve(config: &ServerConfig, device: Arc<Device>) -> Result<ServerHandle,
             size_bytes: device.size_bytes(),
             read_only: device.is_read_only(),
         },
+        throttle: Throttle::new(config.limits, Instant::now()),
         device,
         pool: Arc::new(Pool::new()),
         connections: Mutex::default(),
@@ -240,7 +246,14 @@ impl Shared {
                     id,
                 };
                 if shared.admission.admits(pid, || shared.lock().closed) {
-                    connection::run(theirs, &shared.export, &shared.device, &shared.pool);
+                    let Shared {
+                        export,
+                        device,
+                        throttle,
+                        pool,
+                        ..
+                    } = &*shared;
+                    connection::run(theirs, export, device, throttle, pool);
                 } else {
                     tracing::error!(
                         export = shared.export.name,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{Admission, ServerConfig, serve};
 use crate::device::{Device, DeviceConfig, WritableConfig};
 use crate::storage::sim::SimStorage;
+use crate::throttle::IoLimits;
 
 const READ: u16 = 0;
 const WRITE: u16 = 1;
@@ -22,6 +23,13 @@ fn send(stream: &mut UnixStream, kind: u16, cookie: u64, payload: &[u8]) {
     bytes.extend_from_slice(&4096u32.to_be_bytes());
     bytes.extend_from_slice(payload);
     stream.write_all(&bytes).unwrap();
+}
+
+fn shake_hands(stream: &mut UnixStream) {
+    stream
+        .write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\0")
+        .unwrap();
+    stream.read_exact(&mut [0; 28]).unwrap();
 }
 
 /// The cookie of the next reply, which is a success.
@@ -57,10 +65,7 @@ async fn reads_pass_writes_that_the_disk_holds_up() {
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
-    stream
-        .write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\0")
-        .unwrap();
-    stream.read_exact(&mut [0; 28]).unwrap();
+    shake_hands(&mut stream);
     // One write in line is slow enough to be noticed.
     storage.hold_writes(true);
     send(&mut stream, WRITE, 1, &[1; 4096]);
@@ -139,4 +144,51 @@ async fn a_process_that_is_let_in_a_moment_later_is_served() {
         .unwrap();
     stream.read_exact(&mut [0; 18]).unwrap();
     server.stop().await;
+}
+
+/// A client that may do little waits between its requests, and nobody waits for it when
+/// the server stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_beyond_its_limits_waits_and_one_that_is_cut_off_does_not() {
+    let config = DeviceConfig {
+        base: None,
+        layers: Vec::new(),
+        writable: Some(WritableConfig {
+            directory: "/layer".into(),
+            limit_bytes: None,
+            reserve_bytes: 0,
+        }),
+        size_bytes: 1 << 20,
+    };
+    let device = Arc::new(Device::create_on(Arc::new(SimStorage::new(2)), &config).unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("nbd.sock");
+    let limited = ServerConfig {
+        // One at once, and the next in an hour and more.
+        limits: IoLimits {
+            operations_per_second: 0,
+            bytes_per_second: 1,
+            burst_seconds: 4096,
+        },
+        ..ServerConfig::new(&socket, "disk")
+    };
+    let server = serve(&limited, device).unwrap();
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    shake_hands(&mut stream);
+    for cookie in [1, 2, 3] {
+        send(&mut stream, WRITE, cookie, &[7; 4096]);
+    }
+    // The first was free, the second is answered and has to be paid for.
+    assert_eq!((receive(&mut stream), receive(&mut stream)), (1, 2));
+    stream
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    let waiting = stream.read(&mut [0]).unwrap_err();
+    assert_eq!(waiting.kind(), std::io::ErrorKind::WouldBlock);
+    tokio::time::timeout(Duration::from_secs(20), server.stop())
+        .await
+        .expect("a stop does not wait for what is owed");
 }

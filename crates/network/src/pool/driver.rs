@@ -1,6 +1,7 @@
 //! The task behind [`super::SlotPool`].
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -268,11 +269,11 @@ impl Driver {
                 break;
             };
             self.slots_running += 1;
-            let (plan, owner) = (self.host.plan, self.config.tap_owner);
+            let (plan, owners) = (self.host.plan, Arc::clone(&self.host.owners));
             self.jobs.spawn(async move {
                 let outcome = netns::spawn("hearth-net-slot", move || match work {
-                    Work::Create(index) => slot::create(index, &plan, owner),
-                    Work::Clean(index) => slot::clean(index, &plan),
+                    Work::Create(index) => slot::create(index, &plan, owners.renew(index)?),
+                    Work::Clean(index) => slot::clean(index, &plan, owners.renew(index)?),
                     Work::Destroy(index) => slot::remove(&Rtnl::open()?, index),
                 })
                 .await;

@@ -1,6 +1,6 @@
 //! How slots and the host's settings come and go.
 
-use hearth_network::{Adoption, Error, Policy, Slot, SlotPool, doctor, tap};
+use hearth_network::{Adoption, Error, Policy, Slot, SlotPool, TapOwner, UidRange, doctor, tap};
 
 use crate::support::*;
 
@@ -432,14 +432,59 @@ fn a_slot_that_cannot_be_made_is_an_error_and_leaves_nothing() {
     });
 }
 
+fn uids_from(first: u32) -> TapOwner {
+    TapOwner::Fresh(UidRange {
+        first,
+        count: 1000,
+        record: "/run/hearth/uids.json".into(),
+    })
+}
+
+#[test]
+fn no_holder_of_a_slot_has_the_uid_of_another() {
+    isolated(|| async {
+        let mut config = config(1, 1);
+        config.tap_owner = uids_from(4242);
+        let pool = SlotPool::start(config.clone(), &[]).await.unwrap();
+        let mut uids = Vec::new();
+        for _ in 0..3 {
+            let slot = pool.acquire().await.unwrap();
+            assert_eq!(slot.index, 0);
+            uids.push(slot.uid);
+            pool.release(slot).await.unwrap();
+        }
+        let kept = pool.acquire().await.unwrap();
+        uids.push(kept.uid);
+        drop(pool);
+        let adoption = Adoption {
+            index: 0,
+            policy: Policy::default(),
+        };
+        let pool = restart(config.clone(), &[adoption]).await;
+        let found = pool.adopted(0).unwrap();
+        assert_eq!(found.uid, kept.uid, "as its TAP says");
+        pool.release(found).await.unwrap();
+        uids.push(pool.acquire().await.unwrap().uid);
+        drop(pool);
+        // As after a crash with nothing to adopt.
+        let pool = restart(config, &[]).await;
+        uids.push(pool.acquire().await.unwrap().uid);
+        let mut different = uids.clone();
+        different.sort_unstable();
+        different.dedup();
+        assert_eq!(different.len(), 6, "{uids:?}");
+        pool.shutdown(&[]).await.unwrap();
+    });
+}
+
 #[test]
 fn the_owner_may_open_the_tap_without_privileges_and_nobody_else() {
     isolated(|| async {
         let mut config = config(1, 2);
-        config.tap_owner = hearth_network::TapOwner::PerSlot { base: 4242 };
+        config.tap_owner = uids_from(4242);
         let pool = SlotPool::start(config, &[]).await.unwrap();
         let slot = pool.acquire().await.unwrap();
-        assert_eq!(slot.uid, 4242 + slot.index);
+        assert!((4242..5242).contains(&slot.uid), "{}", slot.uid);
         let netns = format!("hearth-{}", slot.index);
         // The device node's own mode is another matter, and differs between hosts.
         sh("mknod -m 666 /run/tun c 10 200 && mount --bind /run/tun /dev/net/tun");

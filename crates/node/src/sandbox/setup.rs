@@ -107,7 +107,7 @@ pub(crate) async fn launch(
                 guest,
                 limits,
             };
-            let engine = shared.engine.as_ref();
+            let engine = &shared.engine;
             let ready = Box::pin(hearth_microvm::boot(held, engine, &boot, &mut journal)).await;
             ready.map(|ready| ready.vm)
         }
@@ -133,7 +133,7 @@ async fn restore(
     journal: &mut StartJournal<'_>,
 ) -> Result<Launched, Box<Failed>> {
     let served = held.serve(disk, journal).await?;
-    served.restore(shared.engine.as_ref(), saved, journal).await
+    served.restore(&shared.engine, saved, journal).await
 }
 
 /// A stage's failure as the node's; what the journal said is the node's own already.
@@ -242,6 +242,7 @@ pub(crate) fn disk(shared: &Shared, ground: &Ground, record: &Record) -> Disk {
         limit_bytes: None,
         // Guests meet a full disk before the host does.
         reserve_bytes: shared.config.disk_reserve_bytes,
+        io: shared.config.disk_io,
         size_bytes: ground.disk.build.manifest.shape.disk_mib << 20,
     }
 }

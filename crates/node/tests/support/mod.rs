@@ -13,7 +13,7 @@ use hearth_machine::{
     accelerator::Accelerator,
     qemu::{QemuConfig, QemuEngine},
 };
-use hearth_network::{NetworkConfig, TapOwner};
+use hearth_network::{NetworkConfig, TapOwner, UidRange};
 use hearth_node::{
     Node, NodeConfig, SandboxSpec, SandboxState, Status, TimeoutAction,
     config::GrpcConfig,
@@ -234,8 +234,8 @@ impl Home {
             max_sandboxes: 8,
             memory_reserve_bytes: 0,
             disk_reserve_bytes: self.disk_reserve_bytes,
+            disk_io: hearth_block::IoLimits::default(),
             agent_timeout: LIMIT,
-            uid_base: 64_400,
             grpc: GrpcConfig {
                 socket: self.run().join("node.sock"),
                 tcp: None,
@@ -247,7 +247,11 @@ impl Home {
             state_dir: self.state(),
             pool_size: 1,
             max_slots: 16,
-            tap_owner: TapOwner::PerSlot { base: 64_400 },
+            tap_owner: TapOwner::Fresh(UidRange {
+                first: 64_400,
+                count: 1000,
+                record: self.run().join("uids.json"),
+            }),
             ..NetworkConfig::default()
         };
         Node::start_with(config, engine, Arc::new(self.store()), network, hooks)
