@@ -28,6 +28,9 @@ mod cores;
 mod drain;
 mod exchange;
 mod forward;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest;
 mod guest_tls;
 mod headers;

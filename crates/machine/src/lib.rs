@@ -27,6 +27,9 @@
 pub mod accelerator;
 mod dirty;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 mod launch;
 mod process;

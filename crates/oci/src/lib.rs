@@ -17,6 +17,9 @@ mod client;
 mod credentials;
 mod dial;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod pull;
 mod reference;
 mod registries;
