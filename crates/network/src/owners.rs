@@ -8,8 +8,9 @@
 //! finds it.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -160,7 +161,13 @@ fn write(path: &Path, record: &Record) -> Result<()> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".new");
         let temporary = PathBuf::from(temporary);
-        fs::write(&temporary, serde_json::to_vec(record)?)?;
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?
+            .write_all(&serde_json::to_vec(record)?)?;
         fs::rename(&temporary, path)
     };
     attempt().map_err(Error::io(format!("write {}", path.display())))

@@ -75,6 +75,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     // A shell's and a service's usual soft limit holds 75 sandboxes; the hard one is
     // there to be used.
     crate::daemon::descriptors::raise();
+    if matches!(cli.command, Command::Up(_) | Command::Serve(_)) {
+        crate::daemon::privileges::give_up_needless();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

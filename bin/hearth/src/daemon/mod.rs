@@ -13,6 +13,7 @@ pub mod log;
 mod memory;
 mod network;
 pub mod prepare;
+pub mod privileges;
 pub mod recipes;
 mod routes;
 pub mod secret_files;
