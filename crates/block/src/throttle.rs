@@ -7,8 +7,13 @@
 //!
 //! No clock of its own: the time is given.
 
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 /// What the clients of one device may do in the long run. 0 is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,6 +92,25 @@ impl Bucket {
         }
         self.left = (self.left + passed * self.rate).min(self.most) - amount;
         (-self.left).max(0.0) / self.rate
+    }
+}
+
+/// Waits, unless the client goes, or its connection is cut off.
+pub(crate) fn pause(connection: &UnixStream, wait: Duration) -> io::Result<()> {
+    let until = Instant::now() + wait;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        // No event is asked for: the end of a connection is told all the same.
+        let mut watched = [PollFd::new(connection, PollFlags::empty())];
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match rustix::event::poll(&mut watched, Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -109,6 +109,15 @@ impl Request {
     pub fn has_payload(input: &[u8]) -> bool {
         input.get(6..8) == Some(&CMD_WRITE.to_be_bytes()[..])
     }
+
+    /// How many bytes carrying it out writes although it has no payload: zeros that are to
+    /// keep their space are written like any others.
+    pub fn written_bytes(&self) -> u32 {
+        match self.command {
+            Command::WriteZeroes { no_hole: true, .. } => self.length,
+            _ => 0,
+        }
+    }
 }
 
 fn check(

@@ -246,3 +246,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn zeros_that_keep_their_space_count_as_written() {
+    let request = |command| Request {
+        command,
+        cookie: 1,
+        offset: 0,
+        length: 1 << 30,
+    };
+    let zeroes = |no_hole| {
+        request(Command::WriteZeroes {
+            fua: false,
+            no_hole,
+        })
+    };
+    assert_eq!(zeroes(true).written_bytes(), 1 << 30);
+    assert_eq!(zeroes(false).written_bytes(), 0);
+    assert_eq!(request(Command::Flush).written_bytes(), 0);
+}

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::buffer::{Input, Output};
+use super::errno;
 use super::pool::Pool;
 use crate::device::Device;
 use crate::error::IoError;
@@ -20,8 +21,7 @@ use crate::nbd::handshake::{Handshake, MAX_OPTION_BYTES, Progress};
 use crate::nbd::reply::{self, ReadHeader};
 use crate::nbd::request::{Command, Errno, REQUEST_BYTES, Request};
 use crate::nbd::{ExportInfo, ProtocolError, Session};
-use crate::throttle::Throttle;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use crate::throttle::{self, Throttle};
 
 /// A client has this long for its whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -209,7 +209,7 @@ impl Connection<'_> {
                 }
                 Command::Refused(errno) => self.answer(&request, Err(errno)),
                 _ => {
-                    self.charge(0);
+                    self.charge(request.written_bytes());
                     self.dispatch(request, 0, move |peer| peer.carry_out(&request));
                 }
             }
@@ -226,25 +226,11 @@ impl Connection<'_> {
         self.wait = self.throttle.charge(bytes.into(), Instant::now());
     }
 
-    /// Waits until what was done is paid for, or the client is gone. What is answered is
-    /// sent before.
+    /// Sends what is ready, and waits until what was done is paid for.
     fn pay(&mut self) -> Result<(), ConnectionError> {
         self.send()?;
-        let until = Instant::now() + std::mem::take(&mut self.wait);
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            // No event is asked for: a connection that ended is told all the same.
-            let mut watched = [PollFd::new(&self.peer.stream, PollFlags::empty())];
-            let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-            match rustix::event::poll(&mut watched, Some(&timeout)) {
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) => return Ok(()),
-                Err(error) => return Err(io::Error::from(error).into()),
-            }
-        }
+        let wait = std::mem::take(&mut self.wait);
+        Ok(throttle::pause(&self.peer.stream, wait)?)
     }
 
     /// Sends what is ready and waits for bytes; `false` if the client left.
@@ -504,19 +490,5 @@ impl Peer {
         self.landed
             .wait_while(self.lock_flights(), |flights| !enough(flights))
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What the client is told; what it is not told goes to the log.
-fn errno(error: &IoError) -> Errno {
-    match error {
-        IoError::OutOfRange => Errno::Inval,
-        IoError::ReadOnly => Errno::Perm,
-        IoError::NoSpace => Errno::NoSpace,
-        IoError::Poisoned => Errno::Io,
-        IoError::Storage(source) => {
-            tracing::error!(%error, %source, "a disk request failed");
-            Errno::Io
-        }
     }
 }

@@ -31,8 +31,9 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::device::Device;
-use crate::error::Error;
+use crate::error::{Error, IoError};
 use crate::nbd::ExportInfo;
+use crate::nbd::request::Errno;
 use crate::throttle::{IoLimits, Throttle};
 use pool::Pool;
 
@@ -348,6 +349,20 @@ impl std::fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("export", &self.export)
             .finish_non_exhaustive()
+    }
+}
+
+/// What the client is told; what it is not told goes to the log.
+fn errno(error: &IoError) -> Errno {
+    match error {
+        IoError::OutOfRange => Errno::Inval,
+        IoError::ReadOnly => Errno::Perm,
+        IoError::NoSpace => Errno::NoSpace,
+        IoError::Poisoned => Errno::Io,
+        IoError::Storage(source) => {
+            tracing::error!(%error, %source, "a disk request failed");
+            Errno::Io
+        }
     }
 }
 
