@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use async_trait::async_trait;
 use hearth_block::IoLimits;
 use hearth_machine::accelerator::Accelerator;
 use hearth_machine::{
-    BootSpec, Capabilities, DirtyMemory, Engine, Error, ExitReason, Machine, MachineRecord,
-    MemoryMapping, RestoreSpec, SaveTarget, VmShape,
+    BootSpec, Capabilities, DirtyMemory, DiskKind, Engine, Error, ExitReason, GuestCpu, Machine,
+    MachineRecord, MemoryMapping, RestoreSpec, SaveTarget, VmShape,
 };
 use hearth_microvm::{Disk, Kernel, Lifetime, NoJournal, Opening, Owner, SlotHeld};
 use hearth_network::{NetworkConfig, SlotPool};
@@ -38,7 +39,12 @@ impl Engine for Slow {
             engine: "slow",
             version: "1".to_owned(),
             accelerator: Accelerator::Kvm,
-            nbd_disk: true,
+            cpu: GuestCpu {
+                model: "none".to_owned(),
+                features: BTreeSet::new(),
+            },
+            disk: DiskKind::NbdSocket,
+            memory_pieces: false,
         }
     }
 
@@ -83,6 +89,9 @@ impl Machine for Vm {
     fn pid(&self) -> u32 {
         self.record.pid
     }
+    fn engine_version(&self) -> String {
+        "1".to_owned()
+    }
     fn record(&self) -> MachineRecord {
         self.record.clone()
     }
@@ -95,7 +104,7 @@ impl Machine for Vm {
     async fn save(&self, _: SaveTarget) -> Result<(), Error> {
         Err(Error::NotPaused)
     }
-    async fn dirty_memory(&self) -> Result<DirtyMemory, Error> {
+    async fn dirty_memory(&self) -> Result<Box<dyn DirtyMemory>, Error> {
         Err(Error::NotPaused)
     }
     async fn written_bytes(&self) -> Result<u64, Error> {
