@@ -335,6 +335,11 @@ async fn failures_of_the_node_leave_what_was_and_say_why() {
         (full(), 503, "sandbox_capacity_unavailable"),
         (NodeError::Deadline, 504, "sandbox_placement_timeout"),
         (
+            NodeError::Unimplemented("the memory was saved by another engine".to_owned()),
+            503,
+            "sandbox_no_compatible_node",
+        ),
+        (
             NodeError::Damaged("memory.img".to_owned()),
             500,
             "internal_server_error",

@@ -240,6 +240,58 @@ fn damage_is_named_and_never_half_loaded() {
     });
 }
 
+#[test]
+fn a_memory_of_another_engine_waits_and_its_disk_does_not() {
+    isolated(
+        "a_memory_of_another_engine_waits_and_its_disk_does_not",
+        async || {
+            let home = Home::new().await;
+            let node = home.start().await;
+            let spec = home.spec(home.base);
+            let first = node.create(spec, in_an_hour()).await.unwrap();
+            let id = first.spec.sandbox_id.clone();
+            run(&first, "echo a > /root/file; echo b > /dev/shm/file").await;
+            let build = BuildId::random();
+            node.pause(&id, build, true).await.unwrap();
+            let stored = home.store().open(build).await.unwrap();
+            let manifest = stored.directory().join("manifest.json");
+            let own = std::fs::read_to_string(&manifest).unwrap();
+            let version = format!("\"version\": \"{}\"", stored.manifest.engine.version);
+            let older = own.replacen(&version, "\"version\": \"2.11.1\"", 1);
+            assert_ne!(older, own, "{version}");
+
+            std::fs::write(&manifest, &older).unwrap();
+            let error = node.resume(&id, in_an_hour(), false).await.unwrap_err();
+            assert!(matches!(error, Error::Incompatible(_)), "{error:?}");
+            let text = error.to_string();
+            assert!(text.contains("saved by qemu 2.11.1"), "{text}");
+            assert_eq!(state(&node, &id), Some(SandboxState::Paused));
+            assert_eq!(home.vm_processes(), [0; 0]);
+
+            // With the engine that saved it, all is there.
+            std::fs::write(&manifest, &own).unwrap();
+            let back = node.resume(&id, in_an_hour(), false).await.unwrap();
+            assert_sound(&back, "a\nb").await;
+            // Without it, the disk is.
+            let build = BuildId::random();
+            node.pause(&id, build, true).await.unwrap();
+            let stored = home.store().open(build).await.unwrap();
+            let manifest = stored.directory().join("manifest.json");
+            let own = std::fs::read_to_string(&manifest).unwrap();
+            std::fs::write(
+                &manifest,
+                own.replacen(&version, "\"version\": \"2.11.1\"", 1),
+            )
+            .unwrap();
+            let booted = node.resume(&id, in_an_hour(), true).await.unwrap();
+            assert_eq!(run(&booted, "cat /root/file").await, "a");
+            node.delete(&id).await.unwrap();
+            node.shutdown(Duration::from_secs(10)).await;
+            home.assert_nothing_left();
+        },
+    );
+}
+
 /// Offset of the first byte that is not in a hole.
 fn first_data(file: &std::fs::File) -> u64 {
     rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0)).unwrap_or(0)
