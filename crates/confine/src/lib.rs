@@ -72,6 +72,9 @@ pub struct Confinement {
     /// missing stay away. With a list, it also has PID, IPC, UTS and control group
     /// namespaces of its own; `None` leaves it in the daemon's.
     pub visible: Option<Vec<PathBuf>>,
+    /// What exists for the process elsewhere than for the host, or can be written. Only
+    /// with [`Self::visible`].
+    pub placed: Vec<Placed>,
     /// Makes the kernel prefer this process when the host runs out of memory
     /// (-1000 to 1000, see proc(5)).
     pub oom_score_adj: Option<i16>,
@@ -86,6 +89,18 @@ impl Confinement {
             pids: self.pids_max,
         }
     }
+}
+
+/// A file, device or directory (with all below, but not what is mounted there) at a place
+/// of its own in the process's root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Where it is for the host. It must exist.
+    pub from: PathBuf,
+    /// Where it is for the process, as an absolute path.
+    pub at: PathBuf,
+    /// Whether it may be written, as far as the process's user may; else it is read-only.
+    pub writable: bool,
 }
 
 /// Resource limits of the process (setrlimit(2)).

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 
-use crate::Error;
+use crate::{Error, Placed};
 
 /// Where the new root is put together: a directory that every host has, and in which
 /// nothing lies that a VM process needs.
@@ -33,13 +33,14 @@ const ROOT_OPTIONS: &str = "mode=755,size=256k,nr_inodes=256";
 /// `visible` exist.
 pub(crate) fn start_in<T: Send>(
     visible: &[PathBuf],
+    placed: &[Placed],
     start: impl FnOnce() -> Result<T, Error> + Send,
 ) -> Result<T, Error> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("jail".to_owned())
             .spawn_scoped(scope, || {
-                enter(visible)?;
+                enter(visible, placed)?;
                 start()
             })
             .map_err(|source| Error::Namespaces {
@@ -55,7 +56,7 @@ pub(crate) fn start_in<T: Send>(
     })
 }
 
-fn enter(visible: &[PathBuf]) -> Result<(), Error> {
+fn enter(visible: &[PathBuf], placed: &[Placed]) -> Result<(), Error> {
     let flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC
@@ -91,6 +92,12 @@ fn enter(visible: &[PathBuf]) -> Result<(), Error> {
             source,
         })?;
     }
+    for it in placed {
+        place(stage, &it.from, &it.at, it.writable).map_err(|source| Error::Visible {
+            path: it.from.clone(),
+            source,
+        })?;
+    }
     let proc = fs::create_dir(stage.join("proc"));
     proc.map_err(|source| Error::Namespaces {
         step: "make /proc",
@@ -113,12 +120,16 @@ fn enter(visible: &[PathBuf]) -> Result<(), Error> {
 /// Binds `path` at the same place below `stage`, without what is mounted below it. What
 /// does not exist stays away.
 fn show(stage: &Path, path: &Path) -> io::Result<()> {
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let relative = path
+    match place(stage, path, path, false) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Binds `path` as `at` below `stage`, without what is mounted below it.
+fn place(stage: &Path, path: &Path, at: &Path, writable: bool) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    let relative = at
         .strip_prefix("/")
         .map_err(|_| io::Error::other("not an absolute path"))?;
     let target = stage.join(relative);
@@ -136,8 +147,12 @@ fn show(stage: &Path, path: &Path) -> io::Result<()> {
         MsFlags::MS_BIND,
         None::<&str>,
     )?;
-    let mut flags =
-        MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID;
+    let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID;
+    if writable {
+        flags |= MsFlags::MS_NOEXEC;
+    } else {
+        flags |= MsFlags::MS_RDONLY;
+    }
     if metadata.is_dir() {
         flags |= MsFlags::MS_NODEV;
     }

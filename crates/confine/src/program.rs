@@ -20,6 +20,7 @@ pub struct Program {
     environment: Vec<(OsString, OsString)>,
     descriptors: Vec<OwnedFd>,
     filters: Vec<BpfProgram>,
+    stdout: Option<File>,
     stderr: Option<File>,
 }
 
@@ -60,6 +61,7 @@ impl Program {
             environment: Vec::new(),
             descriptors: Vec::new(),
             filters: Vec::new(),
+            stdout: None,
             stderr: None,
         }
     }
@@ -79,8 +81,14 @@ impl Program {
         self
     }
 
-    /// File that takes standard error; without one it goes to `/dev/null`, as standard
-    /// output always does.
+    /// File that takes standard output; without one it goes to `/dev/null`.
+    #[must_use]
+    pub fn stdout(mut self, file: File) -> Self {
+        self.stdout = Some(file);
+        self
+    }
+
+    /// File that takes standard error; without one it goes to `/dev/null`.
     #[must_use]
     pub fn stderr(mut self, file: File) -> Self {
         self.stderr = Some(file);
@@ -140,8 +148,11 @@ impl Program {
         let mut steps = self.prepare(confinement, &groups)?;
         steps.filter(self.filters.clone());
         let later = if join_first { None } else { steps.take_group() };
-        let spawned = match confinement.and_then(|it| it.visible.as_deref()) {
-            Some(visible) => namespaces::start_in(visible, || self.start(steps, &null)),
+        let root = confinement.and_then(|it| Some((it.visible.as_deref()?, &it.placed[..])));
+        let spawned = match root {
+            Some((visible, placed)) => {
+                namespaces::start_in(visible, placed, || self.start(steps, &null))
+            }
             None => self.start(steps, &null),
         };
         if spawned.is_err()
@@ -201,10 +212,11 @@ impl Program {
 
     fn start(self, steps: Steps, null: &File) -> Result<Spawned, Error> {
         let null = || null.try_clone().map_err(|source| self.failed(source));
-        let stderr = match &self.stderr {
-            Some(file) => file.try_clone().map_err(|source| self.failed(source))?,
-            None => null()?,
+        let output = |file: &Option<File>| match file {
+            Some(file) => file.try_clone().map_err(|source| self.failed(source)),
+            None => null(),
         };
+        let (stdout, stderr) = (output(&self.stdout)?, output(&self.stderr)?);
         let mut command = Command::new(&self.path);
         command
             .args(&self.arguments)
@@ -212,7 +224,7 @@ impl Program {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
             .stdin(null()?)
-            .stdout(null()?)
+            .stdout(stdout)
             .stderr(stderr);
         child::install(&mut command, steps);
         let child = command.spawn().map_err(|source| self.failed(source))?;

@@ -7,7 +7,7 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use hearth_confine::{Cgroups, Confinement, Error, FileAccess, Program, Spawned};
+use hearth_confine::{Cgroups, Confinement, Error, FileAccess, Placed, Program, Spawned};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{WaitId, WaitIdOptions};
 
@@ -274,6 +274,50 @@ fn in_namespaces_of_its_own_it_sees_what_is_listed() {
         !mounts.lines().any(|line| line.starts_with("jail ")),
         "{mounts}"
     );
+}
+
+#[test]
+fn what_is_placed_is_where_it_was_put_and_can_be_written_if_said() {
+    if !enabled() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let open = || std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    let own = ["mine", "fixed"].map(|name| dir.path().join(name));
+    for path in &own {
+        fs::create_dir(path).unwrap();
+        fs::set_permissions(path, open()).unwrap();
+        fs::write(path.join("there"), "from the host").unwrap();
+    }
+    let place = |from: &PathBuf, at: &str, writable| Placed {
+        from: from.clone(),
+        at: at.into(),
+        writable,
+    };
+    let mut held = Confinement {
+        visible: Some(programs()),
+        placed: vec![
+            place(&own[0], "/run/own", true),
+            place(&own[1], "/run/fixed", false),
+            place(&PathBuf::from("/dev/zero"), "/dev/disk", true),
+        ],
+        ..confinement()
+    };
+    let script = "exec >&2; cat /run/own/there; echo; echo back > /run/own/new; \
+                  touch /run/fixed/new /run/new; ls /run; head -c 3 /dev/disk | wc -c; \
+                  echo gone > /dev/disk && echo written";
+    let (code, text) = run(script, vec![], &held);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("from the host\n"), "{text}");
+    assert_eq!(text.matches("Read-only file system").count(), 2, "{text}");
+    assert!(text.contains("fixed\nown\n3\nwritten\n"), "{text}");
+    assert_eq!(fs::read_to_string(own[0].join("new")).unwrap(), "back\n");
+    assert!(!own[1].join("new").exists());
+    // Unlike what is only listed, it must be there.
+    held.placed[1].from = dir.path().join("none");
+    let program = Program::new("/bin/true");
+    let error = program.spawn(Some(&held)).unwrap_err();
+    assert!(error.to_string().contains("/none"), "{error}");
 }
 
 #[test]
