@@ -30,6 +30,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod firecracker;
 mod host;
 mod launch;
 mod process;

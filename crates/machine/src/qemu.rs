@@ -26,6 +26,7 @@ mod preload;
 mod trial;
 mod tsc;
 
+pub(crate) use filter::start_up as start_up_filter;
 pub use trial::probe;
 
 use std::os::fd::OwnedFd;

@@ -209,6 +209,8 @@ pub enum MemoryMapping {
     Shared,
     /// The file is only the start; what the guest writes belongs to the process.
     Private,
+    /// Not at all: the memory is the process's own until it is saved to the file.
+    Own,
 }
 
 /// Enough to find a VM again after a restart of the daemon.
@@ -236,8 +238,11 @@ pub struct MachineRecord {
     /// Files of which pieces are mapped over that one.
     #[serde(default)]
     pub memory_overlay_files: Vec<PathBuf>,
-    /// How that file is mapped.
+    /// How the memory file is mapped.
     pub memory_mapping: MemoryMapping,
+    /// File in which what was written is collected at each save, where the engine needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_scratch: Option<PathBuf>,
     /// Name of the VM's control group, if it has one.
     pub cgroup_name: Option<String>,
 }

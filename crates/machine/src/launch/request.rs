@@ -95,6 +95,7 @@ impl<'a> Request<'a> {
             memory_file: self.memory_file.to_owned(),
             memory_overlay_files: Vec::new(),
             memory_mapping: mapping,
+            memory_scratch: None,
             cgroup_name: self.confinement.and_then(|it| it.cgroup_name.clone()),
         }
     }

@@ -126,7 +126,7 @@ impl CommandLine<'_> {
         line.option("-m", format!("{}M", self.shape.memory_bytes >> 20));
         let share = match self.mapping {
             MemoryMapping::Shared => "on",
-            MemoryMapping::Private => "off",
+            MemoryMapping::Private | MemoryMapping::Own => "off",
         };
         line.option(
             "-object",

@@ -183,7 +183,7 @@ const KVM_MAKES: [u64; 6] = [
 ];
 
 /// The filter to be in force from exec on.
-pub(super) fn start_up() -> io::Result<BpfProgram> {
+pub(crate) fn start_up() -> io::Result<BpfProgram> {
     compile(
         always(&ABSENT),
         SeccompAction::Allow,

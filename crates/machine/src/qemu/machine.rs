@@ -52,7 +52,7 @@ impl QemuMachine {
     fn require_private(&self) -> Result<(), Error> {
         match self.running.vm.record.memory_mapping {
             MemoryMapping::Private => Ok(()),
-            MemoryMapping::Shared => Err(Error::Unsupported(
+            MemoryMapping::Shared | MemoryMapping::Own => Err(Error::Unsupported(
                 "the memory file of a booted VM is its memory",
             )),
         }
@@ -61,7 +61,7 @@ impl QemuMachine {
     fn require_shared(&self) -> Result<(), Error> {
         match self.running.vm.record.memory_mapping {
             MemoryMapping::Shared => Ok(()),
-            MemoryMapping::Private => Err(Error::Unsupported(
+            MemoryMapping::Private | MemoryMapping::Own => Err(Error::Unsupported(
                 "a restored VM is saved as a difference to its memory image",
             )),
         }

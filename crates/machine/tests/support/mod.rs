@@ -1,11 +1,11 @@
 //! What the tests with real VMs share: a guest, a disk server, waiting.
 
+mod guest;
+
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use hearth_confine::Confinement;
@@ -178,7 +178,7 @@ impl Bench {
                 memory_bytes: MEMORY_BYTES,
             },
             kernel: self.kernel.clone(),
-            initramfs: initramfs().clone(),
+            initramfs: guest::initramfs().clone(),
             cmdline_extra: "quiet".to_owned(),
             memory_file: self.path(&format!("{id}.memory")),
             disk: self.disk(),
@@ -283,61 +283,4 @@ pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within {LIMIT:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// The initial RAM file system with `tests/guest/init.rs` in it, made once.
-fn initramfs() -> &'static PathBuf {
-    static MADE: OnceLock<PathBuf> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let init = dir.join(format!("init-{}", std::process::id()));
-        let status = Command::new("rustc")
-            .args(["--edition", "2024", "-C", "target-feature=+crt-static"])
-            .args([
-                "-C",
-                "opt-level=s",
-                "-C",
-                "panic=abort",
-                "-C",
-                "strip=symbols",
-                "-o",
-            ])
-            .arg(&init)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/init.rs"))
-            .status()
-            .expect("rustc runs");
-        assert!(status.success(), "the guest's init does not compile");
-        let archive = dir.join(format!("initramfs-{}", std::process::id()));
-        let mut file = fs::File::create(&archive).unwrap();
-        entry(&mut file, "init", 0o100_755, &fs::read(&init).unwrap());
-        entry(&mut file, "TRAILER!!!", 0, &[]);
-        fs::remove_file(init).unwrap();
-        archive
-    })
-}
-
-/// One entry of a cpio archive of the "newc" kind.
-fn entry(file: &mut fs::File, name: &str, mode: u32, data: &[u8]) {
-    let header = format!(
-        "070701{:08x}{mode:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}",
-        1,
-        0,
-        0,
-        1,
-        0,
-        data.len(),
-        0,
-        0,
-        0,
-        0,
-        name.len() + 1,
-        0
-    );
-    let pad = |length: usize| vec![0_u8; length.next_multiple_of(4) - length];
-    file.write_all(header.as_bytes()).unwrap();
-    file.write_all(name.as_bytes()).unwrap();
-    file.write_all(&[0]).unwrap();
-    file.write_all(&pad(header.len() + name.len() + 1)).unwrap();
-    file.write_all(data).unwrap();
-    file.write_all(&pad(data.len())).unwrap();
 }
