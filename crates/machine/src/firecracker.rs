@@ -20,38 +20,26 @@
 //! Needs `/dev/kvm` to be open to its group: the process gets that group, and no other.
 
 mod api;
+mod config;
 mod dirty;
 mod jail;
 mod launch;
 mod machine;
 mod version;
 
-use std::path::PathBuf;
-
 use async_trait::async_trait;
 
 use crate::accelerator::Accelerator;
 use crate::launch::{Supervised, owned};
 use crate::{
-    BootSpec, Capabilities, Console, DiskKind, Engine, Error, GuestCpu, Machine, MachineRecord,
-    RestoreSpec, host,
+    BootSpec, Capabilities, DiskKind, Engine, Error, GuestCpu, Machine, MachineRecord, RestoreSpec,
+    host,
 };
 
+pub use config::{ENGINE, FirecrackerConfig};
 use launch::Running;
 use machine::FirecrackerMachine;
 pub use version::{MINIMUM as MINIMUM_VERSION, find};
-
-/// Name of this engine in capabilities and records.
-pub const ENGINE: &str = "firecracker";
-
-/// Settings of the engine.
-#[derive(Clone, Debug)]
-pub struct FirecrackerConfig {
-    /// The executable.
-    pub program: PathBuf,
-    /// Where the console of a restored VM goes. That of a booted one goes to a file.
-    pub restored_console: Console,
-}
 
 /// The engine.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ use super::api::{
     Api, ApiError, BootSource, Drive, Instance, Interface, MachineConfig, MemoryBackend,
     NetworkOverride, SnapshotLoad,
 };
+use super::config::{ENGINE, FirecrackerConfig};
 use super::jail::{self, DISK, OWN_DIR, OwnDir};
-use super::{ENGINE, FirecrackerConfig};
 use crate::launch::{self, Made, Prepared, Request, Supervised, create_log, open_public, remove};
 use crate::{
     BootSpec, Console, Error, MachineRecord, MemoryMapping, MemorySource, NetworkAttachment,
