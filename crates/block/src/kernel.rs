@@ -4,10 +4,14 @@
 //! holds the device for as long as a thread of ours is inside one `ioctl`, so the
 //! device goes when the process does, however it ends.
 //!
+//! [`netlink`] is the other way, by which a device outlives the process.
+//!
 //! Source: `Documentation/admin-guide/blockdev/nbd.rst` and `include/uapi/linux/nbd.h`
 //! of Linux.
 
 #![expect(unsafe_code, reason = "NBD's ioctls have no safe wrapper")]
+
+pub mod netlink;
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -5,12 +5,15 @@
 mod common;
 
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{Client, MIB, Scratch};
 use hearth_block::Device;
+use hearth_block::kernel::netlink::LastingDevice;
 use hearth_block::kernel::{KernelDevice, KernelError};
 use hearth_block::nbd::client::negotiate;
 
@@ -104,5 +107,92 @@ async fn the_kernel_reads_what_is_served() {
         matches!(not_one, Err(KernelError::NotNbd(_))),
         "{not_one:?}"
     );
+    server.stop().await;
+}
+
+/// Where the kernel can, a device whose server went away waits for the next one; else it
+/// says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lasting_device_waits_for_the_next_server() {
+    const PATIENCE: Duration = Duration::from_secs(120);
+    let scratch = Scratch::new();
+    let base = scratch.base(16 * MIB);
+    let device = Arc::new(Device::create(&scratch.config(Some(base.clone()), 32 * MIB)).unwrap());
+    let server = scratch.serve(Arc::clone(&device));
+    let socket = scratch.path("nbd.sock");
+    let identifier = format!("hearth-test-{}", std::process::id());
+    let attach = {
+        let (socket, identifier) = (socket.clone(), identifier.clone());
+        move || LastingDevice::attach(&socket, "", &identifier, PATIENCE)
+    };
+    let attached = tokio::task::spawn_blocking(attach.clone()).await.unwrap();
+    if !Path::new("/sys/block/nbd0").exists() {
+        assert!(
+            matches!(attached, Err(KernelError::Unsupported)),
+            "{attached:?}"
+        );
+        server.stop().await;
+        return;
+    }
+    let attached = attached.unwrap();
+    let twice = tokio::task::spawn_blocking(attach).await.unwrap();
+    assert!(matches!(twice, Err(KernelError::InUse(_))), "{twice:?}");
+    let path = attached.path();
+    let open = move || std::fs::File::options().read(true).write(true).open(&path);
+    let written = {
+        let open = open.clone();
+        tokio::task::spawn_blocking(move || {
+            let file = open()?;
+            file.write_all_at(&[7; 4096], 8192)?;
+            file.sync_all()
+        })
+    };
+    written.await.unwrap().unwrap();
+
+    // The value goes, as its process would, and the server with it.
+    drop(attached);
+    server.stop().await;
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut read = vec![0; 16 << 20];
+        open()?.read_exact_at(&mut read, 0)?;
+        Ok::<_, io::Error>(read)
+    });
+    // Nobody is there to answer it: it waits or has failed.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!reading.is_finished());
+    let found = LastingDevice::find(&identifier).unwrap().unwrap();
+    let server = scratch.serve(device);
+    let reconnect = {
+        let (found, socket) = (found.clone(), socket.clone());
+        move || found.reconnect(&socket, "", PATIENCE)
+    };
+    let again = tokio::task::spawn_blocking(reconnect.clone()).await;
+    again.unwrap().unwrap();
+    let read = reading.await.unwrap().unwrap();
+    let mut expected = std::fs::read(base).unwrap();
+    expected[8192..8192 + 4096].fill(7);
+    assert!(read == expected);
+
+    // A whole connection is kept.
+    let whole = tokio::task::spawn_blocking(reconnect).await;
+    whole.unwrap().unwrap();
+    let path = found.path();
+    let still = tokio::task::spawn_blocking(move || {
+        let mut read = [0; 4096];
+        let file = std::fs::File::open(path)?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+        file.read_exact_at(&mut read, 8192).map(|()| read)
+    });
+    assert_eq!(still.await.unwrap().unwrap(), [7; 4096]);
+    let other = found.clone();
+    let detached = tokio::task::spawn_blocking(move || found.detach()).await;
+    detached.unwrap().unwrap();
+    assert_eq!(LastingDevice::find(&identifier).unwrap(), None);
+    let late = tokio::task::spawn_blocking(move || {
+        let late = other.reconnect(&socket, "", PATIENCE);
+        other.detach().map(|()| late)
+    });
+    let late = late.await.unwrap().unwrap();
+    assert!(matches!(late, Err(KernelError::NotNbd(_))), "{late:?}");
     server.stop().await;
 }
