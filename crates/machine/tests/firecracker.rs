@@ -181,15 +181,20 @@ impl Bench {
     }
 
     fn counts(&self, id: &str) -> Vec<usize> {
-        self.console(id)
-            .split_inclusive('\n')
-            .filter(|line| line.ends_with('\n'))
-            .filter_map(|line| line.trim().strip_prefix("tick ")?.parse().ok())
-            .collect()
+        counts(&self.console(id))
     }
 
     fn count(&self, id: &str) -> Option<usize> {
         self.counts(id).last().copied()
+    }
+
+    /// One guest in VMs one after the other left no count out and said none twice; a line
+    /// may have begun in one and ended in the next.
+    #[track_caller]
+    fn went_on(&self, ids: &[&str]) {
+        let text: String = ids.iter().map(|id| self.console(id)).collect();
+        let all = counts(&text);
+        assert!(all.windows(2).all(|pair| pair[1] == pair[0] + 1), "{all:?}");
     }
 
     #[track_caller]
@@ -250,6 +255,15 @@ impl Drop for Bench {
     }
 }
 
+/// Every complete count on a console.
+fn counts(console: &str) -> Vec<usize> {
+    console
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .filter_map(|line| line.trim().strip_prefix("tick ")?.parse().ok())
+        .collect()
+}
+
 fn ip(arguments: &[&str]) {
     let status = Command::new("ip").args(arguments).status();
     assert!(
@@ -283,12 +297,7 @@ async fn a_saved_guest_goes_on_twice_and_again() {
         .unwrap();
     for id in ["a", "b"] {
         bench.counts_to(id, saved_at + 10);
-        let all = bench.counts(id);
-        assert!(all.windows(2).all(|pair| pair[1] == pair[0] + 1), "{all:?}");
-        assert!(
-            all[0] == saved_at || all[0] == saved_at + 1,
-            "{all:?} after {saved_at}"
-        );
+        bench.went_on(&["template", id]);
     }
     b.stop().await.unwrap();
 
@@ -346,11 +355,7 @@ async fn a_saved_guest_goes_on_twice_and_again() {
     assert_eq!(bench.counts("c"), [0; 0]);
     c.resume().await.unwrap();
     bench.counts_to("c", paused_at + 10);
-    let first = bench.counts("c")[0];
-    assert!(
-        first == paused_at || first == paused_at + 1,
-        "{first} after {paused_at}"
-    );
+    bench.went_on(&["template", "a", "c"]);
     c.stop().await.unwrap();
 
     assert!(
