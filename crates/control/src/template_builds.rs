@@ -14,6 +14,7 @@ mod checks;
 mod follow;
 mod source;
 
+pub use checks::NewTemplateBuild;
 pub(crate) use checks::check_tag;
 
 use checks::{shape, tags};
@@ -36,17 +37,6 @@ const REGISTERED_FOR: TimeDelta = TimeDelta::hours(1);
 /// Log entries in one answer at most.
 pub(crate) const MAX_ENTRIES: u32 = 100;
 const INTERRUPTED: &str = "The build was interrupted: the node was restarted";
-
-/// A template or another build of one, as a caller asks for it.
-#[derive(Debug, Clone, Default)]
-pub struct NewTemplateBuild {
-    /// `[namespace/]name[:tag]`.
-    pub name: String,
-    pub tags: Vec<String>,
-    pub vcpus: Option<u32>,
-    pub memory_mib: Option<u32>,
-    pub min_free_disk_mib: Option<u32>,
-}
 
 #[derive(Debug, Clone)]
 pub struct RegisteredBuild {

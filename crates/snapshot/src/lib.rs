@@ -22,6 +22,7 @@ pub mod difference;
 mod digest;
 mod error;
 pub mod gc;
+mod hold;
 mod local;
 mod manifest;
 pub mod sparse;
@@ -34,7 +35,8 @@ pub use blobs::{BlobError, BlobInfo, BuildBlobs, FileBlobs, MAX_BLOB_BYTES};
 pub use blocks::DiskBlocks;
 pub use digest::Digest;
 pub use error::{Corruption, Error};
-pub use local::{Hold, Holder, Lease, LocalStore};
+pub use hold::{Hold, Holder};
+pub use local::{Lease, LocalStore};
 pub use manifest::{
     Accelerator, Below, Component, CpuRequirement, DEVICE_STATE_FILE, EngineVersion, FileEntry,
     FileRole, Host, Incompatible, Inputs, Kind, MANIFEST_FILE, MEMORY_DIFFERENCE_FILE, MEMORY_FILE,

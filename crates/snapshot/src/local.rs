@@ -18,10 +18,11 @@ mod scan;
 mod stage;
 mod verify;
 
-pub use holds::{Hold, Holder};
 pub use lease::Lease;
 
-use crate::{Below, Build, BuildCache, BuildCollection, Draft, Error, Manifest, Stack, Staging};
+use crate::{
+    Below, Build, BuildCache, BuildCollection, Draft, Error, Hold, Manifest, Stack, Staging,
+};
 use async_trait::async_trait;
 use hearth_ids::{BuildId, SandboxId};
 use lease::Register;

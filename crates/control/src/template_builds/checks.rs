@@ -1,6 +1,5 @@
 //! What a request for a build may ask for: tags and sizes.
 
-use super::NewTemplateBuild;
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
 use hearth_ids::{DEFAULT_TAG, TemplateReference};
@@ -10,6 +9,17 @@ const DEFAULT_MEMORY_MIB: u32 = 1024;
 const MAX_VCPUS: u32 = 32;
 const MIN_MEMORY_MIB: u32 = 128;
 const MAX_TAGS: usize = 32;
+
+/// A template or another build of one, as a caller asks for it.
+#[derive(Debug, Clone, Default)]
+pub struct NewTemplateBuild {
+    /// `[namespace/]name[:tag]`.
+    pub name: String,
+    pub tags: Vec<String>,
+    pub vcpus: Option<u32>,
+    pub memory_mib: Option<u32>,
+    pub min_free_disk_mib: Option<u32>,
+}
 
 pub(super) fn tags(reference: &TemplateReference, more: &[String]) -> Result<Vec<String>, Error> {
     let mut tags: Vec<String> = reference.tag.iter().cloned().collect();

@@ -87,7 +87,7 @@ impl Control {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(build = %id, %error, "a template build cannot be followed");
+                    tracing::warn!(build = %id, %error, "follow template build failed");
                     tokio::time::sleep(RETRY).await;
                 }
             }

@@ -10,18 +10,18 @@ use super::{Inner, files::sync_directory, scan::Stored};
 use crate::{
     Error, MANIFEST_FILE,
     gc::{Held, References},
+    hold::{Hold, Holder},
     local::lease::State,
 };
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use hearth_ids::{BuildId, SandboxId};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    fmt,
+    collections::{BTreeSet, btree_map::Entry},
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 const FILE: &str = ".holds.json";
@@ -29,49 +29,11 @@ const VERSION: u32 = 1;
 /// A memory longer than this, in bytes, is none.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Who cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Holder {
-    /// A build, for its manifest.
-    Build(BuildId),
-    /// A sandbox, for its journal.
-    Sandbox(SandboxId),
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Build(id) => write!(formatter, "build {id}"),
-            Self::Sandbox(id) => write!(formatter, "sandbox {id}"),
-        }
-    }
-}
-
-/// Builds that garbage collection leaves because somebody who cannot be read may need
-/// them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
-    /// Who cannot be read.
-    pub holder: Holder,
-    /// What of it cannot be read.
-    pub path: PathBuf,
-    /// When that was found first.
-    pub since: DateTime<Utc>,
-    /// The builds that were there then.
-    pub builds: BTreeSet<BuildId>,
-    /// Tells whether the file is the one that could not be read.
-    evidence: String,
-}
-
 #[derive(Serialize, Deserialize)]
 struct Remembered {
     version: u32,
     holds: Vec<Hold>,
 }
-
-/// Holds of this process.
-pub(super) type Holds = BTreeMap<Holder, Held>;
 
 impl Inner {
     /// Begins a sandbox's hold, or goes on with a remembered one.
@@ -131,7 +93,7 @@ impl Inner {
                 return Held::All;
             }
         };
-        tracing::error!(%holder, path = %path.display(), builds = builds.len(), "hold builds: what may need them cannot be read");
+        tracing::error!(%holder, path = %path.display(), builds = builds.len(), "read failed: hold the builds that it may need");
         if let Some(evidence) = evidence_of(path) {
             holds.push(Hold {
                 holder: holder.clone(),

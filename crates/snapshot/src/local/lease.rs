@@ -5,7 +5,7 @@
 //! and to remove (by a rename). So a lease is either seen, or taken too late: then
 //! the build is found missing. What was published meanwhile makes it read again.
 
-use super::holds::Holds;
+use crate::hold::Holds;
 use hearth_ids::BuildId;
 use std::{
     collections::HashMap,

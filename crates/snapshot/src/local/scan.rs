@@ -66,7 +66,7 @@ impl Inner {
                 Err(Error::NotFound(_)) => {}
                 Err(_) if !self.directory(id).exists() => {}
                 Err(error) => {
-                    tracing::warn!(build = %id, error = %chain(&error), "skip a build that cannot be read");
+                    tracing::warn!(build = %id, error = %chain(&error), "read build failed: it is skipped");
                     stored.unreadable.push(Unreadable {
                         id,
                         why: chain(&error),

@@ -1,6 +1,7 @@
 //! Who cannot be read, and what stays for them.
 
 use super::*;
+use crate::Holder;
 
 fn id_of(build: &Build) -> BuildId {
     build.manifest.build_id
