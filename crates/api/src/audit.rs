@@ -119,6 +119,7 @@ impl Entry {
         if let Some(record) = &mut self.record {
             record.team = Some(caller.team_id().to_string());
             record.key_id = Some(caller.key_id.to_string());
+            record.scope = Some(caller.grant.summary());
         }
     }
 

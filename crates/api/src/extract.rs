@@ -8,22 +8,56 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode};
-use hearth_control::{Caller, Error, Kind};
+use hearth_control::{Access, Action, Caller, Error, Kind, Resource};
 use hearth_ids::SandboxId;
 use serde::de::DeserializeOwned;
 
 const API_KEY: &str = "x-api-key";
 
-/// The caller, behind a valid key and in good standing.
-pub(crate) struct Authenticated(pub(crate) Caller);
+/// Extractors of the caller, each for what its routes are about: behind a valid key, and
+/// allowed to do there what the method says.
+macro_rules! callers {
+    ($($(#[$doc:meta])* $name:ident => $resource:ident),+ $(,)?) => {
+        $(
+            $(#[$doc])*
+            pub(crate) struct $name(pub(crate) Caller);
 
-impl FromRequestParts<AppState> for Authenticated {
-    type Rejection = Failure;
+            impl FromRequestParts<AppState> for $name {
+                type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &AppState) -> Result<Self> {
-        let caller = guard::caller(&parts.extensions)?;
-        check_standing(&caller, &parts.method, parts.uri.path())?;
-        Ok(Self(caller))
+                async fn from_request_parts(
+                    parts: &mut Parts,
+                    _state: &AppState,
+                ) -> Result<Self> {
+                    let caller = guard::caller(&parts.extensions)?;
+                    let access = access(&parts.method);
+                    caller.may(Action { resource: Resource::$resource, access })?;
+                    Ok(Self(caller))
+                }
+            }
+        )+
+    };
+}
+
+callers!(
+    /// The caller of a route about sandboxes.
+    ForSandboxes => Sandboxes,
+    /// The caller of a route about templates.
+    ForTemplates => Templates,
+    /// The caller of a route about secrets.
+    ForSecrets => Secrets,
+    /// The caller of a route about API keys.
+    ForApiKeys => ApiKeys,
+    /// The caller of a route about its team.
+    ForTeam => Team,
+);
+
+/// What a method does to what its route is about.
+fn access(method: &Method) -> Access {
+    match *method {
+        Method::GET | Method::HEAD => Access::Read,
+        Method::DELETE => Access::CleanUp,
+        _ => Access::Change,
     }
 }
 
@@ -52,30 +86,6 @@ pub(crate) fn api_key(headers: &HeaderMap) -> std::result::Result<&str, Error> {
         .to_str()
         .map_err(|_| refuse("Invalid API key format"))?;
     Ok(text.trim())
-}
-
-/// A banned team may do nothing; a blocked one may look and clean up.
-fn check_standing(caller: &Caller, method: &Method, path: &str) -> Result<()> {
-    if caller.team.banned {
-        return Err(Error::new(Kind::Forbidden, "team is banned").into());
-    }
-    let Some(reason) = &caller.team.blocked_reason else {
-        return Ok(());
-    };
-    let cleans = [
-        "/sandboxes/",
-        "/templates/",
-        "/volumes/",
-        "/api-keys/",
-        "/secrets/",
-    ];
-    let allowed = method == Method::GET
-        || method == Method::DELETE && cleans.iter().any(|prefix| path.starts_with(prefix));
-    if allowed {
-        Ok(())
-    } else {
-        Err(Error::new(Kind::Forbidden, format!("team is blocked: {reason}")).into())
-    }
 }
 
 /// The sandbox id in the path. What is no id names no sandbox: 404.

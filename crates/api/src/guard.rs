@@ -19,6 +19,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use chrono::Utc;
 use hearth_control::{Caller, Control, Error, Kind};
 use uuid::Uuid;
 
@@ -77,12 +78,16 @@ async fn admit(
     if !familiar {
         allowance = state.limiter.source(&Source::of(request.extensions()))?;
     }
-    let identity = identify(&state.control, request.headers()).await;
+    let mut identity = identify(&state.control, request.headers()).await;
     if let Ok(caller) = &identity {
         if let Some(entry) = entry {
             entry.caller(caller);
         }
         allowance = state.limiter.caller(caller, group)?;
+        let source = Source::of(request.extensions()).address();
+        if let Err(refused) = caller.check_use(Utc::now(), source) {
+            identity = Err(refused);
+        }
     }
     request.extensions_mut().insert(Identity(identity));
     Ok(allowance)

@@ -21,6 +21,14 @@ impl Source {
             .unwrap_or(Self::Address(Ipv4Addr::UNSPECIFIED.into()))
     }
 
+    /// The client's address; sandboxes have none that is theirs alone.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) => Some(*address),
+            Self::Sandbox(_) => None,
+        }
+    }
+
     /// Whom to count it to: with IPv6 a customer has a whole network of 64 bits.
     pub(crate) fn client(&self) -> Self {
         let Self::Address(address) = self else {

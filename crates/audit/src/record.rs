@@ -46,6 +46,9 @@ pub struct Record {
     /// ID of the API key, as `hearth key list` shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
+    /// What that key may be used for, such as `all` or `sandboxes,read-only`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
     /// Address of the client, or `sandbox:<id>` of a sandbox of this node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
@@ -86,6 +89,7 @@ impl Record {
             request_id: None,
             team: None,
             key_id: None,
+            scope: None,
             source: None,
             user: None,
             method: None,

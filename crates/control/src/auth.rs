@@ -10,7 +10,7 @@ use crate::sandboxes::time_to_live;
 use crate::{Control, keys};
 use chrono::{TimeDelta, Utc};
 use hearth_ids::TeamId;
-use hearth_store::Team;
+use hearth_store::{KeyGrant, Team};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,8 +25,12 @@ const TOUCH_EVERY: TimeDelta = TimeDelta::minutes(1);
 /// An authenticated caller: a key, and the team that it acts for.
 #[derive(Debug, Clone)]
 pub struct Caller {
+    /// Names the key in lists and in the audit log.
     pub key_id: Uuid,
+    /// Whom it acts for.
     pub team: Arc<Team>,
+    /// What it may be used for.
+    pub grant: Arc<KeyGrant>,
 }
 
 impl Caller {
@@ -69,6 +73,11 @@ impl KeyCache {
         entries.contains_key(hash)
     }
 
+    fn clear(&self) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.clear();
+    }
+
     fn remove(&self, hash: &str) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.remove(hash);
@@ -91,7 +100,7 @@ impl Control {
         keys::well_formed(key) && self.keys.knows(&keys::hash(key))
     }
 
-    /// The caller behind a key.
+    /// The caller behind a key, whose time may be over: see [`Caller::check_use`].
     ///
     /// Errors: `Unauthenticated` when there is no such key.
     pub async fn authenticate(&self, key: &str) -> Result<Caller, Error> {
@@ -120,9 +129,21 @@ impl Control {
         let caller = Caller {
             key_id: key.id,
             team: Arc::new(team),
+            grant: Arc::new(key.grant),
         };
         self.keys.insert(hash, caller.clone(), now);
         Ok(caller)
+    }
+
+    /// Forgets what is remembered of keys whenever the store tells that it may be wrong.
+    pub(crate) async fn keys_follow(&self) {
+        loop {
+            if let Err(error) = self.store.api_keys_changed().await {
+                tracing::warn!(%error, "waiting for changes of API keys failed");
+                tokio::time::sleep(TTL).await;
+            }
+            self.keys.clear();
+        }
     }
 
     /// Ends a key of the caller's team, at once in this process.

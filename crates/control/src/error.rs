@@ -184,6 +184,20 @@ impl From<hearth_store::Error> for Error {
                     .never_retry()
                     .with_source(error)
             }
+            hearth_store::Error::ReadOnly => {
+                Self::new(Kind::Unavailable, "The server's database is read-only")
+                    .never_retry()
+                    .with_source(error)
+            }
+            hearth_store::Error::Unreachable(_) => {
+                Self::new(Kind::Unavailable, "The server's database cannot be reached")
+                    .with_source(error)
+            }
+            hearth_store::Error::TakenOver(_) => Self::new(
+                Kind::Unavailable,
+                "The server stood still for too long, and another one took over: try again",
+            )
+            .with_source(error),
             other => Self::internal(other),
         }
     }

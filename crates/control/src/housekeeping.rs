@@ -75,6 +75,7 @@ impl Control {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = control.housekeep() => {}
+                () = control.keys_follow() => {}
             }
         });
         Ok(())

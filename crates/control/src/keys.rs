@@ -6,9 +6,9 @@
 use crate::error::Error;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use hearth_ids::TeamId;
-use hearth_store::{ApiKey, KeyMask, NewApiKey, Store};
+use hearth_store::{ApiKey, KeyGrant, KeyMask, NewApiKey, Store};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -18,35 +18,114 @@ pub const PREFIX: &str = "e2b_";
 const RANDOM_BYTES: usize = 20;
 const MAX_NAME_LENGTH: usize = 256;
 const MAX_KEY_LENGTH: usize = 256;
+const MAX_NETWORKS: usize = 64;
 
-/// Makes a key for a team. The secret is answered this once.
+/// Makes a key for a team, for everything and for ever. The secret is answered this
+/// once.
 pub async fn create(
     store: &dyn Store,
     team: TeamId,
     name: &str,
 ) -> Result<(ApiKey, SecretString), Error> {
-    let name = name.trim();
-    if name.is_empty() || name.chars().count() > MAX_NAME_LENGTH {
+    issue(store, team, name, KeyGrant::default()).await
+}
+
+/// Makes a key for a team. The secret is answered this once.
+///
+/// Errors: `Invalid` for a name or a grant that makes no key.
+pub async fn issue(
+    store: &dyn Store,
+    team: TeamId,
+    name: &str,
+    grant: KeyGrant,
+) -> Result<(ApiKey, SecretString), Error> {
+    let (new, secret) = draft(team, name, grant)?;
+    Ok((store.api_key_create(new).await?, secret))
+}
+
+/// Makes a key like another one, which ends when `overlap` is over. One that has an end
+/// is followed by one that lasts as long as it was made to. The secret is answered this
+/// once.
+///
+/// Errors: `NotFound`; `Invalid` when the key is over already.
+pub async fn rotate(
+    store: &dyn Store,
+    team: TeamId,
+    id: Uuid,
+    overlap: TimeDelta,
+) -> Result<(ApiKey, SecretString), Error> {
+    let unknown = || Error::not_found(format!("API key {id} does not exist"));
+    let keys = store.api_key_list(team).await?;
+    let old = keys.into_iter().find(|key| key.id == id);
+    let old = old.ok_or_else(unknown)?;
+    let now = Utc::now();
+    if old.grant.expired(now) {
+        return Err(Error::invalid("id", "the key is over: make a new one"));
+    }
+    let grant = KeyGrant {
+        expires_at: old.grant.expires_at.map(|end| now + (end - old.created_at)),
+        ..old.grant
+    };
+    let (new, secret) = draft(team, &old.name, grant)?;
+    let replaced = store.api_key_replace(id, now + overlap, new).await?;
+    Ok((replaced.ok_or_else(unknown)?, secret))
+}
+
+fn draft(team: TeamId, name: &str, grant: KeyGrant) -> Result<(NewApiKey, SecretString), Error> {
+    let name = check_name(name)?;
+    let now = Utc::now();
+    if grant.scopes.is_empty() {
         return Err(Error::invalid(
-            "name",
-            format_args!("must have 1 to {MAX_NAME_LENGTH} characters"),
+            "scopes",
+            "must name at least one of sandboxes, templates, secrets, admin",
+        ));
+    }
+    if grant.expired(now) {
+        return Err(Error::invalid("expiresAt", "must be in the future"));
+    }
+    if grant.networks.len() > MAX_NETWORKS {
+        return Err(Error::invalid(
+            "networks",
+            format_args!("at most {MAX_NETWORKS} are allowed"),
         ));
     }
     let secret = generate()?;
-    let key = store
-        .api_key_create(NewApiKey {
-            id: Uuid::new_v4(),
-            team_id: team,
-            name: name.to_owned(),
-            hash: hash(secret.expose_secret()),
-            mask: mask(secret.expose_secret()),
-            created_at: Utc::now(),
-        })
-        .await?;
-    Ok((key, secret))
+    let new = NewApiKey {
+        id: Uuid::new_v4(),
+        team_id: team,
+        name: name.to_owned(),
+        hash: hash(secret.expose_secret()),
+        mask: mask(secret.expose_secret()),
+        grant,
+        created_at: now,
+    };
+    Ok((new, secret))
 }
 
-/// A team's usable keys, oldest first.
+fn check_name(name: &str) -> Result<&str, Error> {
+    let name = name.trim();
+    let fits = (1..=MAX_NAME_LENGTH).contains(&name.chars().count());
+    if !fits || name.contains(char::is_control) {
+        return Err(Error::invalid(
+            "name",
+            format_args!("must have 1 to {MAX_NAME_LENGTH} characters, none of control"),
+        ));
+    }
+    Ok(name)
+}
+
+/// Gives a key of the team another name.
+///
+/// Errors: `NotFound`; `Invalid` for a name that is none.
+pub async fn rename(store: &dyn Store, team: TeamId, id: Uuid, name: &str) -> Result<(), Error> {
+    if store.api_key_rename(team, id, check_name(name)?).await? {
+        Ok(())
+    } else {
+        Err(Error::not_found(format!("API key {id} does not exist")))
+    }
+}
+
+/// A team's unrevoked keys, oldest first.
 pub async fn list(store: &dyn Store, team: TeamId) -> Result<Vec<ApiKey>, Error> {
     Ok(store.api_key_list(team).await?)
 }

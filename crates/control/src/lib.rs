@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod agent;
 mod auth;
 mod bootstrap;
@@ -25,6 +26,7 @@ mod limits;
 mod network;
 mod node;
 mod page;
+mod quotas;
 mod sandboxes;
 mod secrets;
 mod snapshots;
@@ -36,14 +38,17 @@ mod templates;
 mod tokens;
 mod transitions;
 mod uploads;
+mod usage;
 
+pub use access::{Access, Action, Resource};
 pub use agent::{Agent, AgentError, AgentMetrics};
 pub use auth::Caller;
 pub use bootstrap::{Bootstrap, bootstrap};
 pub use config::{Config, Features, TeamConfig};
 pub use error::{Error, Kind, Retry};
 pub use hearth_store::{
-    ApiKey, Build, BuildStatus, KeyMask, OwnerId, TagAssignment, Team, TeamLimits, TemplateAlias,
+    ApiKey, Build, BuildStatus, KeyGrant, KeyMask, LimitsSetBy, OwnerId, Scope, TagAssignment,
+    Team, TeamLimits, TemplateAlias,
 };
 pub use idempotency::IdempotencyKey;
 pub use network::{

@@ -94,7 +94,8 @@ impl Control {
                 Reached::Joined(_) => continue,
             };
             // Refused before the sandbox stands still for it.
-            self.destination(caller, name.as_ref()).await?;
+            let to = self.destination(caller, name.as_ref()).await?;
+            self.check_snapshots(&caller.team, to.new.is_some()).await?;
             let (control, caller, name) = (Arc::clone(self), caller.clone(), name.clone());
             let task = self.tasks.spawn(async move {
                 control

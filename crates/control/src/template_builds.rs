@@ -100,6 +100,7 @@ impl Control {
         let tags = tags(&reference, &request.tags)?;
         let (vcpus, memory_mib) = shape(caller, &request)?;
         self.check_build_limit(caller).await?;
+        self.check_stored(&caller.team).await?;
         let template = self.template_own_or_new(caller, &reference).await?;
         let build = NewBuild {
             id: BuildId::random(),
@@ -153,6 +154,7 @@ impl Control {
         {
             return Ok(template);
         }
+        self.check_templates(&caller.team).await?;
         let new = NewTemplate {
             id: TemplateId::random(),
             team_id: caller.team_id(),

@@ -1,10 +1,10 @@
 //! Builds and tags.
 
-use crate::row::{number, record, records, returned, status_text};
-use crate::{Database, Session, SqlStore, Statement, conflict, millis};
+use crate::row::{number, parse, record, records, returned, status_text};
+use crate::{Columns, Database, Session, SqlStore, Statement, conflict, millis};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use hearth_ids::{BuildId, TemplateId};
+use hearth_ids::{BuildId, TeamId, TemplateId};
 use hearth_store::{Build, BuildStatus, BuildStore, Error, NewBuild, Result, TagAssignment};
 
 /// Records a build.
@@ -107,6 +107,18 @@ impl<D: Database> BuildStore for SqlStore<D> {
         .text(id)
         .number(limit);
         records(&self.database.rows(query).await?)
+    }
+
+    async fn team_builds(&self, team: TeamId) -> Result<Vec<BuildId>> {
+        let query = Statement::new(
+            "SELECT builds.id FROM builds JOIN templates ON templates.id = builds.template_id
+             WHERE templates.team_id = $1 AND templates.is_default = 0 ORDER BY builds.id",
+        )
+        .text(team);
+        let rows = self.database.rows(query).await?;
+        rows.iter()
+            .map(|row| parse("build id", row.text("id")?))
+            .collect()
     }
 
     async fn build_count(&self, template: &TemplateId) -> Result<u32> {

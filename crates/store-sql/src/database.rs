@@ -55,6 +55,14 @@ pub trait Database: Clone + Send + Sync + 'static {
     /// where beginning to write is not enough for that.
     const LOCK_ROWS: &'static str;
 
+    /// What is to be run after rows were copied with the numbers that another database
+    /// gave them.
+    const AFTER_COPY: Option<&'static str>;
+
+    /// Waits until keys or teams may have changed, in whichever process. Never where the
+    /// database does not tell.
+    fn keys_changed(&self) -> impl Future<Output = Result<()>> + Send;
+
     /// Begins a transaction that writes.
     fn begin(&self) -> impl Future<Output = Result<Self::Session>> + Send;
 

@@ -16,6 +16,7 @@
 mod api_key;
 mod build;
 mod build_request;
+mod copy;
 mod database;
 mod discard;
 mod idempotency;
@@ -26,6 +27,7 @@ mod statement;
 mod team;
 mod template;
 
+pub use copy::{Copied, copy};
 pub use database::{Columns, Database, Session};
 pub use statement::{Statement, Value};
 

@@ -3,8 +3,8 @@
 use crate::Columns;
 use chrono::{DateTime, Utc};
 use hearth_store::{
-    ApiKey, Build, BuildStatus, Error, KeyMask, OwnerId, Result, Snapshot, TagAssignment, Team,
-    TeamLimits, Template, TemplateAlias,
+    ApiKey, Build, BuildStatus, Error, KeyGrant, KeyMask, LimitsSetBy, OwnerId, Result, Scope,
+    Snapshot, TagAssignment, Team, TeamLimits, Template, TemplateAlias,
 };
 use std::str::FromStr;
 
@@ -74,12 +74,48 @@ impl Record for Team {
                 max_vcpus: number(row, "max_vcpus")?,
                 max_memory_mib: number(row, "max_memory_mib")?,
                 max_disk_mib: number(row, "max_disk_mib")?,
+                max_paused_sandboxes: number(row, "max_paused_sandboxes")?,
+                max_snapshots: number(row, "max_snapshots")?,
+                max_templates: number(row, "max_templates")?,
+                max_stored_mib: number(row, "max_stored_mib")?,
+            },
+            limits_set_by: match row.number("limits_by_operator")? {
+                0 => LimitsSetBy::Settings,
+                _ => LimitsSetBy::Operator,
             },
             banned: row.number("banned")? != 0,
             blocked_reason: row.text_option("blocked_reason")?,
             created_at: time(row, "created_at")?,
         })
     }
+}
+
+/// Reads a list whose entries are separated by commas. An entry that this version does
+/// not know is an error: a restriction must not get lost.
+fn list<T>(
+    row: &impl Columns,
+    column: &'static str,
+    read: fn(&str) -> Option<T>,
+) -> Result<Vec<T>> {
+    let text = row.text(column)?;
+    let entries = text.split(',').filter(|entry| !entry.is_empty());
+    entries
+        .map(|entry| {
+            read(entry).ok_or_else(|| Error::Corrupt {
+                what: column,
+                text: entry.to_owned(),
+            })
+        })
+        .collect()
+}
+
+fn grant(row: &impl Columns) -> Result<KeyGrant> {
+    Ok(KeyGrant {
+        scopes: list(row, "scopes", Scope::parse)?.into_iter().collect(),
+        read_only: row.number("read_only")? != 0,
+        expires_at: time_option(row, "expires_at")?,
+        networks: list(row, "networks", |text| text.parse().ok())?,
+    })
 }
 
 impl Record for ApiKey {
@@ -95,6 +131,7 @@ impl Record for ApiKey {
                 first: row.text("mask_first")?,
                 last: row.text("mask_last")?,
             },
+            grant: grant(row)?,
             created_at: time(row, "created_at")?,
             last_used_at: time_option(row, "last_used_at")?,
         })

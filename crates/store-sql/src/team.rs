@@ -4,7 +4,7 @@ use crate::row::{record, records, returned};
 use crate::{Database, SqlStore, Statement, conflict, millis};
 use async_trait::async_trait;
 use hearth_ids::TeamId;
-use hearth_store::{NewTeam, Result, Team, TeamLimits, TeamStore};
+use hearth_store::{LimitsSetBy, NewTeam, Result, Team, TeamLimits, TeamStore};
 
 fn limits(statement: Statement, limits: TeamLimits) -> Statement {
     statement
@@ -13,6 +13,10 @@ fn limits(statement: Statement, limits: TeamLimits) -> Statement {
         .number(limits.max_vcpus)
         .number(limits.max_memory_mib)
         .number(limits.max_disk_mib)
+        .number(limits.max_paused_sandboxes)
+        .number(limits.max_snapshots)
+        .number(limits.max_templates)
+        .number(limits.max_stored_mib)
 }
 
 #[async_trait]
@@ -20,8 +24,9 @@ impl<D: Database> TeamStore for SqlStore<D> {
     async fn team_create(&self, team: NewTeam) -> Result<Team> {
         let insert = Statement::new(
             "INSERT INTO teams (id, slug, name, created_at, max_concurrent_sandboxes,
-                max_length_hours, max_vcpus, max_memory_mib, max_disk_mib)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING *",
+                max_length_hours, max_vcpus, max_memory_mib, max_disk_mib, max_paused_sandboxes,
+                max_snapshots, max_templates, max_stored_mib)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING *",
         )
         .text(team.id)
         .text(team.slug)
@@ -46,12 +51,16 @@ impl<D: Database> TeamStore for SqlStore<D> {
         record(self.database.row(query).await?.as_ref())
     }
 
-    async fn team_set_limits(&self, id: TeamId, new: TeamLimits) -> Result<bool> {
+    async fn team_set_limits(&self, id: TeamId, new: TeamLimits, by: LimitsSetBy) -> Result<bool> {
         let update = Statement::new(
-            "UPDATE teams SET max_concurrent_sandboxes = $2, max_length_hours = $3,
-                max_vcpus = $4, max_memory_mib = $5, max_disk_mib = $6 WHERE id = $1",
+            "UPDATE teams SET limits_by_operator = $2, max_concurrent_sandboxes = $3,
+                max_length_hours = $4, max_vcpus = $5, max_memory_mib = $6, max_disk_mib = $7,
+                max_paused_sandboxes = $8, max_snapshots = $9, max_templates = $10,
+                max_stored_mib = $11
+             WHERE id = $1 AND limits_by_operator <= $2",
         )
-        .text(id);
+        .text(id)
+        .number(by == LimitsSetBy::Operator);
         Ok(self.database.execute(limits(update, new)).await? > 0)
     }
 
@@ -67,5 +76,10 @@ impl<D: Database> TeamStore for SqlStore<D> {
                 .text_option(blocked_reason)
                 .text(id);
         Ok(self.database.execute(update).await? > 0)
+    }
+
+    async fn team_delete(&self, id: TeamId) -> Result<bool> {
+        let delete = Statement::new("DELETE FROM teams WHERE id = $1").text(id);
+        Ok(self.database.execute(delete).await? > 0)
     }
 }

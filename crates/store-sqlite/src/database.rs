@@ -121,6 +121,7 @@ impl Database for Sqlite {
     const NOW: &'static str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
     // A transaction that writes has the whole file to itself.
     const LOCK_ROWS: &'static str = "";
+    const AFTER_COPY: Option<&'static str> = None;
 
     async fn begin(&self) -> Result<SqliteSession> {
         let begun = self.pool.begin_with("BEGIN IMMEDIATE").await;
@@ -139,5 +140,11 @@ impl Database for Sqlite {
             .into_iter()
             .map(SqliteColumns)
             .collect())
+    }
+
+    async fn keys_changed(&self) -> Result<()> {
+        // Nobody tells: other processes' changes are seen when what is remembered is
+        // old.
+        std::future::pending().await
     }
 }

@@ -3,7 +3,7 @@
 use crate::Result;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use hearth_ids::{BuildId, TemplateId};
+use hearth_ids::{BuildId, TeamId, TemplateId};
 
 /// How far a build is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +96,9 @@ pub trait BuildStore: Send + Sync {
         before: Option<(DateTime<Utc>, BuildId)>,
         limit: u32,
     ) -> Result<Vec<Build>>;
+    /// The builds of a team's templates and snapshots, but for those of the templates
+    /// that every installation has.
+    async fn team_builds(&self, team: TeamId) -> Result<Vec<BuildId>>;
     /// How many builds a template has.
     async fn build_count(&self, template: &TemplateId) -> Result<u32>;
 

@@ -25,7 +25,7 @@ mod template;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use api_key::{ApiKey, ApiKeyStore, KeyMask, NewApiKey};
+pub use api_key::{ApiKey, ApiKeyStore, KeyGrant, KeyMask, NewApiKey, Scope};
 pub use build::{Build, BuildStatus, BuildStore, NewBuild, TagAssignment};
 pub use build_request::{BuildRequest, NewBuildRequest, TemplateBuildStore};
 pub use discard::DiscardStore;
@@ -33,7 +33,7 @@ pub use error::{Error, Result};
 pub use idempotency::{IdempotencyClaim, IdempotencyHolder, IdempotencyRequest, IdempotencyStore};
 pub use lease::{LeaseName, LeaseStore, OwnerId};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotStore};
-pub use team::{NewTeam, Team, TeamLimits, TeamStore};
+pub use team::{LimitsSetBy, NewTeam, Team, TeamLimits, TeamStore};
 pub use template::{NewTemplate, Template, TemplateAlias, TemplateStore};
 
 /// The port to whatever keeps Hearth's records.

@@ -18,6 +18,23 @@ pub struct TeamLimits {
     pub max_memory_mib: u32,
     /// Disk of one sandbox.
     pub max_disk_mib: u32,
+    /// Sandboxes that are paused.
+    pub max_paused_sandboxes: u32,
+    /// Snapshots, each name counted once.
+    pub max_snapshots: u32,
+    /// Templates that are no snapshots.
+    pub max_templates: u32,
+    /// What all builds of its templates and snapshots account for on disk.
+    pub max_stored_mib: u32,
+}
+
+/// Who set a team's limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitsSetBy {
+    /// The settings, which a start applies to the first team.
+    Settings,
+    /// An operator, whose word holds from then on.
+    Operator,
 }
 
 impl Default for TeamLimits {
@@ -28,6 +45,10 @@ impl Default for TeamLimits {
             max_vcpus: 8,
             max_memory_mib: 8192,
             max_disk_mib: 25_600,
+            max_paused_sandboxes: 1000,
+            max_snapshots: 1000,
+            max_templates: 500,
+            max_stored_mib: 524_288,
         }
     }
 }
@@ -58,6 +79,8 @@ pub struct Team {
     pub name: String,
     /// What it may use.
     pub limits: TeamLimits,
+    /// Who set them last.
+    pub limits_set_by: LimitsSetBy,
     /// Banned teams may do nothing.
     pub banned: bool,
     /// Blocked teams may look and clean up; why they are is told to them.
@@ -77,8 +100,14 @@ pub trait TeamStore: Send + Sync {
     async fn team_by_slug(&self, slug: &str) -> Result<Option<Team>>;
     /// The team of this id.
     async fn team(&self, id: TeamId) -> Result<Option<Team>>;
-    /// Answers whether the team exists.
-    async fn team_set_limits(&self, id: TeamId, limits: TeamLimits) -> Result<bool>;
+    /// Answers whether they were set: the team exists, and the settings do not come
+    /// after an operator.
+    async fn team_set_limits(
+        &self,
+        id: TeamId,
+        limits: TeamLimits,
+        by: LimitsSetBy,
+    ) -> Result<bool>;
     /// Bans or unbans, blocks (with a reason) or unblocks a team.
     async fn team_set_standing(
         &self,
@@ -86,4 +115,7 @@ pub trait TeamStore: Send + Sync {
         banned: bool,
         blocked_reason: Option<&str>,
     ) -> Result<bool>;
+    /// Deletes a team with its API keys. Answers whether there was one. Errors:
+    /// [`crate::Error::Dangling`] when it has templates or snapshots.
+    async fn team_delete(&self, id: TeamId) -> Result<bool>;
 }

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod api_key;
 mod error;
 mod log;
 mod metric;
@@ -18,6 +19,7 @@ mod template;
 mod template_build;
 mod time;
 
+pub use api_key::{ApiKeyMask, CreatedApiKey, NewApiKey, TeamApiKey, UpdateApiKey};
 pub use error::ApiError;
 pub use log::{LogLevel, SandboxLog, SandboxLogEntry, SandboxLogs, SandboxLogsV2};
 pub use metric::{SandboxMetric, SandboxesWithMetrics};

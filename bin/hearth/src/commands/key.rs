@@ -7,13 +7,16 @@ use crate::daemon::{
 };
 use crate::settings::Settings;
 use anyhow::{Context, bail};
-use chrono::Utc;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use clap::Subcommand;
 use hearth_control::keys;
 use hearth_ids::TeamId;
-use hearth_store::{ApiKey, Store, Team};
+use hearth_store::{ApiKey, KeyGrant, Scope, Store, Team};
+use ipnet::IpNet;
 use secrecy::ExposeSecret;
+use std::net::IpAddr;
 use std::process::ExitCode;
+use uuid::Uuid;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -31,6 +34,26 @@ enum Command {
         /// The team that the key acts for; made when there is none of that name
         #[arg(long, default_value = daemon::DEFAULT_TEAM)]
         team: String,
+        /// What the key may be used for; everything where left out
+        #[arg(long, value_name = "SCOPE", value_parser = scope)]
+        scope: Vec<Scope>,
+        /// Let the key look and change nothing
+        #[arg(long)]
+        read_only: bool,
+        /// When the key ends: in so long (90d, 12h, 30m) or at an RFC 3339 time
+        #[arg(long, value_name = "WHEN", value_parser = moment)]
+        expires: Option<DateTime<Utc>>,
+        /// Network that its requests may come from, such as 198.51.100.0/24
+        #[arg(long, value_name = "CIDR", value_parser = network)]
+        from: Vec<IpNet>,
+    },
+    /// Make a key in the place of another one, like it, and print it, this once
+    Rotate {
+        /// ID of the key, as `hearth key list` prints it
+        id: String,
+        /// How long the old key still works: 30m, 24h, 7d
+        #[arg(long, default_value = "24h", value_name = "TIME", value_parser = duration)]
+        overlap: TimeDelta,
     },
     /// List the keys, masked, with the IDs of their teams
     #[command(visible_alias = "ls")]
@@ -49,9 +72,25 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     daemon::log::quiet();
     let store = daemon::open_store(settings).await?;
     match args.command {
-        Command::Create { name, team } => {
+        Command::Create {
+            name,
+            team,
+            scope,
+            read_only,
+            expires,
+            from,
+        } => {
+            let mut grant = KeyGrant {
+                read_only,
+                expires_at: expires,
+                networks: from,
+                ..KeyGrant::default()
+            };
+            if !scope.is_empty() {
+                grant.scopes = scope.into_iter().collect();
+            }
             let team = daemon::team_or_new(store.as_ref(), settings, &team).await?;
-            let (created, key) = keys::create(store.as_ref(), team.id, &name).await?;
+            let (created, key) = keys::issue(store.as_ref(), team.id, &name, grant).await?;
             let action = Action::new("key.create", Some(team.id), created.id.to_string());
             audit::operator(settings, action, true);
             eprintln!(
@@ -60,9 +99,26 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
             );
             println!("{}", key.expose_secret());
         }
+        Command::Rotate { id, overlap } => {
+            let id = key_id(&id)?;
+            let team = owner(store.as_ref(), id).await?;
+            let (created, key) = keys::rotate(store.as_ref(), team, id, overlap).await?;
+            let object = format!("{id},{}", created.id);
+            audit::operator(
+                settings,
+                Action::new("key.rotate", Some(team), object),
+                true,
+            );
+            eprintln!(
+                "Key {} in the place of {id}, which ends {}. It is shown only now:",
+                created.id,
+                (Utc::now() + overlap).to_rfc3339_opts(SecondsFormat::Secs, true),
+            );
+            println!("{}", key.expose_secret());
+        }
         Command::List { format } => list(store.as_ref(), format).await?,
         Command::Revoke { id } => {
-            let id: uuid::Uuid = id.parse().with_context(|| format!("{id:?} is no key ID"))?;
+            let id = key_id(&id)?;
             let team = revoke(store.as_ref(), id).await?;
             let action = Action::new("key.revoke", team, id.to_string());
             audit::operator(settings, action, team.is_some());
@@ -89,8 +145,10 @@ async fn list(store: &dyn Store, format: Format) -> anyhow::Result<()> {
         "KEY",
         "TEAM",
         "TEAM ID",
+        "FOR",
         "CREATED",
         "LAST USED",
+        "ENDS",
     ];
     let rows = keys.into_iter().map(|(team, key)| {
         let used = key.last_used_at.map(|at| relative(at, now));
@@ -100,11 +158,82 @@ async fn list(store: &dyn Store, format: Format) -> anyhow::Result<()> {
             mask(&key),
             team.slug,
             team.id.to_string(),
+            key.grant.summary(),
             relative(key.created_at, now),
             used.unwrap_or_else(|| "never".to_owned()),
+            end(&key, now),
         ]
     });
     format.print(&json, header, rows)
+}
+
+fn end(key: &ApiKey, now: DateTime<Utc>) -> String {
+    match key.grant.expires_at {
+        None => "never".to_owned(),
+        Some(_) if key.grant.expired(now) => "expired".to_owned(),
+        Some(end) => end.to_rfc3339_opts(SecondsFormat::Secs, true),
+    }
+}
+
+fn key_id(text: &str) -> anyhow::Result<Uuid> {
+    text.parse()
+        .with_context(|| format!("{text:?} is no key ID"))
+}
+
+/// The team of a key.
+async fn owner(store: &dyn Store, id: Uuid) -> anyhow::Result<TeamId> {
+    for team in store.team_list().await? {
+        let keys = store.api_key_list(team.id).await?;
+        if keys.iter().any(|key| key.id == id) {
+            return Ok(team.id);
+        }
+    }
+    bail!("no key has the ID {id}; `hearth key list` shows them")
+}
+
+fn scope(text: &str) -> Result<Scope, String> {
+    Scope::parse(text).ok_or_else(|| {
+        let known = Scope::ALL.map(Scope::as_str).join(", ");
+        format!("must be one of {known}")
+    })
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>();
+    let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
+    network
+        .ok()
+        .or_else(address)
+        .ok_or_else(|| "must be a network such as 198.51.100.0/24, or an address".to_owned())
+}
+
+/// A number with one of s, m, h, d.
+fn duration(text: &str) -> Result<TimeDelta, String> {
+    let parsed = || {
+        let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let number: u32 = number.parse().ok()?;
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            _ => return None,
+        };
+        TimeDelta::try_seconds(i64::from(number) * seconds)
+    };
+    let most = TimeDelta::days(36_500);
+    parsed()
+        .filter(|time| *time <= most)
+        .ok_or_else(|| "must be a number of s, m, h or d, such as 30m, 24h or 7d".to_owned())
+}
+
+fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(time) = duration(text) {
+        return Ok(Utc::now() + time);
+    }
+    DateTime::parse_from_rfc3339(text)
+        .map(|time| time.with_timezone(&Utc))
+        .map_err(|_| "must be a time such as 90d, or 2027-01-31T00:00:00Z".to_owned())
 }
 
 fn mask(key: &ApiKey) -> String {
@@ -120,15 +249,48 @@ fn json(team: &Team, key: &ApiKey) -> serde_json::Value {
         "teamID": team.id.to_string(),
         "createdAt": key.created_at,
         "lastUsedAt": key.last_used_at,
+        "scopes": key.grant.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>(),
+        "readOnly": key.grant.read_only,
+        "expiresAt": key.grant.expires_at,
+        "networks": key.grant.networks,
     })
 }
 
 /// Revokes the key and tells whose it was; `None` when there is no such key.
-async fn revoke(store: &dyn Store, id: uuid::Uuid) -> anyhow::Result<Option<TeamId>> {
+async fn revoke(store: &dyn Store, id: Uuid) -> anyhow::Result<Option<TeamId>> {
     for team in store.team_list().await? {
         if store.api_key_revoke(team.id, id, Utc::now()).await? {
             return Ok(Some(team.id));
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_networks_are_read_as_people_write_them() {
+        assert_eq!(duration("90d"), Ok(TimeDelta::days(90)));
+        assert_eq!(duration("0s"), Ok(TimeDelta::zero()));
+        for text in ["", "d", "-1d", "1", "1w", "4294967295d", "é", "1é"] {
+            assert!(duration(text).is_err(), "{text:?}");
+            assert!(moment(text).is_err(), "{text:?}");
+        }
+        let end = moment("2999-01-31T01:00:00+01:00").expect("a time");
+        assert_eq!(
+            end.to_rfc3339_opts(SecondsFormat::Secs, true),
+            "2999-01-31T00:00:00Z"
+        );
+        assert_eq!(
+            network("10.0.0.0/8").expect("a network").to_string(),
+            "10.0.0.0/8"
+        );
+        assert_eq!(
+            network("192.0.2.7").expect("an address").to_string(),
+            "192.0.2.7/32"
+        );
+        assert!(network("192.0.2.7/33").is_err());
+    }
 }

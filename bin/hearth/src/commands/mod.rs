@@ -50,7 +50,7 @@ enum Command {
     Doctor(doctor::Args),
     /// Manage API keys
     Key(key::Args),
-    /// List teams
+    /// Manage teams and what each may use
     Team(team::Args),
     /// Keep secrets that rules put into requests
     Secret(secret::Args),

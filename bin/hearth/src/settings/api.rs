@@ -64,7 +64,7 @@ impl Default for MetricsSettings {
     }
 }
 
-/// Limits of the first team. They are set anew at each start.
+/// Limits of the first team, set at each start until `hearth team limits` sets others.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitSettings {

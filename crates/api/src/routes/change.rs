@@ -2,7 +2,7 @@
 
 use crate::convert;
 use crate::error::Result;
-use crate::extract::{Authenticated, Body, OptionalBody, SandboxPath, SegmentPath, sandbox_id};
+use crate::extract::{Body, ForSandboxes, OptionalBody, SandboxPath, SegmentPath, sandbox_id};
 use crate::state::AppState;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -21,7 +21,7 @@ use hearth_wire::{ApiError, NetworkUpdate, RefreshSandbox, TimeoutSandbox};
 ))]
 pub(crate) async fn sandbox_set_timeout(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SegmentPath(id): SegmentPath,
     Body(body): Body<TimeoutSandbox>,
 ) -> Result<StatusCode> {
@@ -47,7 +47,7 @@ pub(crate) async fn sandbox_set_timeout(
 ))]
 pub(crate) async fn sandbox_refresh(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SandboxPath(id): SandboxPath,
     OptionalBody(body): OptionalBody<RefreshSandbox>,
 ) -> Result<StatusCode> {
@@ -71,7 +71,7 @@ pub(crate) async fn sandbox_refresh(
 ))]
 pub(crate) async fn sandbox_set_network(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SandboxPath(id): SandboxPath,
     Body(body): Body<NetworkUpdate>,
 ) -> Result<StatusCode> {

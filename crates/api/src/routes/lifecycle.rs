@@ -4,7 +4,7 @@ use super::list::next_token;
 use crate::audit;
 use crate::convert::{self, Generation};
 use crate::error::Result;
-use crate::extract::{Authenticated, Body, OptionalBody, SandboxPath, SegmentPath, sandbox_id};
+use crate::extract::{Body, ForSandboxes, OptionalBody, SandboxPath, SegmentPath, sandbox_id};
 use crate::query::Query;
 use crate::state::AppState;
 use axum::Json;
@@ -31,7 +31,7 @@ use hearth_wire::{
 ))]
 pub(crate) async fn sandbox_pause(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SandboxPath(id): SandboxPath,
     OptionalBody(body): OptionalBody<PauseSandbox>,
 ) -> Result<StatusCode> {
@@ -59,7 +59,7 @@ pub(crate) async fn sandbox_pause(
 ))]
 pub(crate) async fn sandbox_resume(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SegmentPath(id): SegmentPath,
     OptionalBody(body): OptionalBody<ResumeSandbox>,
 ) -> Result<(StatusCode, Json<Sandbox>)> {
@@ -90,7 +90,7 @@ pub(crate) async fn sandbox_resume(
 ))]
 pub(crate) async fn sandbox_fork(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SegmentPath(id): SegmentPath,
     OptionalBody(body): OptionalBody<ForkSandbox>,
 ) -> Result<(StatusCode, Json<Vec<ForkResult>>)> {
@@ -128,7 +128,7 @@ pub(crate) async fn sandbox_fork(
 ))]
 pub(crate) async fn sandbox_rollback(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SandboxPath(id): SandboxPath,
     Body(body): Body<RollbackSandbox>,
 ) -> Result<Json<Sandbox>> {
@@ -154,7 +154,7 @@ pub(crate) async fn sandbox_rollback(
 ))]
 pub(crate) async fn snapshot_create(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SandboxPath(id): SandboxPath,
     OptionalBody(body): OptionalBody<SnapshotSandbox>,
 ) -> Result<(StatusCode, Json<SnapshotInfo>)> {
@@ -189,7 +189,7 @@ pub(crate) async fn snapshot_create(
 ))]
 pub(crate) async fn snapshot_list(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     query: Query,
 ) -> Result<(HeaderMap, Json<Vec<SnapshotInfo>>)> {
     let filter = SnapshotFilter {

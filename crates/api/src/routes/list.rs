@@ -2,7 +2,7 @@
 
 use crate::convert;
 use crate::error::{Failure, Result};
-use crate::extract::Authenticated;
+use crate::extract::ForSandboxes;
 use crate::metadata;
 use crate::query::Query;
 use crate::state::AppState;
@@ -27,7 +27,7 @@ const TOTAL_RUNNING: HeaderName = HeaderName::from_static("x-total-running");
 ))]
 pub(crate) async fn sandbox_list_v1(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     query: Query,
 ) -> Result<Json<Vec<ListedSandbox>>> {
     let filter = query.text("metadata").map(metadata::parse);
@@ -63,7 +63,7 @@ pub(crate) async fn sandbox_list_v1(
 ))]
 pub(crate) async fn sandbox_list_v2(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     query: Query,
 ) -> Result<(HeaderMap, Json<Vec<ListedSandbox>>)> {
     let request = ListRequest {

@@ -2,7 +2,7 @@
 
 use crate::convert;
 use crate::error::Result;
-use crate::extract::{Authenticated, SandboxPath};
+use crate::extract::{ForSandboxes, SandboxPath};
 use crate::query::Query;
 use crate::state::AppState;
 use axum::Json;
@@ -29,7 +29,7 @@ const MAX_LINES: i64 = MAX_LOG_ENTRIES as i64;
 ))]
 pub(crate) async fn sandbox_logs_v1(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SandboxPath(id): SandboxPath,
     query: Query,
 ) -> Result<Json<SandboxLogs>> {
@@ -66,7 +66,7 @@ pub(crate) async fn sandbox_logs_v1(
 ))]
 pub(crate) async fn sandbox_logs_v2(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SandboxPath(id): SandboxPath,
     query: Query,
 ) -> Result<Json<SandboxLogsV2>> {

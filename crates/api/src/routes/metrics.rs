@@ -2,7 +2,7 @@
 
 use crate::convert;
 use crate::error::{Failure, Result};
-use crate::extract::{Authenticated, SandboxPath};
+use crate::extract::{ForSandboxes, SandboxPath};
 use crate::query::Query;
 use crate::state::AppState;
 use axum::Json;
@@ -28,7 +28,7 @@ use hearth_wire::{ApiError, SandboxMetric, SandboxesWithMetrics};
 ))]
 pub(crate) async fn sandbox_metrics(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SandboxPath(id): SandboxPath,
     query: Query,
 ) -> Result<Json<Vec<SandboxMetric>>> {
@@ -52,7 +52,7 @@ pub(crate) async fn sandbox_metrics(
 ))]
 pub(crate) async fn sandbox_metrics_list(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     query: Query,
 ) -> Result<Json<SandboxesWithMetrics>> {
     let ids = query

@@ -1,5 +1,6 @@
 //! The routes, one file per resource.
 
+mod api_keys;
 mod change;
 mod docker_builds;
 mod health;
@@ -56,6 +57,8 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
             secrets::secret_delete
         ))
         .routes(collect!(teams::team_list))
+        .routes(collect!(api_keys::api_key_list, api_keys::api_key_create))
+        .routes(collect!(api_keys::api_key_update, api_keys::api_key_delete))
         .routes(collect!(templates::template_list_v1))
         .routes(collect!(
             templates::template_list_v2,

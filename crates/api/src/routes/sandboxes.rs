@@ -3,12 +3,12 @@
 use crate::audit;
 use crate::convert::{self, Generation};
 use crate::error::Result;
-use crate::extract::{Authenticated, Body, OptionalBody, SandboxPath, SegmentPath, sandbox_id};
+use crate::extract::{Body, ForSandboxes, OptionalBody, SandboxPath, SegmentPath, sandbox_id};
 use crate::state::AppState;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use hearth_control::{Caller, ConnectRequest, Error, IdempotencyKey};
+use hearth_control::{Access, Action, Caller, ConnectRequest, Error, IdempotencyKey, Resource};
 use hearth_wire::{ApiError, ConnectSandbox, NewSandbox, Sandbox, SandboxDetail};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -29,7 +29,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 ))]
 pub(crate) async fn sandbox_create_v1(
     State(state): State<AppState>,
-    caller: Authenticated,
+    caller: ForSandboxes,
     headers: HeaderMap,
     Body(body): Body<NewSandbox>,
 ) -> Result<(StatusCode, Json<Sandbox>)> {
@@ -52,7 +52,7 @@ pub(crate) async fn sandbox_create_v1(
 ))]
 pub(crate) async fn sandbox_create_v2(
     State(state): State<AppState>,
-    caller: Authenticated,
+    caller: ForSandboxes,
     headers: HeaderMap,
     Body(body): Body<NewSandbox>,
 ) -> Result<(StatusCode, Json<Sandbox>)> {
@@ -61,7 +61,7 @@ pub(crate) async fn sandbox_create_v2(
 
 async fn create(
     state: AppState,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     headers: &HeaderMap,
     body: NewSandbox,
     generation: Generation,
@@ -96,10 +96,19 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>> {
 ))]
 pub(crate) async fn sandbox_get(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SandboxPath(id): SandboxPath,
 ) -> Result<Json<SandboxDetail>> {
-    let view = state.control.sandbox(&caller, &id).await?;
+    let mut view = state.control.sandbox(&caller, &id).await?;
+    let change = Action {
+        resource: Resource::Sandboxes,
+        access: Access::Change,
+    };
+    if caller.may(change).is_err() {
+        // With these one could do in the sandbox whatever one may not do to it.
+        view.access.envd_access_token = None;
+        view.access.traffic_access_token = None;
+    }
     Ok(Json(convert::sandbox_detail(view)))
 }
 
@@ -115,7 +124,7 @@ pub(crate) async fn sandbox_get(
 ))]
 pub(crate) async fn sandbox_delete(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SandboxPath(id): SandboxPath,
 ) -> Result<StatusCode> {
     state.control.sandbox_delete(&caller, &id).await?;
@@ -138,7 +147,7 @@ pub(crate) async fn sandbox_delete(
 ))]
 pub(crate) async fn sandbox_connect_v1(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SegmentPath(id): SegmentPath,
     Body(body): Body<ConnectSandbox>,
 ) -> Result<(StatusCode, Json<Sandbox>)> {
@@ -164,7 +173,7 @@ pub(crate) async fn sandbox_connect_v1(
 ))]
 pub(crate) async fn sandbox_connect_v2(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSandboxes(caller): ForSandboxes,
     SegmentPath(id): SegmentPath,
     OptionalBody(body): OptionalBody<ConnectSandbox>,
 ) -> Result<(StatusCode, Json<Sandbox>)> {

@@ -3,7 +3,7 @@
 use super::list::next_token;
 use crate::audit;
 use crate::error::Result;
-use crate::extract::{Authenticated, Body, SegmentPath};
+use crate::extract::{Body, ForSecrets, SegmentPath};
 use crate::query::Query;
 use crate::state::AppState;
 use axum::Json;
@@ -44,7 +44,7 @@ fn secret(info: SecretInfo) -> Secret {
 ))]
 pub(crate) async fn secret_list(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSecrets(caller): ForSecrets,
     query: Query,
 ) -> Result<(HeaderMap, Json<Vec<Secret>>)> {
     let page = state.control.secret_list(&caller, &query.page()?).await?;
@@ -66,7 +66,7 @@ pub(crate) async fn secret_list(
 ))]
 pub(crate) async fn secret_create(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSecrets(caller): ForSecrets,
     Body(body): Body<NewSecret>,
 ) -> Result<(StatusCode, HeaderMap, Json<Secret>)> {
     let new = hearth_control::NewSecret {
@@ -90,7 +90,7 @@ pub(crate) async fn secret_create(
 ))]
 pub(crate) async fn secret_get(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSecrets(caller): ForSecrets,
     SegmentPath(key): SegmentPath,
 ) -> Result<(HeaderMap, Json<Secret>)> {
     let info = state.control.secret_info(&caller, &key).await?;
@@ -110,7 +110,7 @@ pub(crate) async fn secret_get(
 ))]
 pub(crate) async fn secret_update(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSecrets(caller): ForSecrets,
     SegmentPath(key): SegmentPath,
     Body(body): Body<SecretUpdate>,
 ) -> Result<(HeaderMap, Json<Secret>)> {
@@ -133,7 +133,7 @@ pub(crate) async fn secret_update(
 ))]
 pub(crate) async fn secret_delete(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForSecrets(caller): ForSecrets,
     SegmentPath(key): SegmentPath,
 ) -> Result<StatusCode> {
     state.control.secret_destroy(&caller, &key).await?;

@@ -1,7 +1,7 @@
 //! The team that a key acts for.
 
 use crate::error::Result;
-use crate::extract::{ApiKey, Authenticated};
+use crate::extract::{ApiKey, ForTeam};
 use axum::Json;
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, HeaderName};
@@ -16,7 +16,7 @@ use hearth_wire::{ApiError, Team};
         (status = 401, body = ApiError), (status = 500, body = ApiError),
 ))]
 pub(crate) async fn team_list(
-    Authenticated(caller): Authenticated,
+    ForTeam(caller): ForTeam,
     ApiKey(key): ApiKey,
 ) -> Result<([(HeaderName, HeaderValue); 1], Json<Vec<Team>>)> {
     let team = Team {

@@ -4,7 +4,7 @@ use super::uploads;
 use crate::audit;
 use crate::convert;
 use crate::error::Result;
-use crate::extract::{Authenticated, Body};
+use crate::extract::{Body, ForTemplates};
 use crate::query::Query;
 use crate::state::AppState;
 use axum::Json;
@@ -52,7 +52,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PairPath {
 ))]
 pub(crate) async fn template_build_create_v3(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     Body(body): Body<wire::NewTemplateBuild>,
 ) -> Result<(StatusCode, Json<RequestedTemplate>)> {
     check_team(&caller, body.team_id.as_deref())?;
@@ -103,7 +103,7 @@ fn requested(registered: RegisteredBuild) -> RequestedTemplate {
 ))]
 pub(crate) async fn template_build_create_v2(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     Body(body): Body<NewTemplateBuildV2>,
 ) -> Result<(StatusCode, Json<RequestedTemplateLegacy>)> {
     check_team(&caller, body.team_id.as_deref())?;
@@ -168,7 +168,7 @@ fn check_team(caller: &Caller, team: Option<&str>) -> Result<()> {
 ))]
 pub(crate) async fn template_files_get(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     PairPath(template, hash): PairPath,
     origin: uploads::Origin,
 ) -> Result<(StatusCode, Json<FilesUpload>)> {
@@ -198,7 +198,7 @@ pub(crate) async fn template_files_get(
 ))]
 pub(crate) async fn template_build_start(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     PairPath(template, build): PairPath,
     Body(body): Body<StartTemplateBuild>,
 ) -> Result<StatusCode> {
@@ -284,7 +284,7 @@ fn credentials(registry: FromImageRegistry) -> RegistryCredentials {
 ))]
 pub(crate) async fn template_build_status(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     PairPath(template, build): PairPath,
     query: Query,
 ) -> Result<Json<TemplateBuildInfo>> {
@@ -312,7 +312,7 @@ pub(crate) async fn template_build_status(
 ))]
 pub(crate) async fn template_build_logs(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     PairPath(template, build): PairPath,
     query: Query,
 ) -> Result<Json<TemplateBuildLogs>> {
@@ -404,7 +404,7 @@ fn entry(entry: BuildLogEntry) -> wire::BuildLogEntry {
 ))]
 pub(crate) async fn template_build_cancel(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     PairPath(template, build): PairPath,
 ) -> Result<StatusCode> {
     state

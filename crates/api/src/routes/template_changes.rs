@@ -3,7 +3,7 @@
 use crate::audit;
 use crate::convert;
 use crate::error::Result;
-use crate::extract::{Authenticated, Body, SegmentPath};
+use crate::extract::{Body, ForTemplates, SegmentPath};
 use crate::state::AppState;
 use axum::Json;
 use axum::extract::State;
@@ -26,7 +26,7 @@ use hearth_wire::{
 ))]
 pub(crate) async fn template_update_v2(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     SegmentPath(reference): SegmentPath,
     Body(body): Body<TemplateUpdate>,
 ) -> Result<Json<TemplateNames>> {
@@ -52,7 +52,7 @@ pub(crate) async fn template_update_v2(
 ))]
 pub(crate) async fn template_update_v1(
     state: State<AppState>,
-    caller: Authenticated,
+    caller: ForTemplates,
     reference: SegmentPath,
     body: Body<TemplateUpdate>,
 ) -> Result<StatusCode> {
@@ -72,7 +72,7 @@ pub(crate) async fn template_update_v1(
 ))]
 pub(crate) async fn template_tags_assign(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     Body(body): Body<AssignTemplateTags>,
 ) -> Result<(StatusCode, Json<AssignedTemplateTags>)> {
     audit::object(&body.target);
@@ -99,7 +99,7 @@ pub(crate) async fn template_tags_assign(
 ))]
 pub(crate) async fn template_tags_delete(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     Body(body): Body<DeleteTemplateTags>,
 ) -> Result<StatusCode> {
     audit::object(&body.name);

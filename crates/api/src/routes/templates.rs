@@ -3,7 +3,7 @@
 use super::list::next_token;
 use crate::convert;
 use crate::error::Result;
-use crate::extract::{Authenticated, SegmentPath};
+use crate::extract::{ForTemplates, SegmentPath};
 use crate::query::Query;
 use crate::state::AppState;
 use axum::Json;
@@ -23,7 +23,7 @@ use hearth_wire::{AliasInfo, ApiError, Template, TemplateTag, TemplateWithBuilds
 ))]
 pub(crate) async fn template_list_v1(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     query: Query,
 ) -> Result<Json<Vec<Template>>> {
     check_team(&caller, &query)?;
@@ -49,7 +49,7 @@ pub(crate) async fn template_list_v1(
 ))]
 pub(crate) async fn template_list_v2(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     query: Query,
 ) -> Result<(HeaderMap, Json<Vec<Template>>)> {
     check_team(&caller, &query)?;
@@ -70,7 +70,7 @@ pub(crate) async fn template_list_v2(
 ))]
 pub(crate) async fn template_list_default(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
 ) -> Result<Json<Vec<Template>>> {
     let views = state.control.template_list_default(&caller).await?;
     Ok(Json(views.into_iter().map(convert::template).collect()))
@@ -94,7 +94,7 @@ pub(crate) async fn template_list_default(
 ))]
 pub(crate) async fn template_get(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     SegmentPath(reference): SegmentPath,
     query: Query,
 ) -> Result<(HeaderMap, Json<TemplateWithBuilds>)> {
@@ -124,7 +124,7 @@ pub(crate) async fn template_get(
 ))]
 pub(crate) async fn template_delete(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     SegmentPath(reference): SegmentPath,
 ) -> Result<StatusCode> {
     state.control.template_delete(&caller, &reference).await?;
@@ -143,7 +143,7 @@ pub(crate) async fn template_delete(
 ))]
 pub(crate) async fn template_tags_list(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     SegmentPath(reference): SegmentPath,
 ) -> Result<Json<Vec<TemplateTag>>> {
     let tags = state.control.template_tags(&caller, &reference).await?;
@@ -163,7 +163,7 @@ pub(crate) async fn template_tags_list(
 ))]
 pub(crate) async fn template_alias_get(
     State(state): State<AppState>,
-    Authenticated(caller): Authenticated,
+    ForTemplates(caller): ForTemplates,
     SegmentPath(reference): SegmentPath,
 ) -> Result<Json<AliasInfo>> {
     let access = state.control.template_access(&caller, &reference).await?;

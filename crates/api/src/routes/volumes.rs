@@ -2,7 +2,7 @@
 //! files instead.
 
 use crate::error::Result;
-use crate::extract::Authenticated;
+use crate::extract::ForSandboxes;
 use crate::state::AppState;
 use axum::Json;
 use axum::http::StatusCode;
@@ -19,7 +19,7 @@ pub(crate) fn add(routes: OpenApiRouter<AppState>) -> OpenApiRouter<AppState> {
         .route("/volumecontent/{*path}", any(refuse_content))
 }
 
-async fn refuse(_: Authenticated) -> Result<()> {
+async fn refuse(_: ForSandboxes) -> Result<()> {
     Err(no_volumes().into())
 }
 

@@ -20,6 +20,7 @@ use crate::node::{
     Lifecycle, NodeError, NodeSandbox, NodeSandboxState, OnTimeout, SandboxConfig, SandboxQuery,
     VolumeMount,
 };
+use crate::quotas::{self, Demand};
 use crate::templates::Resolved;
 use chrono::{TimeDelta, Utc};
 use hearth_ids::{SandboxId, TeamId};
@@ -219,6 +220,9 @@ impl Control {
     ) -> Result<SandboxAccess, Error> {
         let time = time_to_live(request.timeout_seconds, 1, caller.team.limits)?;
         let request = request.check(self.config.features, &self.config.domain)?;
+        if request.lifecycle.on_timeout == OnTimeout::Pause {
+            self.check_paused(&caller.team).await?;
+        }
         let id = self.sandbox_new_id(caller, &request).await;
         let Some(key) = key else {
             let placed = self.place(caller, &request, time, id.clone(), false).await;
@@ -339,11 +343,8 @@ impl Control {
             .iter()
             .filter(|sandbox| occupies(sandbox.state))
             .map(|sandbox| &sandbox.sandbox_id);
-        let most = team.limits.max_concurrent_sandboxes;
-        if reservation.count_with(mine) > usize::try_from(most).unwrap_or(usize::MAX) {
-            return Err(too_many(most));
-        }
-        Ok(())
+        let with_it = reservation.count_with(mine);
+        Ok(quotas::decide(Demand::Run { with_it }, &team.limits)?)
     }
 
     /// Has the node start a sandbox, within the team's limit.
@@ -443,18 +444,6 @@ fn in_progress() -> Failure {
         .with_code(code::IDEMPOTENCY_IN_PROGRESS),
         outcome_unknown: true,
     }
-}
-
-fn too_many(most: u32) -> Error {
-    // Sending the request again cannot help before something else ends.
-    Error::new(
-        Kind::LimitReached,
-        format!(
-            "you have reached the maximum number of concurrent E2B sandboxes ({most}). If you \
-             need more, end some of them or have the team's limit raised."
-        ),
-    )
-    .never_retry()
 }
 
 /// A node's refusal of a create. Clients look for how these messages begin.

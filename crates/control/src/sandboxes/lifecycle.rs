@@ -96,6 +96,7 @@ impl Control {
             if request.require_healthy_guest {
                 self.check_guest(&sandbox).await?;
             }
+            self.check_paused(&caller.team).await?;
             let (control, id) = (Arc::clone(self), id.clone());
             let work = async move {
                 let build = BuildId::random();

@@ -132,6 +132,7 @@ mod tests {
             slug: "t".to_owned(),
             name: "T".to_owned(),
             limits: hearth_store::TeamLimits::default(),
+            limits_set_by: hearth_store::LimitsSetBy::Settings,
             banned: false,
             blocked_reason: None,
             created_at: Utc::now(),
@@ -139,6 +140,7 @@ mod tests {
         let caller = Caller {
             key_id: uuid::Uuid::new_v4(),
             team: Arc::new(team),
+            grant: Arc::default(),
         };
         let of = |vcpus, memory_mib, min_free_disk_mib| {
             let request = NewTemplateBuild {

@@ -25,8 +25,8 @@ pub use teams::*;
 pub use templates::*;
 
 use crate::{
-    BuildStatus, KeyMask, NewApiKey, NewBuild, NewSnapshot, NewTeam, NewTemplate, OwnerId, Store,
-    TeamLimits, TemplateAlias,
+    BuildStatus, KeyGrant, KeyMask, NewApiKey, NewBuild, NewSnapshot, NewTeam, NewTemplate,
+    OwnerId, Store, TeamLimits, TemplateAlias,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
@@ -36,15 +36,25 @@ use uuid::Uuid;
 /// A store under test.
 pub type Shared = Arc<dyn Store>;
 
-/// Makes a test of every function of the suite, each over a store of its own, which
-/// `$fresh` makes.
+/// Runs every function of the suite, each over a store of its own, which `$fresh` makes:
+/// as a test each, or, with `in_turn`, all within the test where it stands.
 #[macro_export]
 macro_rules! store_suite {
-    ($fresh:path) => {
+    (in_turn $fresh:ident) => {
+        $crate::store_suite!(@all in_turn $fresh);
+    };
+    ($fresh:ident) => {
+        $crate::store_suite!(@all tests $fresh);
+    };
+    (@all $how:ident $fresh:ident) => {
         $crate::store_suite!(
-            $fresh:
+            @$how $fresh:
             teams_are_kept,
+            the_settings_do_not_undo_an_operators_limits,
+            a_team_is_deleted_with_its_keys_and_not_with_templates,
             keys_are_found_until_they_are_revoked,
+            a_keys_grant_is_kept,
+            a_key_is_replaced_whole_or_not_at_all,
             templates_are_found_by_their_names,
             a_template_is_created_whole_or_not_at_all,
             of_a_tags_assignments_the_latest_holds,
@@ -64,13 +74,20 @@ macro_rules! store_suite {
             of_many_who_want_a_lease_one_gets_it,
         );
     };
-    ($fresh:path: $($name:ident),+ $(,)?) => {
+    (@tests $fresh:ident: $($name:ident),+ $(,)?) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
             async fn $name() {
                 let (store, _with) = $fresh().await;
                 $crate::testing::$name(store).await;
             }
+        )+
+    };
+    (@in_turn $fresh:ident: $($name:ident),+ $(,)?) => {
+        $(
+            // The last line before a failure says in which one it is.
+            println!("{}", stringify!($name));
+            $crate::testing::$name($fresh().await).await;
         )+
     };
 }
@@ -175,6 +192,7 @@ fn key(team: TeamId, hash: &str, created: i64) -> NewApiKey {
             first: "ab".to_owned(),
             last: "cdef".to_owned(),
         },
+        grant: KeyGrant::default(),
         created_at: at(created),
     }
 }

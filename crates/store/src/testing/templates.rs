@@ -166,6 +166,10 @@ pub async fn builds_move_on_and_come_newest_first(store: Shared) {
     );
 
     assert_eq!(store.build_count(&id).await.expect("reads"), 4);
+    made.sort_by_key(ToString::to_string);
+    assert_eq!(store.team_builds(owner).await.expect("reads"), made);
+    let others = team(&store, "b").await;
+    assert!(store.team_builds(others).await.expect("reads").is_empty());
     let mut read = Vec::new();
     let mut before = None;
     loop {

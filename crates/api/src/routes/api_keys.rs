@@ -1,0 +1,159 @@
+//! The API keys of a team. No list holds a key.
+
+use crate::audit;
+use crate::error::Result;
+use crate::extract::{Body, ForApiKeys, SegmentPath};
+use crate::state::AppState;
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use hearth_control::{ApiKey, Error, KeyGrant, Kind, Scope, keys};
+use hearth_wire::{
+    ApiError, ApiKeyMask, CreatedApiKey, NewApiKey, TeamApiKey, UpdateApiKey, parse_rfc3339,
+};
+use secrecy::ExposeSecret;
+use uuid::Uuid;
+
+fn key_id(text: &str) -> Result<Uuid> {
+    text.parse().map_err(|error| {
+        let message = format!("Error when parsing API key ID: {error}");
+        Error::new(Kind::Invalid, message).into()
+    })
+}
+
+fn shown(key: ApiKey) -> TeamApiKey {
+    let scopes = key.grant.scopes.iter();
+    TeamApiKey {
+        id: key.id.to_string(),
+        name: key.name,
+        mask: ApiKeyMask {
+            prefix: key.mask.prefix,
+            value_length: key.mask.value_length,
+            masked_value_prefix: key.mask.first,
+            masked_value_suffix: key.mask.last,
+        },
+        created_at: key.created_at,
+        created_by: None,
+        last_used: key.last_used_at,
+        scopes: scopes.map(|scope| scope.as_str().to_owned()).collect(),
+        read_only: key.grant.read_only,
+        expires_at: key.grant.expires_at,
+        networks: key.grant.networks.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn grant(body: &NewApiKey) -> Result<KeyGrant> {
+    let mut grant = KeyGrant {
+        read_only: body.read_only.unwrap_or(false),
+        ..KeyGrant::default()
+    };
+    if let Some(scopes) = &body.scopes {
+        let scopes = scopes.iter().map(|text| {
+            Scope::parse(text).ok_or_else(|| {
+                let why = format!("{text:?} is none of sandboxes, templates, secrets, admin");
+                Error::invalid("scopes", why)
+            })
+        });
+        grant.scopes = scopes.collect::<std::result::Result<_, _>>()?;
+    }
+    if let Some(text) = &body.expires_at {
+        let time = parse_rfc3339(text);
+        let time = time.ok_or_else(|| Error::invalid("expiresAt", "is no RFC 3339 time"))?;
+        grant.expires_at = Some(time);
+    }
+    for text in body.networks.iter().flatten() {
+        let network = text.parse();
+        let why = format!("{text:?} is no network such as 198.51.100.0/24");
+        let network = network.map_err(|_| Error::invalid("networks", why))?;
+        grant.networks.push(network);
+    }
+    Ok(grant)
+}
+
+/// List the API keys of the team
+///
+/// Oldest first and masked, those whose time is over among them.
+#[utoipa::path(get, path = "/api-keys", tag = "api-keys", security(("ApiKeyAuth" = [])),
+    responses(
+        (status = 200, body = Vec<TeamApiKey>),
+        (status = 401, body = ApiError), (status = 403, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn api_key_list(
+    State(state): State<AppState>,
+    ForApiKeys(caller): ForApiKeys,
+) -> Result<Json<Vec<TeamApiKey>>> {
+    let keys = keys::list(state.control.store().as_ref(), caller.team_id()).await?;
+    Ok(Json(keys.into_iter().map(shown).collect()))
+}
+
+/// Create an API key
+///
+/// The answer alone holds the key. Without a grant it is for everything, for ever and
+/// from everywhere.
+#[utoipa::path(post, path = "/api-keys", tag = "api-keys", security(("ApiKeyAuth" = [])),
+    request_body = NewApiKey,
+    responses(
+        (status = 201, body = CreatedApiKey),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
+        (status = 500, body = ApiError),
+))]
+pub(crate) async fn api_key_create(
+    State(state): State<AppState>,
+    ForApiKeys(caller): ForApiKeys,
+    Body(body): Body<NewApiKey>,
+) -> Result<(StatusCode, HeaderMap, Json<CreatedApiKey>)> {
+    let grant = grant(&body)?;
+    let store = state.control.store().as_ref();
+    let (key, secret) = keys::issue(store, caller.team_id(), &body.name, grant).await?;
+    audit::created(&key.id.to_string());
+    let created = CreatedApiKey {
+        key: secret.expose_secret().to_owned(),
+        shown: shown(key),
+    };
+    let no_store = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("no-store"))]);
+    Ok((StatusCode::CREATED, no_store, Json(created)))
+}
+
+/// Rename an API key
+///
+/// What it may be used for stays.
+#[utoipa::path(patch, path = "/api-keys/{apiKeyID}", tag = "api-keys", security(("ApiKeyAuth" = [])),
+    params(("apiKeyID" = String, Path)),
+    request_body = UpdateApiKey,
+    responses(
+        (status = 200, description = "Renamed"),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
+        (status = 404, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn api_key_update(
+    State(state): State<AppState>,
+    ForApiKeys(caller): ForApiKeys,
+    SegmentPath(id): SegmentPath,
+    Body(body): Body<UpdateApiKey>,
+) -> Result<StatusCode> {
+    let store = state.control.store().as_ref();
+    keys::rename(store, caller.team_id(), key_id(&id)?, &body.name).await?;
+    Ok(StatusCode::OK)
+}
+
+/// Delete an API key
+///
+/// Its requests are refused at once by the process that is asked, by others within
+/// seconds.
+#[utoipa::path(delete, path = "/api-keys/{apiKeyID}", tag = "api-keys", security(("ApiKeyAuth" = [])),
+    params(("apiKeyID" = String, Path)),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
+        (status = 404, body = ApiError), (status = 500, body = ApiError),
+))]
+pub(crate) async fn api_key_delete(
+    State(state): State<AppState>,
+    ForApiKeys(caller): ForApiKeys,
+    SegmentPath(id): SegmentPath,
+) -> Result<StatusCode> {
+    let id = key_id(&id)?;
+    state.control.key_revoke(caller.team_id(), id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
