@@ -7,6 +7,7 @@ mod doctor;
 mod down;
 mod env;
 mod key;
+mod migrate;
 mod output;
 mod sandbox;
 mod secret;
@@ -52,6 +53,8 @@ enum Command {
     Key(key::Args),
     /// Manage teams and what each may use
     Team(team::Args),
+    /// Copy what Hearth remembers from SQLite into an empty PostgreSQL database
+    Migrate(migrate::Args),
     /// Keep secrets that rules put into requests
     Secret(secret::Args),
     /// List, pause, resume, copy and end sandboxes
@@ -93,6 +96,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Doctor(args) => doctor::run(&settings, &args).await,
             Command::Key(args) => key::run(&settings, args).await,
             Command::Team(args) => team::run(&settings, args).await,
+            Command::Migrate(args) => migrate::run(&settings, args).await,
             Command::Secret(args) => secret::run(&settings, args).await,
             Command::Sandbox(args) => sandbox::run(&settings, args).await,
             Command::Snapshot(args) => snapshot::run(&settings, args).await,

@@ -395,7 +395,10 @@ pub async fn team_or_new(
 /// The store, for commands that need no daemon.
 pub async fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     make_state_dir(settings)?;
-    let path = settings.database();
+    if let Some(address) = &settings.database {
+        return Ok(Arc::new(hearth_store_postgres::open(address).await?));
+    }
+    let path = settings.database_file();
     let store = hearth_store_sqlite::open(&path)
         .await
         .with_context(|| format!("open {}", path.display()))?;

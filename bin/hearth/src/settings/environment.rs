@@ -17,11 +17,12 @@ pub struct Variable {
 enum Field {
     Path(fn(&mut Settings) -> &mut PathBuf),
     File(fn(&mut Settings) -> &mut Option<PathBuf>),
+    Text(fn(&mut Settings) -> &mut Option<String>),
     Port(fn(&mut Settings) -> &mut u16),
 }
 
-/// All of them. An empty path counts as none.
-pub const VARIABLES: [Variable; 9] = [
+/// All of them. An empty path or text counts as none.
+pub const VARIABLES: [Variable; 10] = [
     Variable {
         name: "HEARTH_STATE_DIR",
         key: "state_dir",
@@ -46,6 +47,11 @@ pub const VARIABLES: [Variable; 9] = [
         name: "HEARTH_CODE_INTERPRETER",
         key: "interpreter",
         field: Field::File(|settings| &mut settings.interpreter),
+    },
+    Variable {
+        name: "HEARTH_DATABASE",
+        key: "database",
+        field: Field::Text(|settings| &mut settings.database),
     },
     Variable {
         name: "HEARTH_API_PORT",
@@ -79,7 +85,8 @@ pub(super) fn apply(
         match field {
             Field::Path(field) if !text.is_empty() => *field(settings) = text.into(),
             Field::File(field) if !text.is_empty() => *field(settings) = Some(text.into()),
-            Field::Path(_) | Field::File(_) => {}
+            Field::Text(field) if !text.is_empty() => *field(settings) = Some(text),
+            Field::Path(_) | Field::File(_) | Field::Text(_) => {}
             Field::Port(field) => {
                 *field(settings) = text
                     .parse()

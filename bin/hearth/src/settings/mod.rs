@@ -56,6 +56,12 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// Artefacts that are slow to make, kept by content, shared between installations.
     pub cache_dir: PathBuf,
+    /// Address of the PostgreSQL database of teams, keys, templates and snapshots, which any
+    /// number of processes may share. Without it they are in a SQLite file in `state_dir`.
+    /// `hearth migrate` copies what is there. A password is better kept in `~/.pgpass` or
+    /// `PGPASSWORD`; `sslmode=verify-full` asks for TLS.
+    #[schemars(example = "postgres://hearth@db.example.com/hearth?sslmode=verify-full")]
+    pub database: Option<String>,
     /// The guest agent's binary that `hearth up` puts into new builds, instead of the
     /// embedded one.
     #[schemars(example = "/usr/local/lib/hearth/envd")]
@@ -104,6 +110,7 @@ impl Default for Settings {
             state_dir: hearth_layout::DEFAULT_STATE_DIR.into(),
             run_dir: hearth_layout::DEFAULT_RUN_DIR.into(),
             cache_dir: "/var/cache/hearth".into(),
+            database: None,
             agent: None,
             access_log: None,
             interpreter: None,
@@ -179,6 +186,7 @@ impl Settings {
                 format!("must be at most {LONGEST_RUN_DIR} bytes long: unix sockets live in it"),
             ));
         }
+        check_database(self.database.as_deref())?;
         self.node.check()?;
         self.network.check()?;
         self.connections.check()?;
@@ -266,6 +274,19 @@ impl Settings {
         let own = self.builds.ca_file.as_deref();
         let file = own.or(self.node.ca_file.as_deref());
         file.map(read_certificates).transpose()
+    }
+}
+
+fn check_database(address: Option<&str>) -> Result<(), Problem> {
+    let known = ["postgres://", "postgresql://"];
+    match address {
+        Some(address) if !known.iter().any(|scheme| address.starts_with(scheme)) => {
+            Err(Problem::new(
+                "database",
+                "must be an address such as postgres://user@host/database; leave it out for SQLite",
+            ))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -36,8 +36,8 @@ impl Settings {
         self.state_dir.join("guest.json")
     }
 
-    /// The database of teams, keys, templates and snapshots.
-    pub fn database(&self) -> PathBuf {
+    /// The SQLite database of teams, keys, templates and snapshots, where no other is set.
+    pub fn database_file(&self) -> PathBuf {
         self.state_dir.join("hearth.db")
     }
 

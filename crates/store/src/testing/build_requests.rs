@@ -1,6 +1,6 @@
 //! Builds that teams ask for.
 
-use super::{Shared, at, team, template};
+use super::records::{Shared, at, team, template};
 use crate::{BuildStatus, NewBuild, NewBuildRequest};
 use hearth_ids::{BuildId, TeamId, TemplateId};
 use std::sync::Arc;

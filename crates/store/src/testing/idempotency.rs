@@ -1,6 +1,6 @@
 //! Idempotency keys.
 
-use super::{Shared, at, team, us};
+use super::records::{Shared, at, team, us};
 use crate::{IdempotencyClaim, IdempotencyHolder, IdempotencyRequest, OwnerId};
 use hearth_ids::{SandboxId, TeamId};
 use std::sync::Arc;

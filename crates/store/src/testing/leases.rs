@@ -1,6 +1,6 @@
 //! Leases. What is over is made by a length of nothing, so that no test waits.
 
-use super::{Shared, us};
+use super::records::{Shared, us};
 use crate::{LeaseName, OwnerId};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Snapshots and builds to be discarded.
 
-use super::{Shared, alias, snapshot, team, template, us};
+use super::records::{Shared, alias, snapshot, team, template, us};
 use crate::{Error, LeaseName, NewSnapshot, OwnerId};
 use hearth_ids::{BuildId, SandboxId, TemplateId};
 use std::time::Duration;

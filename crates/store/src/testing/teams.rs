@@ -1,6 +1,6 @@
 //! Teams and API keys.
 
-use super::{Shared, at, key, team, template};
+use super::records::{Shared, at, key, team, template};
 use crate::{Error, KeyGrant, LimitsSetBy, NewTeam, Scope, TeamLimits};
 use hearth_ids::TeamId;
 use uuid::Uuid;

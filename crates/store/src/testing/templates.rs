@@ -1,6 +1,6 @@
 //! Templates, builds and tags.
 
-use super::{Shared, alias, at, build, team, template, us};
+use super::records::{Shared, alias, at, build, team, template, us};
 use crate::{BuildStatus, Error, NewTemplate};
 use hearth_ids::{BuildId, TemplateId};
 
