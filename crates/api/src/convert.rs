@@ -10,6 +10,7 @@ use hearth_control::{
 use hearth_wire as wire;
 use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The two generations of the create and connect calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,6 +253,7 @@ pub(crate) fn listed_sandbox(listed: ListedSandbox) -> wire::ListedSandbox {
         summary,
         state: visible,
     } = listed;
+    let summary = Arc::unwrap_or_clone(summary);
     let mounts = match summary.paused {
         Some(_) => Vec::new(),
         None => summary.volume_mounts,

@@ -5,7 +5,7 @@
 mod support;
 
 use axum::http::{Method, StatusCode};
-use hearth_control::{NodeError, NodeSandboxState};
+use hearth_control::{Config, NodeError, NodeSandboxState};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
@@ -123,12 +123,15 @@ impl Luck {
 }
 
 impl Run {
-    async fn start() -> Self {
-        let api = Api::with(|config| {
+    async fn start(watched: bool) -> Self {
+        let configure = |config: &mut Config| {
             config.features.pause = true;
             config.team.limits.max_concurrent_sandboxes = u32::try_from(LIMIT).expect("small");
-        })
-        .await;
+        };
+        let api = match watched {
+            true => Api::with(configure).await,
+            false => Api::unwatched(configure).await,
+        };
         Self {
             api,
             model: Model::default(),
@@ -404,12 +407,17 @@ fn any_sequence_ends_as_the_model_says() {
         .enable_all()
         .build()
         .expect("starts");
-    let steps = proptest::collection::vec(step(), 1..40);
+    // Now and then the node's watch breaks off, where there is one.
+    let broken = proptest::option::weighted(0.1, Just(()));
+    let steps = proptest::collection::vec((step(), broken), 1..40);
     TestRunner::new(config)
-        .run(&steps, |steps| {
+        .run(&(steps, any::<bool>()), |(steps, watched)| {
             runtime.block_on(async {
-                let mut run = Run::start().await;
-                for step in steps {
+                let mut run = Run::start(watched).await;
+                for (step, broken) in steps {
+                    if broken.is_some() {
+                        run.api.node.end_watches().await;
+                    }
                     run.step(step).await;
                     // Lost creates are ended before the next step counts sandboxes.
                     settle(&run).await;

@@ -7,8 +7,8 @@
 //!              └─────▶ Agent   what a guest says of itself
 //! ```
 //!
-//! One file per resource. Whether a sandbox exists is always asked of the node;
-//! nothing here remembers it. Work that must not stop half-way when a caller goes
+//! One file per resource. The node is the truth about sandboxes: [`fleet`] holds a copy
+//! of what it tells, and nothing here remembers more. Work that must not stop half-way when a caller goes
 //! away runs as a task of [`Control`], which [`Control::shutdown`] waits for.
 
 #![forbid(unsafe_code)]
@@ -19,6 +19,7 @@ mod auth;
 mod bootstrap;
 mod config;
 mod error;
+mod fleet;
 mod housekeeping;
 mod idempotency;
 pub mod keys;
@@ -56,7 +57,8 @@ pub use network::{
 };
 pub use node::{
     Lifecycle, Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, NodeSandboxState, OnTimeout,
-    Paused, SandboxConfig, SandboxQuery, SandboxSummary, SandboxUpdate, VolumeMount,
+    Paused, Revision, SandboxBatch, SandboxConfig, SandboxQuery, SandboxRemoval, SandboxSummary,
+    SandboxUpdate, SandboxWatch, VolumeMount,
 };
 pub use page::{Direction, Page, PageRequest};
 pub use sandboxes::{
@@ -80,6 +82,7 @@ pub use templates::{TemplateAccess, TemplatePublication, TemplateView};
 pub use tokens::Tokens;
 pub use uploads::UploadTicket;
 
+use fleet::Fleet;
 use hearth_store::Store;
 use limits::Reservations;
 use std::sync::{Arc, OnceLock};
@@ -90,7 +93,7 @@ use transitions::Transitions;
 /// The application layer of one process.
 pub struct Control {
     store: Arc<dyn Store>,
-    node: Arc<dyn Node>,
+    node: Arc<Fleet>,
     agent: Arc<dyn Agent>,
     telemetry: OnceLock<Arc<dyn Telemetry>>,
     secrets: OnceLock<Arc<dyn SecretKeeper>>,
@@ -102,8 +105,8 @@ pub struct Control {
     tasks: TaskTracker,
     /// The template builds that a task of this process follows.
     followed: housekeeping::Followed,
-    /// Ends the tasks that follow template builds, which the next process takes up, and
-    /// the housekeeping.
+    /// Ends the tasks that follow the node and its template builds, which the next process
+    /// takes up, and the housekeeping.
     followers_stop: CancellationToken,
 }
 
@@ -118,7 +121,7 @@ impl Control {
         Arc::new(Self {
             tokens: Tokens::new(config.token_seed.clone()),
             store,
-            node,
+            node: Arc::new(Fleet::new(node)),
             agent,
             telemetry: OnceLock::new(),
             secrets: OnceLock::new(),
@@ -141,6 +144,14 @@ impl Control {
     #[must_use]
     pub fn domain(&self) -> &str {
         &self.config.domain
+    }
+
+    /// Follows the node's sandboxes from here on, until [`Self::shutdown`]: look-ups,
+    /// lists and limits cost the node nothing while that works. Without it the node is
+    /// asked each time.
+    pub fn watch_node(&self) {
+        let (node, stop) = (Arc::clone(&self.node), self.followers_stop.clone());
+        self.tasks.spawn(async move { node.follow(stop).await });
     }
 
     /// What the node says of itself.

@@ -4,6 +4,7 @@
 use crate::network::NetworkSettings;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -111,7 +112,70 @@ pub struct NodeSandbox {
     pub address: Option<IpAddr>,
     /// Present while it is paused.
     pub paused: Option<Paused>,
+    /// The change that led to this.
+    pub revision: Revision,
 }
+
+impl NodeSandbox {
+    /// What lists and watches tell of it.
+    #[must_use]
+    pub fn summary(&self) -> SandboxSummary {
+        let config = &self.config;
+        SandboxSummary {
+            sandbox_id: config.sandbox_id.clone(),
+            template_id: config.template_id.clone(),
+            build_id: config.build_id,
+            team_id: config.team_id,
+            alias: config.alias.clone(),
+            metadata: config.metadata.clone(),
+            volume_mounts: config.volume_mounts.clone(),
+            state: self.state,
+            started_at: self.started_at,
+            end_at: self.end_at,
+            vcpus: self.vcpus,
+            memory_mib: self.memory_mib,
+            disk_mib: self.disk_mib,
+            envd_version: self.envd_version.clone(),
+            paused: self.paused,
+            revision: self.revision,
+        }
+    }
+}
+
+/// A change on a node. Of two of the same instance the one with the higher sequence
+/// is the later; those of different instances cannot be compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Revision {
+    /// One run of the node; 0 where it does not say.
+    pub instance: u64,
+    /// Number of the change, from 1.
+    pub sequence: u64,
+}
+
+/// Some of what a watch tells, in the order of the changes.
+#[derive(Debug, Clone, Default)]
+pub struct SandboxBatch {
+    /// What was known counts no more: what follows is all there is.
+    pub reset: bool,
+    /// New and changed sandboxes, with their metadata.
+    pub changed: Vec<SandboxSummary>,
+    pub removed: Vec<SandboxRemoval>,
+    /// With this, every change up to here has been told.
+    pub current: Revision,
+    /// Nothing was left to tell. After a reset, what was told may be used from here on.
+    pub complete: bool,
+}
+
+/// A sandbox that is not on its node any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxRemoval {
+    pub sandbox_id: SandboxId,
+    /// Number of the change by which it went.
+    pub sequence: u64,
+}
+
+/// What a watch tells; it ends with an error, or when the node goes down.
+pub type SandboxWatch = BoxStream<'static, Result<SandboxBatch, NodeError>>;
 
 /// Which sandboxes a list holds.
 #[derive(Debug, Clone, Copy, Default)]
@@ -146,6 +210,8 @@ pub struct SandboxSummary {
     pub envd_version: String,
     /// Present while it is paused.
     pub paused: Option<Paused>,
+    /// The change that led to this.
+    pub revision: Revision,
 }
 
 /// A build on a node's disk.
@@ -243,11 +309,24 @@ pub trait Node: Send + Sync + 'static {
     /// For a sandbox whose id is known [`Self::get`] costs less, however many others
     /// there are.
     async fn list(&self, query: SandboxQuery<'_>) -> Result<Vec<SandboxSummary>, NodeError>;
+    /// Tells of all sandboxes of the node, then of every change. With `after`, where a
+    /// former watch came to, only of what is new since, if the node still knows it.
+    ///
+    /// The stream says something every few seconds or ends: silence is an error of it.
+    async fn watch(&self, _after: Option<Revision>) -> Result<SandboxWatch, NodeError> {
+        let why = "the node cannot be watched".to_owned();
+        Err(NodeError::Unimplemented(why))
+    }
     /// Ends a sandbox in any state, and what was kept of it; answers when all that
-    /// it held is free.
-    async fn delete(&self, id: &SandboxId) -> Result<(), NodeError>;
-    /// Stops a sandbox and keeps its state as `build`.
-    async fn pause(&self, id: &SandboxId, build: BuildId, memory: bool) -> Result<(), NodeError>;
+    /// it held is free, with the change by which the sandbox went.
+    async fn delete(&self, id: &SandboxId) -> Result<Revision, NodeError>;
+    /// Stops a sandbox and keeps its state as `build`. Answers how it is then.
+    async fn pause(
+        &self,
+        id: &SandboxId,
+        build: BuildId,
+        memory: bool,
+    ) -> Result<SandboxSummary, NodeError>;
     /// Continues a paused sandbox; answers when commands can run in it. With
     /// `discard_memory` it boots from its disk although memory was kept.
     async fn resume(
@@ -256,8 +335,10 @@ pub trait Node: Send + Sync + 'static {
         end_at: DateTime<Utc>,
         discard_memory: bool,
     ) -> Result<NodeSandbox, NodeError>;
-    /// Keeps a running sandbox's state as `build`; the sandbox goes on.
-    async fn checkpoint(&self, id: &SandboxId, build: BuildId) -> Result<(), NodeError>;
+    /// Keeps a running sandbox's state as `build`; the sandbox goes on. Answers how it
+    /// is then.
+    async fn checkpoint(&self, id: &SandboxId, build: BuildId)
+    -> Result<SandboxSummary, NodeError>;
     /// Puts a running sandbox back to a build that was kept of it.
     async fn rollback(&self, id: &SandboxId, build: BuildId) -> Result<NodeSandbox, NodeError>;
     async fn build_list(&self) -> Result<Vec<NodeBuild>, NodeError>;

@@ -10,7 +10,7 @@
 use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind, code};
-use crate::node::{NodeError, NodeSandbox, NodeSandboxState, SandboxQuery};
+use crate::node::{NodeError, NodeSandboxState, SandboxSummary};
 use crate::page::{Page, PageRequest};
 use crate::sandboxes::approach::{Approach, Owner, Reached};
 use crate::sandboxes::lifecycle::Moved;
@@ -113,12 +113,12 @@ impl Control {
     async fn snapshot(
         self: &Arc<Self>,
         caller: &Caller,
-        sandbox: &NodeSandbox,
+        sandbox: &SandboxSummary,
         ticket: Option<Ticket>,
         name: Option<&TemplateReference>,
     ) -> Result<SnapshotView, NotTaken> {
         let build = BuildId::random();
-        let kept = self.keep(&sandbox.config.sandbox_id, build).await;
+        let kept = self.keep(&sandbox.sandbox_id, build).await;
         if let (Some(ticket), Moved::Done(outcome)) = (ticket, &kept) {
             ticket.finish(outcome.clone());
         }
@@ -139,7 +139,7 @@ impl Control {
     async fn record(
         &self,
         caller: &Caller,
-        sandbox: &NodeSandbox,
+        sandbox: &SandboxSummary,
         build: BuildId,
         name: Option<&TemplateReference>,
     ) -> Result<SnapshotView, Error> {
@@ -161,7 +161,7 @@ impl Control {
     fn new_snapshot(
         &self,
         caller: &Caller,
-        sandbox: &NodeSandbox,
+        sandbox: &SandboxSummary,
         build: BuildId,
         to: &Destination,
     ) -> NewSnapshot {
@@ -194,7 +194,7 @@ impl Control {
                 created_at: now,
             },
             team_id,
-            sandbox_id: sandbox.config.sandbox_id.clone(),
+            sandbox_id: sandbox.sandbox_id.clone(),
             tag: to.tag.clone(),
             owner: self.config.owner.clone(),
         }
@@ -324,11 +324,8 @@ impl Control {
             ));
         }
         self.template_check_tag(&template.id, &reference).await?;
-        let query = SandboxQuery {
-            template: Some(&template.id),
-            ..SandboxQuery::default()
-        };
-        let users = self.node.list(query).await.map_err(Error::from_node)?;
+        let users = self.node.of_template(&template.id).await;
+        let users = users.map_err(Error::from_node)?;
         let user = users
             .iter()
             .find(|sandbox| sandbox.state != NodeSandboxState::Stopping);

@@ -110,7 +110,7 @@ impl Control {
 
     /// Refuses sandboxes that are not, and were not, the caller's.
     pub(crate) async fn sandbox_told(&self, caller: &Caller, id: &SandboxId) -> Result<(), Error> {
-        let Err(error) = self.sandbox(caller, id).await else {
+        let Err(error) = self.sandbox_check_visible(caller, id).await else {
             return Ok(());
         };
         let owner = match self.telemetry.get() {

@@ -204,6 +204,15 @@ pub(crate) enum Arrival {
     Kept,
 }
 
+impl Arrival {
+    pub(crate) fn state(&self) -> State {
+        match self {
+            Self::Paused => State::Paused,
+            Self::Running(_) | Self::Kept => State::Running,
+        }
+    }
+}
+
 pub(crate) type Outcome = Result<Arrival, Error>;
 
 /// The ways that this process has begun, at most one for each sandbox.

@@ -10,8 +10,8 @@ use chrono::{DateTime, Utc};
 use connectrpc::client::{CallOptions, ClientConfig, Http2Connection, SharedHttp2Connection};
 use connectrpc::{CompressionRegistry, ConnectError, ErrorCode, Protocol};
 use hearth_control::{
-    Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, SandboxConfig, SandboxQuery, SandboxSummary,
-    SandboxUpdate,
+    Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, Revision, SandboxConfig, SandboxQuery,
+    SandboxSummary, SandboxUpdate, SandboxWatch,
 };
 use hearth_ids::{BuildId, SandboxId};
 use hearth_node_proto::hearth::{node::v1 as proto, template::v1 as template_proto};
@@ -26,6 +26,11 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// A node lets a caller wait a moment for a sandbox that is nearly made.
 const RESERVE_TIMEOUT: Duration = Duration::from_secs(3);
 const QUICK_TIMEOUT: Duration = Duration::from_secs(10);
+/// A watch is begun anew after this, from where it came to.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+/// A node says something to its watchers every five seconds. One that does not is gone,
+/// or the way to it is.
+const WATCH_SILENCE: Duration = Duration::from_secs(15);
 /// Calls that wait for the connection; what comes on top waits for them.
 const MAX_WAITING_CALLS: usize = 1024;
 /// Far above the largest answer, which is one sandbox with all that was asked of it;
@@ -160,17 +165,51 @@ impl Node for NodeClient {
         }
     }
 
-    async fn delete(&self, id: &SandboxId) -> Result<(), NodeError> {
+    async fn watch(&self, after: Option<Revision>) -> Result<SandboxWatch, NodeError> {
+        let after = after.map(|after| proto::Revision {
+            instance: after.instance,
+            sequence: after.sequence,
+            ..Default::default()
+        });
+        let request = proto::SandboxWatchRequest {
+            after: after.into(),
+            ..Default::default()
+        };
+        let watch = self
+            .sandboxes
+            .watch_with_options(request, within(WATCH_TIMEOUT));
+        let begun = tokio::time::timeout(WATCH_SILENCE, watch).await;
+        let stream = begun.map_err(|_| silent())?.map_err(node_error)?;
+        Ok(Box::pin(futures::stream::unfold(
+            Some(stream),
+            |stream| async move {
+                let mut stream = stream?;
+                let next = tokio::time::timeout(WATCH_SILENCE, stream.message()).await;
+                let batch = match next {
+                    Ok(Ok(Some(message))) => convert::batch_in(message.to_owned_message()),
+                    Ok(Ok(None)) => return None,
+                    Ok(Err(error)) => Err(node_error(error)),
+                    Err(_) => Err(silent()),
+                };
+                let goes_on = batch.is_ok().then_some(stream);
+                Some((batch, goes_on))
+            },
+        )))
+    }
+
+    async fn delete(&self, id: &SandboxId) -> Result<Revision, NodeError> {
         let request = proto::SandboxDeleteRequest {
             sandbox_id: id.to_string(),
             ..Default::default()
         };
-        self.sandboxes
+        let response = self
+            .sandboxes
             // What is under way is waited for: a pause may write for long.
             .delete_with_options(request, within(START_TIMEOUT))
             .await
             .map_err(node_error)?;
-        Ok(())
+        let revision = response.into_owned().revision.into_option();
+        Ok(convert::revision_in(revision))
     }
 
     async fn reserve(&self, build: BuildId) -> Result<Option<SandboxId>, NodeError> {
@@ -193,18 +232,24 @@ impl Node for NodeClient {
             .transpose()
     }
 
-    async fn pause(&self, id: &SandboxId, build: BuildId, memory: bool) -> Result<(), NodeError> {
+    async fn pause(
+        &self,
+        id: &SandboxId,
+        build: BuildId,
+        memory: bool,
+    ) -> Result<SandboxSummary, NodeError> {
         let request = proto::SandboxPauseRequest {
             sandbox_id: id.to_string(),
             build_id: build.to_string(),
             memory,
             ..Default::default()
         };
-        self.sandboxes
+        let response = self
+            .sandboxes
             .pause_with_options(request, within(START_TIMEOUT))
             .await
             .map_err(node_error)?;
-        Ok(())
+        convert::summary_of(response.into_owned().sandbox.into_option())
     }
 
     async fn resume(
@@ -227,17 +272,22 @@ impl Node for NodeClient {
         convert::sandbox_in(response.into_owned().sandbox.into_option())
     }
 
-    async fn checkpoint(&self, id: &SandboxId, build: BuildId) -> Result<(), NodeError> {
+    async fn checkpoint(
+        &self,
+        id: &SandboxId,
+        build: BuildId,
+    ) -> Result<SandboxSummary, NodeError> {
         let request = proto::SandboxCheckpointRequest {
             sandbox_id: id.to_string(),
             build_id: build.to_string(),
             ..Default::default()
         };
-        self.sandboxes
+        let response = self
+            .sandboxes
             .checkpoint_with_options(request, within(START_TIMEOUT))
             .await
             .map_err(node_error)?;
-        Ok(())
+        convert::summary_of(response.into_owned().sandbox.into_option())
     }
 
     async fn rollback(&self, id: &SandboxId, build: BuildId) -> Result<NodeSandbox, NodeError> {
@@ -292,6 +342,10 @@ impl Node for NodeClient {
     fn templates(&self) -> Option<&dyn hearth_control::TemplateNode> {
         Some(self)
     }
+}
+
+fn silent() -> NodeError {
+    NodeError::Unreachable("the node has fallen silent".to_owned())
 }
 
 /// The one place where Connect codes become the application's errors.

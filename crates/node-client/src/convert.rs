@@ -5,7 +5,7 @@ use buffa_types::google::protobuf::Timestamp;
 use chrono::{DateTime, Utc};
 use hearth_control::{
     Lifecycle, NodeBuild, NodeError, NodeInfo, NodeSandbox, NodeSandboxState, OnTimeout, Paused,
-    SandboxConfig, SandboxSummary,
+    Revision, SandboxBatch, SandboxConfig, SandboxRemoval, SandboxSummary,
 };
 use hearth_node_proto::hearth::node::v1 as proto;
 use secrecy::{ExposeSecret, SecretString};
@@ -100,7 +100,14 @@ pub(crate) fn sandbox_in(sandbox: Option<proto::Sandbox>) -> Result<NodeSandbox,
         envd_version: sandbox.envd_version,
         execution_id: sandbox.execution_id,
         address,
+        revision: revision_in(sandbox.revision.into_option()),
     })
+}
+
+pub(crate) fn summary_of(
+    summary: Option<proto::SandboxSummary>,
+) -> Result<SandboxSummary, NodeError> {
+    summary_in(summary.ok_or_else(|| malformed("sandbox", "missing"))?)
 }
 
 pub(crate) fn summary_in(summary: proto::SandboxSummary) -> Result<SandboxSummary, NodeError> {
@@ -123,6 +130,42 @@ pub(crate) fn summary_in(summary: proto::SandboxSummary) -> Result<SandboxSummar
         memory_mib: summary.memory_mib,
         disk_mib: summary.disk_mib,
         envd_version: summary.envd_version,
+        revision: revision_in(summary.revision.into_option()),
+    })
+}
+
+/// An answer without one is of no use to whoever keeps a table, but to all others.
+pub(crate) fn revision_in(revision: Option<proto::Revision>) -> Revision {
+    let revision = revision.unwrap_or_default();
+    Revision {
+        instance: revision.instance,
+        sequence: revision.sequence,
+    }
+}
+
+pub(crate) fn batch_in(batch: proto::SandboxWatchResponse) -> Result<SandboxBatch, NodeError> {
+    let current = batch.current.into_option();
+    let current = current.ok_or_else(|| malformed("current", "missing"))?;
+    let removal_in = |removal: proto::SandboxRemoval| {
+        Ok(SandboxRemoval {
+            sandbox_id: parse("sandbox_id", &removal.sandbox_id)?,
+            sequence: removal.sequence,
+        })
+    };
+    Ok(SandboxBatch {
+        reset: batch.reset,
+        changed: batch
+            .changed
+            .into_iter()
+            .map(summary_in)
+            .collect::<Result<_, _>>()?,
+        removed: batch
+            .removed
+            .into_iter()
+            .map(removal_in)
+            .collect::<Result<_, NodeError>>()?,
+        current: revision_in(Some(current)),
+        complete: batch.complete,
     })
 }
 

@@ -8,10 +8,13 @@
 use buffa::{EnumValue, MessageField};
 use buffa_types::google::protobuf::Timestamp;
 use chrono::{DateTime, Utc};
-use connectrpc::{ConnectError, RequestContext, Response, Router, ServiceRequest, ServiceResult};
+use connectrpc::{
+    ConnectError, RequestContext, Response, Router, ServiceRequest, ServiceResult, ServiceStream,
+};
+use futures::StreamExt as _;
 use hearth_control::{
     Lifecycle, NetworkSettings, Node, NodeError, NodeSandbox, NodeSandboxState, OnTimeout,
-    SandboxConfig, SandboxQuery, SandboxUpdate, VolumeMount,
+    Revision, SandboxConfig, SandboxQuery, SandboxUpdate, VolumeMount,
 };
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use hearth_node_client::NodeClient;
@@ -61,8 +64,17 @@ fn summary(sandbox: &proto::Sandbox, with_metadata: bool) -> proto::SandboxSumma
         envd_version: sandbox.envd_version,
         paused_at: sandbox.paused_at,
         paused_with_memory: sandbox.paused_with_memory,
+        revision: sandbox.revision,
         ..Default::default()
     }
+}
+
+fn revision(sequence: u64) -> MessageField<proto::Revision, buffa::Inline<proto::Revision>> {
+    MessageField::some(proto::Revision {
+        instance: 7,
+        sequence,
+        ..Default::default()
+    })
 }
 
 impl Service {
@@ -93,6 +105,7 @@ impl proto::SandboxService for Service {
             envd_version: "0.6.13".to_owned(),
             execution_id: "e".to_owned(),
             address: "10.11.0.7".to_owned(),
+            revision: revision(3),
             ..Default::default()
         };
         self.sandboxes
@@ -155,6 +168,36 @@ impl proto::SandboxService for Service {
         })
     }
 
+    /// A reset with what there is, then a change for each of the next; then silence,
+    /// where the request goes on from somewhere, else the end.
+    async fn watch(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, proto::SandboxWatchRequest>,
+    ) -> ServiceResult<ServiceStream<proto::SandboxWatchResponse>> {
+        self.refuse()?;
+        let after = request.to_owned_message().after.into_option();
+        let sandboxes = self.sandboxes.lock().expect("unpoisoned");
+        let all = proto::SandboxWatchResponse {
+            reset: after.is_none(),
+            changed: sandboxes.iter().map(|s| summary(s, true)).collect(),
+            removed: vec![proto::SandboxRemoval {
+                sandbox_id: SandboxId::random().to_string(),
+                sequence: 4,
+                ..Default::default()
+            }],
+            current: revision(after.as_ref().map_or(5, |after| after.sequence + 1)),
+            complete: true,
+            ..Default::default()
+        };
+        let spoilt = proto::SandboxWatchResponse::default();
+        let said = futures::stream::iter([Ok(all), Ok(spoilt)]);
+        match after {
+            None => Response::stream_ok(said),
+            Some(_) => Response::stream_ok(said.take(1).chain(futures::stream::pending())),
+        }
+    }
+
     /// The sandbox of the id, or the only one there is, whatever it is called.
     async fn get(
         &self,
@@ -184,7 +227,10 @@ impl proto::SandboxService for Service {
         _: ServiceRequest<'_, proto::SandboxDeleteRequest>,
     ) -> ServiceResult<proto::SandboxDeleteResponse> {
         self.refuse()?;
-        Response::ok(proto::SandboxDeleteResponse::default())
+        Response::ok(proto::SandboxDeleteResponse {
+            revision: revision(9),
+            ..Default::default()
+        })
     }
 
     async fn pause(
@@ -193,7 +239,11 @@ impl proto::SandboxService for Service {
         _: ServiceRequest<'_, proto::SandboxPauseRequest>,
     ) -> ServiceResult<proto::SandboxPauseResponse> {
         self.refuse()?;
-        Response::ok(proto::SandboxPauseResponse::default())
+        let sandboxes = self.sandboxes.lock().expect("unpoisoned");
+        Response::ok(proto::SandboxPauseResponse {
+            sandbox: MessageField::some(summary(&sandboxes[0], true)),
+            ..Default::default()
+        })
     }
 
     async fn checkpoint(
@@ -202,7 +252,11 @@ impl proto::SandboxService for Service {
         _: ServiceRequest<'_, proto::SandboxCheckpointRequest>,
     ) -> ServiceResult<proto::SandboxCheckpointResponse> {
         self.refuse()?;
-        Response::ok(proto::SandboxCheckpointResponse::default())
+        let sandboxes = self.sandboxes.lock().expect("unpoisoned");
+        Response::ok(proto::SandboxCheckpointResponse {
+            sandbox: MessageField::some(summary(&sandboxes[0], true)),
+            ..Default::default()
+        })
     }
 
     async fn reserve(
@@ -504,6 +558,52 @@ async fn a_paused_sandbox_and_its_way_back_cross_the_wire() {
         .await
         .expect("rolls back");
     assert_eq!(rolled_back.execution_id, build.to_string());
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_watch_crosses_the_wire_and_silence_ends_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("node.sock");
+    let service = Arc::new(Service::default());
+    let server = serve(&service, &path);
+    let client = NodeClient::unix(&path);
+    let sent = config();
+    let made = client.create(sent.clone(), Utc::now()).await;
+    let place = |sequence| Revision {
+        instance: 7,
+        sequence,
+    };
+    assert_eq!(made.expect("creates").revision, place(3));
+    let mut watch = client.watch(None).await.expect("begins");
+    let all = watch.next().await.expect("says").expect("is well-formed");
+    assert!(all.reset && all.complete);
+    assert_eq!(all.current, place(5));
+    assert_eq!(all.changed[0].sandbox_id, sent.sandbox_id);
+    assert_eq!(all.changed[0].metadata, sent.metadata);
+    assert_eq!(all.changed[0].revision, place(3));
+    assert_eq!(all.removed[0].sequence, 4);
+    let spoilt = watch.next().await.expect("says");
+    assert!(matches!(&spoilt, Err(NodeError::Internal(why)) if why.contains("current")));
+    assert!(watch.next().await.is_none(), "nothing after an error");
+
+    let mut watch = client.watch(Some(place(8))).await.expect("begins");
+    let news = watch.next().await.expect("says").expect("is well-formed");
+    assert_eq!((news.reset, news.current), (false, place(9)));
+    tokio::time::pause();
+    let silence = watch.next().await.expect("says");
+    assert!(
+        matches!(silence, Err(NodeError::Unreachable(_))),
+        "{silence:?}"
+    );
+    tokio::time::resume();
+    let build = BuildId::random();
+    let paused = client.pause(&sent.sandbox_id, build, true).await;
+    assert_eq!(paused.expect("pauses").revision, place(3));
+    let kept = client.checkpoint(&sent.sandbox_id, build).await;
+    assert_eq!(kept.expect("keeps").metadata, sent.metadata);
+    let gone = client.delete(&sent.sandbox_id).await;
+    assert_eq!(gone.expect("deletes"), place(9));
     server.abort();
 }
 

@@ -26,6 +26,7 @@ mod server;
 mod service;
 mod spec;
 mod warm_pool;
+mod watch;
 
 /// Leases the builds that sandboxes in this state directory need, by their journals, for
 /// as long as the process lives. For use while no daemon runs.

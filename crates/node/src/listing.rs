@@ -42,13 +42,18 @@ impl Query {
     }
 
     fn size(&self, spec: &SandboxSpec) -> usize {
-        let metadata = spec.metadata.iter().filter(|_| self.with_metadata);
-        let metadata: usize = metadata
-            .map(|(key, value)| key.len() + value.len() + ENTRY_BYTES)
-            .sum();
-        let alias = spec.alias.as_ref().map_or(0, String::len);
-        SUMMARY_BYTES + metadata + alias + spec.volume_mounts_json.len()
+        summary_bytes(spec, self.with_metadata)
     }
+}
+
+/// What the summary of a sandbox takes in a message, at most.
+pub(crate) fn summary_bytes(spec: &SandboxSpec, with_metadata: bool) -> usize {
+    let metadata = spec.metadata.iter().filter(|_| with_metadata);
+    let metadata: usize = metadata
+        .map(|(key, value)| key.len() + value.len() + ENTRY_BYTES)
+        .sum();
+    let alias = spec.alias.as_ref().map_or(0, String::len);
+    SUMMARY_BYTES + metadata + alias + spec.volume_mounts_json.len()
 }
 
 #[derive(Debug)]
@@ -122,6 +127,7 @@ pub(crate) mod tests {
             envd_version: "0.6.13".to_owned(),
             address: None,
             paused: None,
+            sequence: 1,
         }
     }
 

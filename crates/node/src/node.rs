@@ -12,6 +12,7 @@ use crate::{
     sandbox::{Command, Handle, driver::Driver, ground::Ground, resources::Resources},
     spec::{SandboxSpec, SandboxState, Status},
     warm_pool::{self, WarmPool, WarmSandbox},
+    watch::{MAX_WATCHERS, Revision, Watcher},
 };
 use chrono::{DateTime, Utc};
 use hearth_egress::Egress;
@@ -24,7 +25,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::sandbox::EndAt;
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
 pub struct Node {
     shared: Arc<Shared>,
     drivers: TaskTracker,
+    watchers: Arc<Semaphore>,
 }
 
 /// Where the edge finds a sandbox's ports, and what it must ask of callers.
@@ -142,6 +144,7 @@ impl Node {
         let node = Arc::new(Self {
             shared,
             drivers: TaskTracker::new(),
+            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
         });
         for adopted in found.adopted {
             node.resume_driving(adopted).await;
@@ -297,7 +300,7 @@ impl Node {
         id: &SandboxId,
         build: BuildId,
         with_memory: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<Status, Error> {
         let keeping = Keeping { build, with_memory };
         self.ask(id, |reply| Command::Pause { keeping, reply })
             .await
@@ -326,7 +329,7 @@ impl Node {
     ///
     /// # Errors
     /// As [`Self::pause`].
-    pub async fn checkpoint(&self, id: &SandboxId, build: BuildId) -> Result<(), Error> {
+    pub async fn checkpoint(&self, id: &SandboxId, build: BuildId) -> Result<Status, Error> {
         self.ask(id, |reply| Command::Checkpoint { build, reply })
             .await
     }
@@ -401,11 +404,12 @@ impl Node {
         Ok(())
     }
 
-    /// Ends a sandbox; returns when its VM has ended and it is listed no more.
+    /// Ends a sandbox; returns when its VM has ended and it is listed no more, with
+    /// the number of that change.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn delete(&self, id: &SandboxId) -> Result<(), Error> {
+    pub async fn delete(&self, id: &SandboxId) -> Result<u64, Error> {
         let handle = self.shared.registry.get(id)?;
         let (reply, stopped) = oneshot::channel();
         let gone = || Error::NotFound(id.clone());
@@ -422,6 +426,31 @@ impl Node {
         self.shared.registry.statuses()
     }
 
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.shared.registry
+    }
+
+    /// Tells the sequence numbers of this run of the node from those of others.
+    pub(crate) fn instance(&self) -> u64 {
+        self.shared.registry.instance()
+    }
+
+    /// Watches all sandboxes, until `end`.
+    ///
+    /// # Errors
+    /// [`Error::Capacity`] when too many watch.
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        after: Option<Revision>,
+        end: CancellationToken,
+    ) -> Result<Watcher<Self>, Error> {
+        let permit = Arc::clone(&self.watchers).try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            Error::Capacity(format!("{MAX_WATCHERS} watchers are the most at a time"))
+        })?;
+        Ok(Watcher::new(Arc::clone(self), after, end, Some(permit)))
+    }
+
     pub(crate) fn page(&self, query: &listing::Query) -> listing::Page {
         listing::page(self.list(), query)
     }
@@ -435,7 +464,7 @@ impl Node {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn status(&self, id: &SandboxId) -> Result<Status, Error> {
-        Ok(self.shared.registry.get(id)?.status())
+        self.shared.registry.status(id)
     }
 
     /// Where to reach a sandbox that can answer: not one on its way to a pause or

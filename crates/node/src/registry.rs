@@ -1,5 +1,11 @@
-//! The sandboxes of this node by id: how to reach each one's driver, and its
-//! status. The lock is held for look-ups and changes of the map alone.
+//! The sandboxes of this node by id: how to reach each one's driver, its status, and
+//! in which order they changed. The lock is held for look-ups and changes of the maps
+//! alone.
+//!
+//! Every change gets the next sequence number and is shown under the lock, so that
+//! whoever knows everything up to a number misses nothing. Only each sandbox's latest
+//! change is held, and the ids of the last ones that went: what watchers cost does not
+//! depend on how slow they are.
 
 use crate::{
     error::Error,
@@ -8,13 +14,58 @@ use crate::{
 };
 use hearth_ids::SandboxId;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, VecDeque},
+    hash::{BuildHasher, RandomState},
     sync::{Mutex, MutexGuard, PoisonError},
 };
+use tokio::sync::watch;
+
+/// Sandboxes that went and are still told to those who were away meanwhile.
+const MAX_REMOVED: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Registry {
+    /// Tells the sequence numbers of this registry from those of every other.
+    instance: u64,
+    inner: Mutex<Inner>,
+    /// The last sequence number.
+    news: watch::Sender<u64>,
+}
 
 #[derive(Debug, Default)]
-pub(crate) struct Registry {
-    handles: Mutex<HashMap<SandboxId, Handle>>,
+struct Inner {
+    entries: HashMap<SandboxId, Entry>,
+    /// The sandboxes by their latest changes.
+    order: BTreeMap<u64, SandboxId>,
+    /// Those that went, the first one first.
+    removed: VecDeque<Removal>,
+    last: u64,
+    /// Every removal after this change is in `removed`.
+    floor: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    handle: Handle,
+    sequence: u64,
+}
+
+/// A sandbox that went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Removal {
+    pub id: SandboxId,
+    pub sequence: u64,
+}
+
+/// Some of the changes after one that is known, in their order.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub changed: Vec<Status>,
+    pub removed: Vec<Removal>,
+    /// With these everything up to here is known.
+    pub sequence: u64,
+    /// Nothing is left to tell.
+    pub complete: bool,
 }
 
 /// How many sandboxes there are, for admission; the paused ones take nothing.
@@ -22,6 +73,17 @@ pub(crate) struct Registry {
 pub(crate) struct Count {
     pub active: usize,
     pub starting: usize,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            // Its keys come from the system's source of randomness.
+            instance: RandomState::new().hash_one("hearth-node"),
+            inner: Mutex::default(),
+            news: watch::Sender::new(0),
+        }
+    }
 }
 
 impl Registry {
@@ -33,58 +95,174 @@ impl Registry {
         handle: Handle,
         refuse: impl FnOnce(Count) -> Option<Error>,
     ) -> Result<(), Error> {
-        let mut handles = self.lock();
-        if handles.contains_key(id) {
+        let mut inner = self.lock();
+        if inner.entries.contains_key(id) {
             return Err(Error::AlreadyExists(id.clone()));
         }
-        if let Some(refusal) = refuse(count(handles.values())) {
+        if let Some(refusal) = refuse(count(inner.handles())) {
             return Err(refusal);
         }
-        handles.insert(id.clone(), handle);
+        let sequence = inner.next();
+        inner.order.insert(sequence, id.clone());
+        let entry = Entry { handle, sequence };
+        inner.entries.insert(id.clone(), entry);
+        self.news.send_replace(sequence);
         Ok(())
+    }
+
+    /// Shows others a change of a sandbox: `show` makes its status readable, which
+    /// carries the sequence number of the change.
+    pub(crate) fn publish(&self, id: &SandboxId, show: impl FnOnce(u64)) {
+        let mut inner = self.lock();
+        let sequence = inner.next();
+        show(sequence);
+        let Inner { entries, order, .. } = &mut *inner;
+        if let Some(entry) = entries.get_mut(id) {
+            order.remove(&entry.sequence);
+            entry.sequence = sequence;
+            order.insert(sequence, id.clone());
+        }
+        self.news.send_replace(sequence);
     }
 
     pub(crate) fn get(&self, id: &SandboxId) -> Result<Handle, Error> {
         self.lock()
+            .entries
             .get(id)
-            .cloned()
+            .map(|entry| entry.handle.clone())
             .ok_or_else(|| Error::NotFound(id.clone()))
     }
 
     pub(crate) fn has(&self, id: &SandboxId) -> bool {
-        self.lock().contains_key(id)
+        self.lock().entries.contains_key(id)
     }
 
-    pub(crate) fn remove(&self, id: &SandboxId) {
-        self.lock().remove(id);
+    /// Takes a sandbox out; returns the sequence number of that.
+    pub(crate) fn remove(&self, id: &SandboxId) -> u64 {
+        let mut inner = self.lock();
+        let sequence = inner.next();
+        if let Some(entry) = inner.entries.remove(id) {
+            inner.order.remove(&entry.sequence);
+            let id = id.clone();
+            inner.removed.push_back(Removal { id, sequence });
+            if inner.removed.len() > MAX_REMOVED
+                && let Some(forgotten) = inner.removed.pop_front()
+            {
+                inner.floor = forgotten.sequence;
+            }
+        }
+        self.news.send_replace(sequence);
+        sequence
+    }
+
+    pub(crate) fn status(&self, id: &SandboxId) -> Result<Status, Error> {
+        self.lock()
+            .entries
+            .get(id)
+            .map(Entry::status)
+            .ok_or_else(|| Error::NotFound(id.clone()))
     }
 
     pub(crate) fn statuses(&self) -> Vec<Status> {
-        self.lock().values().map(Handle::status).collect()
+        self.lock().entries.values().map(Entry::status).collect()
+    }
+
+    /// Tells this node's sequence numbers from those of its former and later runs.
+    pub(crate) fn instance(&self) -> u64 {
+        self.instance
+    }
+
+    /// Is told the number of every change.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// The changes after the one of number `after`, as many as fit into `most` bytes
+    /// by `size`, but one at least. With `after` 0 these are all the sandboxes there
+    /// are. `None` where changes after it have been forgotten, or where there never
+    /// was one of this number.
+    pub(crate) fn changes(
+        &self,
+        after: u64,
+        most: usize,
+        size: impl Fn(&Status) -> usize,
+    ) -> Option<Changes> {
+        let inner = self.lock();
+        if after > inner.last || (after > 0 && after < inner.floor) {
+            return None;
+        }
+        let mut changes = Changes {
+            sequence: inner.last,
+            complete: true,
+            ..Changes::default()
+        };
+        let mut bytes = 0;
+        for (sequence, id) in inner.order.range(after + 1..) {
+            let Some(entry) = inner.entries.get(id) else {
+                continue;
+            };
+            let status = entry.status();
+            bytes += size(&status);
+            if bytes > most && !changes.changed.is_empty() {
+                // What comes later is told later, removals too.
+                changes.sequence = sequence - 1;
+                changes.complete = false;
+                break;
+            }
+            changes.changed.push(status);
+        }
+        if after > 0 {
+            let told = |removal: &&Removal| {
+                removal.sequence > after && removal.sequence <= changes.sequence
+            };
+            changes.removed = inner.removed.iter().filter(told).cloned().collect();
+        }
+        Some(changes)
     }
 
     /// The sandboxes beside the one of this id.
     pub(crate) fn count_others(&self, id: &SandboxId) -> Count {
-        let handles = self.lock();
+        let inner = self.lock();
         count(
-            handles
+            inner
+                .entries
                 .iter()
                 .filter(|(other, _)| *other != id)
-                .map(|(_, handle)| handle),
+                .map(|(_, entry)| &entry.handle),
         )
     }
 
     pub(crate) fn count(&self) -> Count {
-        count(self.lock().values())
+        count(self.lock().handles())
     }
 
     pub(crate) fn active(&self) -> usize {
-        count(self.lock().values()).active
+        self.count().active
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SandboxId, Handle>> {
-        // No code panics while it holds the lock; a poisoned map is still whole.
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // No code panics while it holds the lock; poisoned maps are still whole.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn handles(&self) -> impl Iterator<Item = &Handle> {
+        self.entries.values().map(|entry| &entry.handle)
+    }
+}
+
+impl Entry {
+    fn status(&self) -> Status {
+        Status {
+            sequence: self.sequence,
+            ..self.handle.status()
+        }
     }
 }
 
@@ -103,3 +281,6 @@ fn count<'a>(handles: impl Iterator<Item = &'a Handle>) -> Count {
     }
     count
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

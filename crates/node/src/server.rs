@@ -49,9 +49,9 @@ impl Server {
             None => None,
         };
 
-        let service =
-            axum::Router::new().fallback_service(extend(Service::router(node)).into_axum_service());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let router = extend(Service::router(node, stop.clone()));
+        let service = axum::Router::new().fallback_service(router.into_axum_service());
         let ended = stop.clone().cancelled_owned();
         let open = service.clone();
         tasks.spawn(async move {

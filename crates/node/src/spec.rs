@@ -79,6 +79,8 @@ pub struct Status {
     pub address: Option<Ipv4Addr>,
     /// Present while it is paused, or is starting again.
     pub paused: Option<PausedStatus>,
+    /// Number of the change that led to this, among all of this run of the node.
+    pub sequence: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -160,7 +160,7 @@ impl World {
         let result = self.node.pause(id, BuildId::random(), memory).await;
         let model = self.sandboxes.get_mut(id).unwrap();
         match (*model, result) {
-            (Model::Running(content), Ok(())) => *model = Model::Paused { content, memory },
+            (Model::Running(content), Ok(_)) => *model = Model::Paused { content, memory },
             (Model::Running(_), Err(Error::Step { .. }))
             | (Model::Paused { .. }, Err(Error::State { .. })) => {}
             (model, result) => panic!("pausing {model:?}: {result:?}"),
@@ -201,7 +201,7 @@ impl World {
         let build = BuildId::random();
         let result = self.node.checkpoint(id, build).await;
         match (self.sandboxes[id], result) {
-            (Model::Running(content), Ok(())) => {
+            (Model::Running(content), Ok(_)) => {
                 self.snapshots.insert(build, content);
                 let others = self.snapshots.keys().filter(|old| **old != self.home.base);
                 let others: Vec<BuildId> = others.copied().collect();

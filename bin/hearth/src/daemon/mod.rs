@@ -316,6 +316,7 @@ pub async fn engine(settings: &Settings) -> anyhow::Result<QemuEngine> {
 
 async fn start_control(settings: &Settings) -> anyhow::Result<Arc<Control>> {
     let (control, config) = open_control(settings).await?;
+    control.watch_node();
     let bootstrapped = hearth_control::bootstrap(control.store().as_ref(), &config)
         .await
         .context("set up the first team")?;
@@ -430,7 +431,7 @@ pub async fn end_sandboxes(settings: &Settings) -> anyhow::Result<usize> {
     let sandboxes = node.list(query).await?;
     for sandbox in &sandboxes {
         match node.delete(&sandbox.sandbox_id).await {
-            Ok(()) | Err(NodeError::NotFound(_)) => {}
+            Ok(_) | Err(NodeError::NotFound(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -5,15 +5,16 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use hearth_control::{
     Agent, AgentError, AgentMetrics, Node, NodeBuild, NodeError, NodeInfo, NodeSandbox,
-    NodeSandboxState, Paused, SandboxConfig, SandboxQuery, SandboxSummary, SandboxUpdate,
+    NodeSandboxState, Paused, Revision, SandboxBatch, SandboxConfig, SandboxQuery, SandboxRemoval,
+    SandboxSummary, SandboxUpdate, SandboxWatch,
 };
 use hearth_ids::{BuildId, SandboxId};
 use secrecy::SecretString;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::Semaphore;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// One of the node's calls that change something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,16 @@ pub enum Call {
     Checkpoint,
     Rollback,
     DeleteBuild,
+}
+
+/// Questions to a node: for one sandbox, for lists, how many sandboxes those lists
+/// told of, and how long the answers were, about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asked {
+    pub gets: usize,
+    pub lists: usize,
+    pub listed: usize,
+    pub bytes: usize,
 }
 
 /// A failure to come.
@@ -49,6 +60,12 @@ pub struct FakeNode {
     pub gets: AtomicUsize,
     pub lists: AtomicUsize,
     pub listed: AtomicUsize,
+    /// Bytes of all that it answered to those questions, about.
+    pub bytes: AtomicUsize,
+    /// It tells nobody of changes.
+    pub unwatchable: AtomicBool,
+    sequence: AtomicU64,
+    watchers: Mutex<Vec<Watcher>>,
     /// What the next creates fail with.
     pub failure: Mutex<Option<NodeError>>,
     /// A create that fails makes its sandbox in spite of that.
@@ -72,6 +89,10 @@ impl Default for FakeNode {
             gets: AtomicUsize::new(0),
             lists: AtomicUsize::new(0),
             listed: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            unwatchable: AtomicBool::new(false),
+            sequence: AtomicU64::new(0),
+            watchers: Mutex::default(),
             failure: Mutex::default(),
             creates_anyway: Mutex::new(false),
             faults: Mutex::default(),
@@ -106,23 +127,102 @@ impl FakeNode {
     pub fn change(&self, id: &str, change: impl FnOnce(&mut NodeSandbox)) {
         let id: SandboxId = id.parse().expect("an id");
         let mut sandboxes = self.sandboxes.lock().expect("unpoisoned");
-        change(sandboxes.get_mut(&id).expect("a sandbox"));
+        let sandbox = sandboxes.get_mut(&id).expect("a sandbox");
+        change(sandbox);
+        self.tell(sandbox);
+    }
+
+    fn next(&self) -> Revision {
+        Revision {
+            instance: INSTANCE,
+            sequence: self.sequence.fetch_add(1, Ordering::SeqCst) + 1,
+        }
+    }
+
+    /// Tells watchers of a change; with the lock on the sandboxes held, so that they
+    /// hear of all in their order.
+    fn tell(&self, sandbox: &mut NodeSandbox) {
+        sandbox.revision = self.next();
+        self.send(&SandboxBatch {
+            changed: vec![sandbox.summary()],
+            current: sandbox.revision,
+            complete: true,
+            ..SandboxBatch::default()
+        });
+    }
+
+    fn send(&self, batch: &SandboxBatch) {
+        let mut watchers = self.watchers.lock().expect("unpoisoned");
+        watchers.retain(|watcher| watcher.send(batch.clone()));
+    }
+
+    fn remove(&self, id: &SandboxId) -> Option<Revision> {
+        let mut sandboxes = self.sandboxes.lock().expect("unpoisoned");
+        sandboxes.remove(id)?;
+        let current = self.next();
+        self.send(&SandboxBatch {
+            removed: vec![SandboxRemoval {
+                sandbox_id: id.clone(),
+                sequence: current.sequence,
+            }],
+            current,
+            complete: true,
+            ..SandboxBatch::default()
+        });
+        Some(current)
+    }
+
+    /// Ends every watch, as a node does that goes down; returns when those who watched
+    /// know.
+    pub async fn end_watches(&self) {
+        let watchers = std::mem::take(&mut *self.watchers.lock().expect("unpoisoned"));
+        for watcher in watchers {
+            let mut pending = watcher.pending.clone();
+            drop(watcher);
+            while pending.changed().await.is_ok() {}
+        }
+    }
+
+    /// Waits until somebody watches.
+    pub async fn watched(&self) {
+        while self.watchers.lock().expect("unpoisoned").is_empty() {
+            tokio::task::yield_now().await;
+        }
+        self.caught_up().await;
+    }
+
+    /// Waits until those who watch have taken in all that they were told.
+    pub async fn caught_up(&self) {
+        let pending: Vec<_> = {
+            let watchers = self.watchers.lock().expect("unpoisoned");
+            let there = watchers
+                .iter()
+                .filter(|watcher| !watcher.sender.is_closed());
+            there.map(|watcher| watcher.pending.clone()).collect()
+        };
+        for mut pending in pending {
+            // One that has ended waits for nothing.
+            let _ = pending.wait_for(|pending| *pending == 0).await;
+        }
     }
 
     /// Sandboxes of somebody, made without the API.
     pub fn add(&self, sandbox: NodeSandbox) {
         let id = sandbox.config.sandbox_id.clone();
-        self.sandboxes
-            .lock()
-            .expect("unpoisoned")
-            .insert(id, sandbox);
+        let mut sandboxes = self.sandboxes.lock().expect("unpoisoned");
+        sandboxes.insert(id.clone(), sandbox);
+        self.tell(sandboxes.get_mut(&id).expect("is there"));
     }
 
-    /// What it was asked since the last time: for one sandbox, for lists, and how
-    /// many sandboxes those lists told of.
-    pub fn asked(&self) -> (usize, usize, usize) {
+    /// What it was asked since the last time.
+    pub fn asked(&self) -> Asked {
         let take = |count: &AtomicUsize| count.swap(0, Ordering::SeqCst);
-        (take(&self.gets), take(&self.lists), take(&self.listed))
+        Asked {
+            gets: take(&self.gets),
+            lists: take(&self.lists),
+            listed: take(&self.listed),
+            bytes: take(&self.bytes),
+        }
     }
 
     pub fn sandbox(&self, id: &str) -> NodeSandbox {
@@ -142,7 +242,7 @@ impl FakeNode {
     }
 
     fn insert(&self, config: SandboxConfig, end_at: DateTime<Utc>) -> NodeSandbox {
-        let sandbox = NodeSandbox {
+        let mut sandbox = NodeSandbox {
             config,
             state: NodeSandboxState::Running,
             started_at: Utc::now(),
@@ -154,11 +254,11 @@ impl FakeNode {
             execution_id: uuid::Uuid::new_v4().to_string(),
             address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             paused: None,
+            revision: Revision::default(),
         };
-        self.sandboxes
-            .lock()
-            .expect("unpoisoned")
-            .insert(sandbox.config.sandbox_id.clone(), sandbox.clone());
+        let mut sandboxes = self.sandboxes.lock().expect("unpoisoned");
+        self.tell(&mut sandbox);
+        sandboxes.insert(sandbox.config.sandbox_id.clone(), sandbox.clone());
         sandbox
     }
 
@@ -194,24 +294,62 @@ impl FakeNode {
             }
             None => {
                 arrive(sandbox);
-                Ok(sandbox.clone())
+                Ok(())
             }
         })
     }
 
-    fn with<T>(
+    /// Does something with a sandbox; answers how it is then.
+    fn with(
         &self,
         id: &SandboxId,
-        act: impl FnOnce(&mut NodeSandbox) -> Result<T, NodeError>,
-    ) -> Result<T, NodeError> {
+        act: impl FnOnce(&mut NodeSandbox) -> Result<(), NodeError>,
+    ) -> Result<NodeSandbox, NodeError> {
         let mut sandboxes = self.sandboxes.lock().expect("unpoisoned");
-        act(sandboxes.get_mut(id).ok_or_else(|| not_found(id))?)
+        let sandbox = sandboxes.get_mut(id).ok_or_else(|| not_found(id))?;
+        let before = format!("{:?}", sandbox.summary());
+        let done = act(sandbox);
+        if format!("{:?}", sandbox.summary()) != before {
+            self.tell(sandbox);
+        }
+        done.map(|()| sandbox.clone())
     }
 
     fn keep(&self, build: BuildId) {
         self.builds.lock().expect("unpoisoned").insert(build);
     }
 }
+
+/// Of one who watches.
+struct Watcher {
+    sender: mpsc::UnboundedSender<SandboxBatch>,
+    /// How much it has not taken in yet.
+    told: watch::Sender<usize>,
+    pending: watch::Receiver<usize>,
+}
+
+impl Watcher {
+    fn send(&self, batch: SandboxBatch) -> bool {
+        self.told.send_modify(|pending| *pending += 1);
+        self.sender.send(batch).is_ok()
+    }
+}
+
+/// The other end: whoever goes away waits for nothing any more.
+struct Reader {
+    receiver: mpsc::UnboundedReceiver<SandboxBatch>,
+    told: watch::Sender<usize>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.receiver.close();
+        self.told.send_replace(0);
+    }
+}
+
+/// Tells watches of this node from those of others.
+const INSTANCE: u64 = 7;
 
 fn settle_paused(sandbox: &mut NodeSandbox, memory: bool) {
     sandbox.state = NodeSandboxState::Paused;
@@ -230,28 +368,11 @@ fn settle_running(sandbox: &mut NodeSandbox) {
 }
 
 fn summary(sandbox: &NodeSandbox, with_metadata: bool) -> SandboxSummary {
-    let config = sandbox.config.clone();
-    SandboxSummary {
-        sandbox_id: config.sandbox_id,
-        template_id: config.template_id,
-        build_id: config.build_id,
-        team_id: config.team_id,
-        alias: config.alias,
-        metadata: if with_metadata {
-            config.metadata
-        } else {
-            BTreeMap::new()
-        },
-        volume_mounts: config.volume_mounts,
-        state: sandbox.state,
-        started_at: sandbox.started_at,
-        end_at: sandbox.end_at,
-        vcpus: sandbox.vcpus,
-        memory_mib: sandbox.memory_mib,
-        disk_mib: sandbox.disk_mib,
-        envd_version: sandbox.envd_version.clone(),
-        paused: sandbox.paused,
+    let mut summary = sandbox.summary();
+    if !with_metadata {
+        summary.metadata = BTreeMap::new();
     }
+    summary
 }
 
 fn not_found(id: &SandboxId) -> NodeError {
@@ -310,14 +431,17 @@ impl Node for FakeNode {
             if let Some(network) = update.network {
                 sandbox.config.network = Some(network);
             }
-            Ok(sandbox.clone())
+            Ok(())
         })
     }
 
     async fn get(&self, id: &SandboxId) -> Result<Option<NodeSandbox>, NodeError> {
         self.gets.fetch_add(1, Ordering::SeqCst);
         let sandboxes = self.sandboxes.lock().expect("unpoisoned");
-        Ok(sandboxes.get(id).cloned())
+        let found = sandboxes.get(id).cloned();
+        let bytes = found.as_ref().map_or(0, |found| format!("{found:?}").len());
+        self.bytes.fetch_add(bytes, Ordering::SeqCst);
+        Ok(found)
     }
 
     async fn list(&self, query: SandboxQuery<'_>) -> Result<Vec<SandboxSummary>, NodeError> {
@@ -335,28 +459,84 @@ impl Node for FakeNode {
             .map(|sandbox| summary(sandbox, query.with_metadata))
             .collect();
         self.listed.fetch_add(listed.len(), Ordering::SeqCst);
+        let bytes = format!("{listed:?}").len();
+        self.bytes.fetch_add(bytes, Ordering::SeqCst);
         Ok(listed)
     }
 
-    async fn delete(&self, id: &SandboxId) -> Result<(), NodeError> {
+    async fn watch(&self, _after: Option<Revision>) -> Result<SandboxWatch, NodeError> {
+        if self.unwatchable.load(Ordering::SeqCst) {
+            return Err(NodeError::Unreachable("not to be watched".to_owned()));
+        }
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let (told, pending) = watch::channel(0);
+        let watcher = Watcher {
+            sender,
+            told: told.clone(),
+            pending,
+        };
+        // All there is, in two parts; always from the beginning.
+        let sandboxes = self.sandboxes.lock().expect("unpoisoned");
+        let mut all: Vec<SandboxSummary> = sandboxes.values().map(NodeSandbox::summary).collect();
+        all.sort_by_key(|summary| summary.revision.sequence);
+        let rest = all.split_off(all.len() / 2);
+        let current = Revision {
+            instance: INSTANCE,
+            sequence: all.last().map_or(0, |last| last.revision.sequence),
+        };
+        watcher.send(SandboxBatch {
+            reset: true,
+            changed: all,
+            current,
+            ..SandboxBatch::default()
+        });
+        let sequence = self.sequence.load(Ordering::SeqCst);
+        watcher.send(SandboxBatch {
+            changed: rest,
+            current: Revision {
+                sequence,
+                ..current
+            },
+            complete: true,
+            ..SandboxBatch::default()
+        });
+        self.watchers.lock().expect("unpoisoned").push(watcher);
+        let reader = Reader { receiver, told };
+        Ok(Box::pin(futures::stream::unfold(
+            (reader, false),
+            |(mut reader, in_hand)| async move {
+                if in_hand {
+                    reader.told.send_modify(|pending| *pending -= 1);
+                }
+                let batch = reader.receiver.recv().await?;
+                Some((Ok(batch), (reader, true)))
+            },
+        )))
+    }
+
+    async fn delete(&self, id: &SandboxId) -> Result<Revision, NodeError> {
         if let Some(fault) = self.fault(Call::Delete) {
             if fault.done_anyway {
-                self.sandboxes.lock().expect("unpoisoned").remove(id);
+                self.remove(id);
             }
             return Err(fault.error);
         }
-        let removed = self.sandboxes.lock().expect("unpoisoned").remove(id);
-        removed.map(drop).ok_or_else(|| not_found(id))
+        self.remove(id).ok_or_else(|| not_found(id))
     }
 
-    async fn pause(&self, id: &SandboxId, _: BuildId, memory: bool) -> Result<(), NodeError> {
+    async fn pause(
+        &self,
+        id: &SandboxId,
+        _: BuildId,
+        memory: bool,
+    ) -> Result<SandboxSummary, NodeError> {
         self.pauses.fetch_add(1, Ordering::SeqCst);
         let way = (NodeSandboxState::Running, NodeSandboxState::Pausing);
         self.transit(Call::Pause, id, way, |sandbox| {
             settle_paused(sandbox, memory);
         })
         .await
-        .map(drop)
+        .map(|sandbox| sandbox.summary())
     }
 
     async fn resume(
@@ -374,14 +554,18 @@ impl Node for FakeNode {
         .await
     }
 
-    async fn checkpoint(&self, id: &SandboxId, build: BuildId) -> Result<(), NodeError> {
+    async fn checkpoint(
+        &self,
+        id: &SandboxId,
+        build: BuildId,
+    ) -> Result<SandboxSummary, NodeError> {
         let way = (NodeSandboxState::Running, NodeSandboxState::Snapshotting);
         self.transit(Call::Checkpoint, id, way, |sandbox| {
             sandbox.state = NodeSandboxState::Running;
             self.keep(build);
         })
         .await
-        .map(drop)
+        .map(|sandbox| sandbox.summary())
     }
 
     async fn rollback(&self, id: &SandboxId, build: BuildId) -> Result<NodeSandbox, NodeError> {

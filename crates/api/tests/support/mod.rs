@@ -16,6 +16,7 @@ use http_body_util::BodyExt;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tower::ServiceExt;
 
 pub struct Api {
@@ -68,6 +69,14 @@ impl Api {
         Self::over(store, Arc::default(), configure).await
     }
 
+    /// An API whose node tells it nothing unasked.
+    pub async fn unwatched(configure: impl FnOnce(&mut Config)) -> Self {
+        let store = Arc::new(hearth_store_sqlite::in_memory().await.expect("opens"));
+        let node = Arc::new(FakeNode::default());
+        node.unwatchable.store(true, Ordering::SeqCst);
+        Self::over(store, node, configure).await
+    }
+
     /// An API over a store and a node that may have a past.
     pub async fn over(
         store: Arc<dyn Store>,
@@ -98,6 +107,10 @@ impl Api {
             .template_publish(base(team))
             .await
             .expect("publishes");
+        control.watch_node();
+        if !node.unwatchable.load(Ordering::SeqCst) {
+            node.watched().await;
+        }
         let state = AppState::new(control.clone());
         Self {
             router: hearth_api::router(state.clone()),
@@ -125,6 +138,8 @@ impl Api {
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
+        // What a test has done to the node behind the API's back is known by now.
+        self.node.caught_up().await;
         let response = self
             .router
             .clone()

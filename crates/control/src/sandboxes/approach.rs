@@ -1,20 +1,19 @@
-//! The way of a request to a sandbox that may be on its way elsewhere: it waits
-//! and looks again, within a bound, until it may be carried out, takes part in
+//! The way of a request to a sandbox that may be on its way elsewhere: it waits for
+//! the sandbox's changes, within a bound, until it may be carried out, takes part in
 //! another's outcome, or is refused.
 
 use crate::Control;
 use crate::error::{Error, Kind};
-use crate::node::{NodeError, NodeSandbox};
-use crate::transitions::{Arrival, Refusal, Request, State, Step, Ticket, decide};
+use crate::fleet::Looks;
+use crate::node::{NodeError, SandboxSummary};
+use crate::transitions::{Refusal, Request, State, Step, Ticket, decide};
 use hearth_ids::{SandboxId, TeamId};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 /// How long a request waits for others, below what an API request may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often a way that the node began by itself is looked at.
-const FIRST_LOOK: Duration = Duration::from_millis(10);
-const LAST_LOOK: Duration = Duration::from_millis(200);
 
 /// Whose sandbox is looked for.
 #[derive(Debug, Clone, Copy)]
@@ -27,9 +26,10 @@ pub(crate) enum Owner {
 /// A sandbox that a request has come to.
 pub(crate) enum Reached {
     /// It may be carried out, under the ticket where it moves the sandbox.
-    Go(Box<NodeSandbox>, Option<Ticket>),
-    /// Another request has brought about what it wants.
-    Joined(Arrival),
+    Go(Arc<SandboxSummary>, Option<Ticket>),
+    /// Another request has brought about what it wants: the sandbox has come to this
+    /// state.
+    Joined(State),
 }
 
 /// One request on its way.
@@ -39,7 +39,9 @@ pub(crate) struct Approach<'a> {
     id: &'a SandboxId,
     request: Request,
     deadline: Instant,
-    look: Duration,
+    looks: Looks,
+    /// How the sandbox was when it was last looked at.
+    seen: Option<Arc<SandboxSummary>>,
     /// It has waited for somebody else's way to the same end.
     joined: bool,
 }
@@ -57,7 +59,8 @@ impl<'a> Approach<'a> {
             id,
             request,
             deadline: Instant::now() + PATIENCE,
-            look: FIRST_LOOK,
+            looks: Looks::default(),
+            seen: None,
             joined: false,
         }
     }
@@ -81,7 +84,9 @@ impl<'a> Approach<'a> {
                     return Err(self.impatient(state));
                 };
                 match ended {
-                    Some(outcome) if joins => return outcome.map(Reached::Joined),
+                    Some(outcome) if joins => {
+                        return outcome.map(|arrival| Reached::Joined(arrival.state()));
+                    }
                     _ => continue,
                 }
             }
@@ -89,7 +94,7 @@ impl<'a> Approach<'a> {
             let state = State::from(sandbox.state);
             match decide(self.request, state) {
                 Step::Go if !self.request.moves(state) => {
-                    return Ok(Reached::Go(Box::new(sandbox), None));
+                    return Ok(Reached::Go(sandbox, None));
                 }
                 Step::Go => {
                     if let Some(reached) = self.begin().await? {
@@ -98,10 +103,10 @@ impl<'a> Approach<'a> {
                 }
                 step @ (Step::Join | Step::Wait) => {
                     self.joined |= step == Step::Join;
-                    self.pause(state).await?;
+                    self.pause(&sandbox, state).await?;
                 }
                 Step::Refuse(_) if self.joined && self.request.satisfied(state) => {
-                    return Ok(Reached::Joined(arrival(sandbox, state)));
+                    return Ok(Reached::Joined(state));
                 }
                 Step::Refuse(refusal) => return Err(refusal.error(self.id)),
             }
@@ -109,49 +114,53 @@ impl<'a> Approach<'a> {
     }
 
     /// Takes the ticket and looks once more: what was seen before it may be past.
-    async fn begin(&self) -> Result<Option<Reached>, Error> {
+    async fn begin(&mut self) -> Result<Option<Reached>, Error> {
         let Some(ticket) = self.control.transitions.begin(self.id, self.request) else {
             return Ok(None);
         };
         let sandbox = self.find().await?;
         let state = State::from(sandbox.state);
         let still = decide(self.request, state) == Step::Go && self.request.moves(state);
-        Ok(still.then(|| Reached::Go(Box::new(sandbox), Some(ticket))))
+        Ok(still.then(|| Reached::Go(sandbox, Some(ticket))))
     }
 
-    async fn find(&self) -> Result<NodeSandbox, Error> {
-        let found = self.control.node.get(self.id).await;
-        found
+    async fn find(&mut self) -> Result<Arc<SandboxSummary>, Error> {
+        let found = self.control.node.lookup(self.id).await;
+        let found = found
             .map_err(Error::from_node)?
             .filter(|sandbox| self.owns(sandbox))
-            .ok_or_else(|| Refusal::NotFound.error(self.id))
+            .ok_or_else(|| Refusal::NotFound.error(self.id))?;
+        self.seen = Some(Arc::clone(&found));
+        Ok(found)
     }
 
-    fn owns(&self, sandbox: &NodeSandbox) -> bool {
+    fn owns(&self, sandbox: &SandboxSummary) -> bool {
         match self.owner {
-            Owner::Team(team) => sandbox.config.team_id == team,
+            Owner::Team(team) => sandbox.team_id == team,
             Owner::Any => true,
         }
     }
 
-    /// Waits a little, as nobody tells when the node's own ways end.
-    async fn pause(&mut self, state: State) -> Result<(), Error> {
-        if Instant::now() + self.look > self.deadline {
-            return Err(self.impatient(state));
+    /// Waits until the sandbox has changed.
+    async fn pause(&mut self, seen: &SandboxSummary, state: State) -> Result<(), Error> {
+        let (looks, deadline) = (&mut self.looks, self.deadline);
+        match self.control.node.changed(seen, looks, deadline).await {
+            true => Ok(()),
+            false => Err(self.impatient(state)),
         }
-        tokio::time::sleep(self.look).await;
-        self.look = (self.look * 2).min(LAST_LOOK);
-        Ok(())
     }
 
-    /// The node refused what it was asked, for the sandbox has moved by itself.
+    /// The node refused what it was asked, for the sandbox has moved by itself: waits
+    /// for the news of that.
     pub(crate) async fn refused(&mut self, error: NodeError) -> Result<(), Error> {
-        if Instant::now() + self.look > self.deadline {
+        let Some(seen) = &self.seen else {
             return Err(Error::from_node(error));
+        };
+        let (looks, deadline) = (&mut self.looks, self.deadline);
+        match self.control.node.moved(seen, looks, deadline).await {
+            true => Ok(()),
+            false => Err(Error::from_node(error)),
         }
-        tokio::time::sleep(self.look).await;
-        self.look = (self.look * 2).min(LAST_LOOK);
-        Ok(())
     }
 
     fn impatient(&self, state: State) -> Error {
@@ -167,13 +176,5 @@ impl<'a> Approach<'a> {
             Kind::Conflict,
             format!("Sandbox \"{}\" is being {word}", self.id),
         )
-    }
-}
-
-fn arrival(sandbox: NodeSandbox, state: State) -> Arrival {
-    if state == State::Paused {
-        Arrival::Paused
-    } else {
-        Arrival::Running(Box::new(sandbox))
     }
 }

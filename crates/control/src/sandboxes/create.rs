@@ -17,8 +17,7 @@ use crate::idempotency::{Begin, IdempotencyKey, Outcome};
 use crate::limits::Reservation;
 use crate::network::NetworkSettings;
 use crate::node::{
-    Lifecycle, NodeError, NodeSandbox, NodeSandboxState, OnTimeout, SandboxConfig, SandboxQuery,
-    VolumeMount,
+    Lifecycle, NodeError, NodeSandbox, NodeSandboxState, OnTimeout, SandboxConfig, VolumeMount,
 };
 use crate::quotas::{self, Demand};
 use crate::templates::Resolved;
@@ -333,12 +332,8 @@ impl Control {
         team: &Team,
         reservation: &Reservation,
     ) -> Result<(), Error> {
-        let query = SandboxQuery {
-            team: Some(team.id),
-            skip_paused: true,
-            ..SandboxQuery::default()
-        };
-        let listed = self.node.list(query).await.map_err(placement_error)?;
+        let listed = self.node.active_of_team(team.id).await;
+        let listed = listed.map_err(placement_error)?;
         let mine = listed
             .iter()
             .filter(|sandbox| occupies(sandbox.state))

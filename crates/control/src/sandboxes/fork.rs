@@ -53,14 +53,16 @@ impl Control {
         let owner = Owner::Team(caller.team_id());
         let mut approach = Approach::new(self, owner, id, Request::Fork);
         loop {
-            let (sandbox, ticket) = match approach.reach().await? {
-                Reached::Go(sandbox, ticket) => (sandbox, ticket),
+            let ticket = match approach.reach().await? {
+                Reached::Go(_, ticket) => ticket,
                 Reached::Joined(_) => continue,
             };
+            // What it was made of, variables and settings too.
+            let source = self.sandbox_find(caller, id).await?;
             let (control, team) = (Arc::clone(self), Arc::clone(&caller.team));
             let task = self
                 .tasks
-                .spawn(async move { control.fork(&team, *sandbox, ticket, time, count).await });
+                .spawn(async move { control.fork(&team, source, ticket, time, count).await });
             match task.await.map_err(Error::internal)? {
                 Ok(forks) => return Ok(forks),
                 Err(NotForked::Refused(error)) => return Err(error),

@@ -10,7 +10,7 @@ use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind, code};
 use crate::node::{NodeError, NodeSandbox, SandboxUpdate};
-use crate::transitions::{Arrival, Request, Ticket};
+use crate::transitions::{Arrival, Request, State, Ticket};
 use chrono::{TimeDelta, Utc};
 use hearth_ids::{BuildId, SandboxId};
 use hearth_store::Team;
@@ -89,12 +89,13 @@ impl Control {
         let owner = Owner::Team(caller.team_id());
         let mut approach = Approach::new(self, owner, id, Request::Pause);
         loop {
-            let (sandbox, ticket) = match approach.reach().await? {
+            let ticket = match approach.reach().await? {
                 Reached::Joined(_) => return Ok(()),
-                Reached::Go(sandbox, ticket) => (sandbox, ticket),
+                Reached::Go(_, ticket) => ticket,
             };
             if request.require_healthy_guest {
-                self.check_guest(&sandbox).await?;
+                self.check_guest(&self.sandbox_find(caller, id).await?)
+                    .await?;
             }
             self.check_paused(&caller.team).await?;
             let (control, id) = (Arc::clone(self), id.clone());
@@ -182,11 +183,11 @@ impl Control {
     ) -> Result<(NodeSandbox, bool), Error> {
         let mut resumed = false;
         loop {
-            let (sandbox, ticket) = match approach.reach().await? {
-                Reached::Go(sandbox, ticket) => (sandbox, ticket),
-                Reached::Joined(Arrival::Running(sandbox)) => {
+            let ticket = match approach.reach().await? {
+                Reached::Go(_, ticket) => ticket,
+                Reached::Joined(State::Running) => {
                     resumed = true;
-                    (sandbox, None)
+                    None
                 }
                 Reached::Joined(_) => continue,
             };
@@ -204,8 +205,8 @@ impl Control {
                 }
                 continue;
             }
-            let (control, team) = (Arc::clone(self), Arc::clone(team));
-            let work = async move { control.resume(&team, &sandbox, time, discard_memory).await };
+            let (control, team, id) = (Arc::clone(self), Arc::clone(team), id.clone());
+            let work = async move { control.resume(&team, &id, time, discard_memory).await };
             match self.carry_out(ticket, work).await? {
                 Moved::Done(Ok(Arrival::Running(sandbox))) => return Ok((*sandbox, true)),
                 Moved::Done(Ok(_)) => return Err(Error::internal("a resume led elsewhere")),
@@ -219,11 +220,10 @@ impl Control {
     async fn resume(
         &self,
         team: &Team,
-        sandbox: &NodeSandbox,
+        id: &SandboxId,
         time: TimeDelta,
         discard_memory: bool,
     ) -> Moved {
-        let id = &sandbox.config.sandbox_id;
         let reservation = self.reservations.reserve(team.id, id.clone());
         if let Err(error) = self.check_concurrency(team, &reservation).await {
             return Moved::Done(Err(error));
@@ -252,11 +252,11 @@ impl Control {
         snapshot: &str,
     ) -> Result<SandboxAccess, Error> {
         self.check_pause_enabled(caller, id).await?;
-        let config = self.sandbox_find(caller, id).await?.config;
+        let made_from = self.sandbox_lookup(caller, id).await?.build_id;
         let reference = Self::template_parse("snapshotID", snapshot)?;
         let build = self.template_resolve(caller, &reference).await?.build.id;
         let source = self.store.snapshot_source(build).await?;
-        if build != config.build_id && source.as_ref() != Some(id) {
+        if build != made_from && source.as_ref() != Some(id) {
             return Err(Error::invalid(
                 "snapshotID",
                 format_args!("\"{reference}\" is no snapshot of sandbox \"{id}\""),
@@ -296,7 +296,7 @@ impl Control {
         if self.config.features.pause {
             return Ok(());
         }
-        self.sandbox_find(caller, id).await?;
+        self.sandbox_lookup(caller, id).await?;
         Err(Error::new(
             Kind::Unimplemented,
             "Keeping a sandbox's state is not available",

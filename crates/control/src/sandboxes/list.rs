@@ -4,11 +4,12 @@ use super::{VisibleState, visible};
 use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
-use crate::node::{SandboxQuery, SandboxSummary};
+use crate::node::SandboxSummary;
 use crate::page::PageRequest;
 use chrono::{DateTime, Utc};
 use hearth_ids::{SandboxId, TemplateId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StateFilter {
@@ -40,7 +41,7 @@ pub struct ListRequest {
 /// A sandbox in a list.
 #[derive(Debug, Clone)]
 pub struct ListedSandbox {
-    pub summary: SandboxSummary,
+    pub summary: Arc<SandboxSummary>,
     pub state: VisibleState,
 }
 
@@ -115,15 +116,14 @@ impl Control {
             },
             None => None,
         };
-        let query = SandboxQuery {
-            team: Some(caller.team_id()),
-            template: template.as_ref(),
-            skip_paused: !request.states.paused,
-            with_metadata: true,
-        };
-        let listed = self.node.list(query).await.map_err(Error::from_node)?;
+        let listed = self.node.of_team(caller.team_id()).await;
+        let listed = listed.map_err(Error::from_node)?;
         Ok(listed
             .into_iter()
+            .filter(|summary| {
+                let made_from = |template: &TemplateId| summary.template_id == *template;
+                template.as_ref().is_none_or(made_from)
+            })
             .filter_map(|summary| {
                 let state = visible(summary.state)?;
                 Some(ListedSandbox { summary, state })

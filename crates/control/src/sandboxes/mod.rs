@@ -1,7 +1,8 @@
 //! Sandboxes: finding one, and what is done to one that runs.
 //!
-//! Every call first asks the node for the one sandbox that it is about, so that
-//! its cost does not depend on what others have. A sandbox of another team is as
+//! Every call first looks up the one sandbox that it is about, so that its cost does
+//! not depend on what others have, and asks the node for the whole of it only where
+//! it needs variables, tokens or network settings. A sandbox of another team is as
 //! good as absent, and so is one that is being stopped or is not up yet: to
 //! callers a sandbox exists from the end of its create to the begin of its end.
 
@@ -26,7 +27,8 @@ use crate::auth::Caller;
 use crate::error::Error;
 use crate::network::{NetworkSettings, NetworkUpdate};
 use crate::node::{
-    Lifecycle, NodeError, NodeSandbox, NodeSandboxState, Paused, SandboxUpdate, VolumeMount,
+    Lifecycle, NodeError, NodeSandbox, NodeSandboxState, Paused, SandboxSummary, SandboxUpdate,
+    VolumeMount,
 };
 use crate::transitions::Request;
 use approach::{Approach, Owner, Reached};
@@ -35,6 +37,7 @@ use hearth_ids::{SandboxId, TemplateId};
 use hearth_store::TeamLimits;
 use secrecy::SecretString;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Shortest, and usual, extension by a refresh.
 const REFRESH_SECONDS: i64 = 15;
@@ -116,6 +119,31 @@ pub(crate) fn time_to_live(
 
 impl Control {
     /// The caller's sandbox of this id, in any state.
+    pub(crate) async fn sandbox_lookup(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+    ) -> Result<Arc<SandboxSummary>, Error> {
+        let found = self.node.lookup(id).await.map_err(Error::from_node)?;
+        found
+            .filter(|sandbox| sandbox.team_id == caller.team_id())
+            .ok_or_else(|| Error::sandbox_not_found(id.as_str()))
+    }
+
+    /// Refuses a sandbox that the caller does not see.
+    pub(crate) async fn sandbox_check_visible(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+    ) -> Result<(), Error> {
+        let sandbox = self.sandbox_lookup(caller, id).await?;
+        match visible(sandbox.state) {
+            Some(_) => Ok(()),
+            None => Err(Error::sandbox_not_found(id.as_str())),
+        }
+    }
+
+    /// The caller's sandbox of this id, in any state, with all that it was made of.
     pub(crate) async fn sandbox_find(
         &self,
         caller: &Caller,
@@ -127,17 +155,50 @@ impl Control {
             .ok_or_else(|| Error::sandbox_not_found(id.as_str()))
     }
 
-    /// The same, running and at rest. One on its way to running is waited for.
-    async fn sandbox_find_settled(
+    /// Changes a running sandbox that is at rest; one on its way to running is waited
+    /// for.
+    async fn sandbox_change(
         &self,
         caller: &Caller,
         id: &SandboxId,
-    ) -> Result<NodeSandbox, Error> {
+        change: &Change,
+    ) -> Result<(), Error> {
         let owner = Owner::Team(caller.team_id());
         let mut approach = Approach::new(self, owner, id, Request::Change);
         loop {
-            if let Reached::Go(sandbox, _) = approach.reach().await? {
-                return Ok(*sandbox);
+            let Reached::Go(..) = approach.reach().await? else {
+                continue;
+            };
+            let update = self.sandbox_update(caller, id, change).await?;
+            match self.node.update(id, update).await {
+                Ok(_) => return Ok(()),
+                Err(error @ NodeError::InTransition(_)) => approach.refused(error).await?,
+                Err(error) => return Err(sandbox_error(id, error)),
+            }
+        }
+    }
+
+    async fn sandbox_update(
+        &self,
+        caller: &Caller,
+        id: &SandboxId,
+        change: &Change,
+    ) -> Result<SandboxUpdate, Error> {
+        match change {
+            Change::End { time, only_extend } => Ok(SandboxUpdate {
+                end_at: Some(Utc::now() + *time),
+                only_extend: *only_extend,
+                network: None,
+            }),
+            Change::Network(update) => {
+                let sandbox = self.sandbox_find(caller, id).await?;
+                let denied = update.allow_internet_access == Some(false);
+                let network = update.clone().apply(sandbox.config.network.as_ref());
+                let (features, domain) = (self.config.features, &self.config.domain);
+                Ok(SandboxUpdate {
+                    network: Some(network.check(features, denied, domain)?),
+                    ..SandboxUpdate::default()
+                })
             }
         }
     }
@@ -188,7 +249,7 @@ impl Control {
 
     /// Ends a sandbox in any state. What is under way is waited for by the node.
     pub async fn sandbox_delete(&self, caller: &Caller, id: &SandboxId) -> Result<(), Error> {
-        self.sandbox_find(caller, id).await?;
+        self.sandbox_lookup(caller, id).await?;
         self.node
             .delete(id)
             .await
@@ -203,9 +264,9 @@ impl Control {
         seconds: i64,
     ) -> Result<(), Error> {
         let time = time_to_live(seconds, 0, caller.team.limits)?;
-        self.sandbox_find_settled(caller, id).await?;
-        self.sandbox_set_end(id, time, false).await?;
-        Ok(())
+        let only_extend = false;
+        self.sandbox_change(caller, id, &Change::End { time, only_extend })
+            .await
     }
 
     /// Moves the end to so many seconds from now, if that is later.
@@ -223,26 +284,9 @@ impl Control {
             ));
         }
         let time = TimeDelta::seconds(seconds.max(REFRESH_SECONDS));
-        self.sandbox_find_settled(caller, id).await?;
-        self.sandbox_set_end(id, time, true).await?;
-        Ok(())
-    }
-
-    async fn sandbox_set_end(
-        &self,
-        id: &SandboxId,
-        time: TimeDelta,
-        only_extend: bool,
-    ) -> Result<NodeSandbox, Error> {
-        let update = SandboxUpdate {
-            end_at: Some(Utc::now() + time),
-            only_extend,
-            network: None,
-        };
-        self.node
-            .update(id, update)
+        let only_extend = true;
+        self.sandbox_change(caller, id, &Change::End { time, only_extend })
             .await
-            .map_err(|error| sandbox_error(id, error))
     }
 
     /// Replaces the egress settings of a running sandbox.
@@ -252,23 +296,19 @@ impl Control {
         id: &SandboxId,
         update: NetworkUpdate,
     ) -> Result<(), Error> {
-        let sandbox = self.sandbox_find_settled(caller, id).await?;
-        let denied = update.allow_internet_access == Some(false);
-        let network = update.apply(sandbox.config.network.as_ref()).check(
-            self.config.features,
-            denied,
-            &self.config.domain,
-        )?;
-        let update = SandboxUpdate {
-            network: Some(network),
-            ..SandboxUpdate::default()
-        };
-        self.node
-            .update(id, update)
+        self.sandbox_change(caller, id, &Change::Network(Box::new(update)))
             .await
-            .map_err(|error| sandbox_error(id, error))?;
-        Ok(())
     }
+}
+
+/// What may be changed of a running sandbox.
+enum Change {
+    /// Its end, to so long from now.
+    End {
+        time: TimeDelta,
+        only_extend: bool,
+    },
+    Network(Box<NetworkUpdate>),
 }
 
 /// A node's refusal of something done to one sandbox.

@@ -5,7 +5,8 @@
 use super::approach::{Approach, Owner};
 use crate::Control;
 use crate::error::{Error, Kind};
-use crate::node::{NodeSandbox, NodeSandboxState};
+use crate::fleet::Looks;
+use crate::node::{NodeError, NodeSandbox, NodeSandboxState};
 use crate::transitions::Request;
 use chrono::TimeDelta;
 use hearth_ids::SandboxId;
@@ -21,8 +22,6 @@ const AGENT_PORT: u16 = 49983;
 const LEAST_TIME_SECONDS: i64 = 300;
 /// How long a visitor waits for a sandbox that others are bringing up.
 const VISITOR_PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is looked at meanwhile.
-const VISITOR_LOOK: Duration = Duration::from_millis(50);
 
 /// What a visitor shows.
 #[derive(Debug, Clone, Default)]
@@ -57,13 +56,24 @@ impl Control {
         visitor: &Visitor,
     ) -> Result<(), WakeRefusal> {
         let deadline = Instant::now() + VISITOR_PATIENCE;
+        let mut looks = Looks::default();
         let sandbox = loop {
+            let seen = self
+                .node
+                .lookup(id)
+                .await
+                .map_err(|error| not_looked_up(id, &error))?;
+            // Strangers ask for ids by the thousand: this one look ends that.
+            let seen = seen.ok_or(WakeRefusal::NotFound)?;
+            if seen.state == NodeSandboxState::Running {
+                return Ok(());
+            }
             let sandbox = self.visited(id).await?;
             match sandbox.state {
                 NodeSandboxState::Running => return Ok(()),
                 state if wakeable(&sandbox) || !on_its_way_up(state) => break sandbox,
-                _ if Instant::now() >= deadline => return Err(WakeRefusal::Transitioning),
-                _ => tokio::time::sleep(VISITOR_LOOK).await,
+                _ if self.node.changed(&seen, &mut looks, deadline).await => {}
+                _ => return Err(WakeRefusal::Transitioning),
             }
         };
         if !wakeable(&sandbox) || !self.config.features.pause {
@@ -88,11 +98,10 @@ impl Control {
     }
 
     async fn visited(&self, id: &SandboxId) -> Result<NodeSandbox, WakeRefusal> {
-        let found = self.node.get(id).await.map_err(|error| {
-            tracing::warn!(%error, %id, "look up visited sandbox failed");
-            WakeRefusal::Failed
-        })?;
-        found.ok_or(WakeRefusal::NotFound)
+        let found = self.node.get(id).await;
+        found
+            .map_err(|error| not_looked_up(id, &error))?
+            .ok_or(WakeRefusal::NotFound)
     }
 
     async fn wake(self: &Arc<Self>, sandbox: &NodeSandbox) -> Result<(), Error> {
@@ -112,6 +121,11 @@ impl Control {
             .await?;
         Ok(())
     }
+}
+
+fn not_looked_up(id: &SandboxId, error: &NodeError) -> WakeRefusal {
+    tracing::warn!(%error, %id, "look up visited sandbox failed");
+    WakeRefusal::Failed
 }
 
 /// Whether traffic may resume the sandbox. One without memory would boot anew, and

@@ -27,6 +27,14 @@ use tokio_util::sync::CancellationToken;
 /// When a pause at the end time is tried again after a failure.
 const PAUSE_RETRY: Duration = Duration::from_secs(30);
 
+/// When a VM without a known slot that did not end is ended again.
+const STRAY_RETRIES: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(120),
+];
+
 pub(crate) struct Driver {
     pub(super) shared: Arc<Shared>,
     /// What the VM stands on; absent while paused.
@@ -52,7 +60,7 @@ enum Event {
 
 /// Why a sandbox ends, for the log.
 enum End {
-    Asked(oneshot::Sender<()>),
+    Asked(oneshot::Sender<u64>),
     TimedOut,
     VmEnded(String),
 }
@@ -243,6 +251,7 @@ impl Driver {
             Command::Pause { keeping, reply } => {
                 let result = self.pause(keeping.build, keeping.with_memory).await;
                 let paused = result.is_ok();
+                let result = result.map(|()| self.status());
                 drop(reply.send(self.logged("pausing", result)));
                 if paused {
                     self.settle().await;
@@ -257,7 +266,7 @@ impl Driver {
                 drop(reply.send(self.logged("resuming", result)));
             }
             Command::Checkpoint { build, reply } => {
-                let result = self.checkpoint(build).await;
+                let result = self.checkpoint(build).await.map(|()| self.status());
                 drop(reply.send(self.logged("taking a snapshot of", result)));
             }
             Command::Rollback { build, reply } => {
@@ -326,13 +335,13 @@ impl Driver {
     }
 
     /// Ends the VM, tells those who wait, and gives back what was held.
-    async fn finish(mut self, asked: Option<oneshot::Sender<()>>) {
+    async fn finish(mut self, asked: Option<oneshot::Sender<u64>>) {
         self.closed.cancel();
         self.record.state = SandboxState::Stopping;
         self.publish();
         self.resources.stop_machine().await;
         let id = self.id().clone();
-        self.shared.registry.remove(&id);
+        let sequence = self.shared.registry.remove(&id);
 
         // Commands that were queued meanwhile: further stops are answered, and the
         // others' callers see their reply dropped, which reads as "not found".
@@ -344,16 +353,36 @@ impl Driver {
             }
         }
         for reply in waiting {
-            let _ = reply.send(());
+            let _ = reply.send(sequence);
         }
 
-        if let Err(error) = self.resources.release(&self.shared).await {
+        if let Err(error) = self.release().await {
             tracing::error!(sandbox = %id, error = %chain(&error), "leaving what could not be cleaned to the next start");
         } else if let Err(error) = self.shared.journals.remove(&id) {
             tracing::error!(sandbox = %id, %error, "removing the sandbox's files failed");
         }
         (self.ground, self.kept) = (None, None);
         self.shared.collect.notify_one();
+    }
+
+    /// Gives back what is held. A VM without a known slot that does not end is tried
+    /// again: nothing else would end it before the next start of the daemon.
+    async fn release(&mut self) -> Result<(), Error> {
+        let mut retries = STRAY_RETRIES.iter();
+        loop {
+            let Err(error) = self.resources.release(&self.shared).await else {
+                return Ok(());
+            };
+            let stray = matches!(self.resources, Resources::Stray(_));
+            let Some(pause) = retries.next().filter(|_| stray) else {
+                return Err(error);
+            };
+            tracing::error!(sandbox = %self.id(), error = %chain(&error), "end VM failed: it is tried again");
+            tokio::select! {
+                () = self.shared.detach.cancelled() => return Err(error),
+                () = tokio::time::sleep(*pause) => {}
+            }
+        }
     }
 
     /// Lets go of the VM without harm to it: the next daemon adopts it.
@@ -363,9 +392,11 @@ impl Driver {
 
     /// Shows others the present state.
     pub(super) fn publish(&self) {
-        self.view.send_replace(View {
-            status: status_of(&self.record, &self.resources),
-            closed: self.closed.clone(),
+        let status = status_of(&self.record, &self.resources);
+        let closed = self.closed.clone();
+        self.shared.registry.publish(self.id(), |sequence| {
+            let status = Status { sequence, ..status };
+            self.view.send_replace(View { status, closed });
         });
     }
 
@@ -400,5 +431,7 @@ fn status_of(record: &Record, resources: &Resources) -> Status {
             at: paused.at,
             with_memory: paused.with_memory,
         }),
+        // Known when it is published.
+        sequence: 0,
     }
 }

@@ -343,10 +343,14 @@ impl Driver {
         self.kept = Some(lease);
         self.closed.cancel();
         self.publish();
-        self.resources = match self.resources.take_slot().await {
-            Some(held) => Resources::Slot(held),
-            None => Resources::Nothing,
-        };
+        match self.resources.take_slot().await {
+            Ok(Some(held)) => self.resources = Resources::Slot(held),
+            Ok(None) => {}
+            // It stays, and the start fails by it.
+            Err(error) => {
+                tracing::error!(sandbox = %self.id(), error = %chain(&error), "end VM failed");
+            }
+        }
         let keep = [self.record.disk.writable.as_str()];
         if let Err(error) = self.shared.journals.clear(self.id(), &keep) {
             tracing::error!(sandbox = %self.id(), %error, "removing former files failed");

@@ -60,7 +60,7 @@ pub(crate) enum Command {
     },
     Pause {
         keeping: Keeping,
-        reply: oneshot::Sender<Result<(), Error>>,
+        reply: oneshot::Sender<Result<Status, Error>>,
     },
     Resume {
         end_at: DateTime<Utc>,
@@ -69,14 +69,15 @@ pub(crate) enum Command {
     },
     Checkpoint {
         build: BuildId,
-        reply: oneshot::Sender<Result<(), Error>>,
+        reply: oneshot::Sender<Result<Status, Error>>,
     },
     Rollback {
         build: BuildId,
         reply: oneshot::Sender<Result<Status, Error>>,
     },
-    /// Answered when the VM has ended; every one of several callers is answered.
-    Stop { reply: oneshot::Sender<()> },
+    /// Answered when the VM has ended, with the number of the change by which the
+    /// sandbox went; every one of several callers is answered.
+    Stop { reply: oneshot::Sender<u64> },
 }
 
 /// What others see of a sandbox.

@@ -106,22 +106,28 @@ impl Resources {
     }
 
     /// Ends the VM and its disk's server, and takes the slot out that is left, if any.
-    pub(crate) async fn take_slot(&mut self) -> Option<SlotHeld> {
+    ///
+    /// # Errors
+    /// When a stray VM cannot be ended: it stays here, for another attempt.
+    pub(crate) async fn take_slot(&mut self) -> Result<Option<SlotHeld>, Error> {
         match std::mem::take(self) {
-            Self::Nothing => None,
-            Self::Slot(held) => Some(held),
-            Self::Vm(vm) => Some(vm.power_off().await),
-            stray @ Self::Stray(_) => {
-                stray.stop_machine().await;
-                None
-            }
+            Self::Nothing => Ok(None),
+            Self::Slot(held) => Ok(Some(held)),
+            Self::Vm(vm) => Ok(Some(vm.power_off().await)),
+            Self::Stray(machine) => match machine.stop().await {
+                Ok(()) => Ok(None),
+                Err(error) => {
+                    *self = Self::Stray(machine);
+                    Err(Error::step("end a VM without a known slot")(error))
+                }
+            },
         }
     }
 
     /// Gives everything back, the VM first. What may still be in use stays here, for
     /// another attempt.
     pub(crate) async fn release(&mut self, shared: &Shared) -> Result<(), Error> {
-        let Some(held) = self.take_slot().await else {
+        let Some(held) = self.take_slot().await? else {
             return Ok(());
         };
         shared.egress.leave(held.slot().host_address);
@@ -140,5 +146,77 @@ impl Resources {
         if let Self::Vm(vm) = self {
             vm.detach().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_trait::async_trait;
+    use hearth_machine::{DirtyMemory, ExitReason, MachineRecord, SaveTarget};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    /// A VM that ends at the third attempt.
+    struct Stubborn(Arc<AtomicUsize>);
+
+    fn refused<T>() -> Result<T, hearth_machine::Error> {
+        Err(hearth_machine::Error::InvalidSpec(
+            "it does not obey".to_owned(),
+        ))
+    }
+
+    #[async_trait]
+    impl Machine for Stubborn {
+        fn pid(&self) -> u32 {
+            1
+        }
+        fn engine_version(&self) -> String {
+            String::new()
+        }
+        #[expect(clippy::unimplemented, reason = "ending a VM asks for no record")]
+        fn record(&self) -> MachineRecord {
+            unimplemented!("nobody journals it")
+        }
+        async fn pause(&self) -> Result<(), hearth_machine::Error> {
+            refused()
+        }
+        async fn resume(&self) -> Result<(), hearth_machine::Error> {
+            refused()
+        }
+        async fn save(&self, _: SaveTarget) -> Result<(), hearth_machine::Error> {
+            refused()
+        }
+        async fn dirty_memory(&self) -> Result<Box<dyn DirtyMemory>, hearth_machine::Error> {
+            refused()
+        }
+        async fn written_bytes(&self) -> Result<u64, hearth_machine::Error> {
+            refused()
+        }
+        async fn stop(&self) -> Result<(), hearth_machine::Error> {
+            match self.0.fetch_add(1, Ordering::SeqCst) {
+                0 | 1 => refused(),
+                _ => Ok(()),
+            }
+        }
+        async fn exited(&self) -> ExitReason {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stray_vm_that_cannot_be_ended_is_not_forgotten() {
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let mut held = Resources::Stray(Box::new(Stubborn(Arc::clone(&attempts))));
+        for _ in 0..2 {
+            let error = held.take_slot().await.expect_err("it runs on");
+            assert!(error.to_string().contains("without a known slot"));
+            assert!(matches!(held, Resources::Stray(_)));
+        }
+        assert!(held.take_slot().await.expect("it ends").is_none());
+        assert!(matches!(held, Resources::Nothing));
+        assert_eq!(attempts.load(Ordering::SeqCst), 3);
     }
 }

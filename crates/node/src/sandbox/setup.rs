@@ -92,7 +92,7 @@ pub(crate) async fn launch(
     let id = record.spec.sandbox_id.clone();
     let disk = disk(shared, ground, record);
     let start = Start::of(shared, ground, &id)?;
-    let held = match resources.take_slot().await {
+    let held = match resources.take_slot().await? {
         Some(held) => held,
         None => acquire_slot(shared, &id).await?,
     };
