@@ -35,12 +35,15 @@ pub struct Init<'a> {
     pub default_user: &'a str,
     /// Where commands run unless they say.
     pub default_workdir: &'a str,
+    /// Name of the guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<&'a str>,
     /// Base64 of bytes for the guest kernel's random generator.
     pub entropy: String,
+    /// ID of the sandbox, for its environment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sandbox_id: Option<&'a str>,
+    /// ID of the template, for its environment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template_id: Option<&'a str>,
     /// 32 hexadecimal digits.

@@ -27,16 +27,22 @@ pub struct AgentClient {
 /// A process that the agent started and that still runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessInfo {
+    /// Its number in the guest.
     pub pid: u32,
+    /// The name that whoever started it gave it.
     pub tag: Option<String>,
+    /// The program.
     pub command: String,
+    /// Arguments, without the program.
     pub args: Vec<String>,
 }
 
 /// The signals that the agent sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
+    /// `SIGTERM`.
     Terminate,
+    /// `SIGKILL`.
     Kill,
 }
 

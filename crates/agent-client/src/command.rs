@@ -18,8 +18,11 @@ const MAX_OUTPUT_BYTES: usize = 64 << 20;
 /// What to run.
 #[derive(Debug, Clone, Default)]
 pub struct Command {
+    /// A path, or a name that the guest looks for.
     pub program: String,
+    /// Arguments, without the program.
     pub args: Vec<String>,
+    /// Variables beyond those of the sandbox.
     pub envs: BTreeMap<String, String>,
     /// Relative to the user's home; the sandbox's default directory when absent.
     pub cwd: Option<String>,
@@ -38,7 +41,9 @@ pub struct Command {
 /// A terminal's size in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PtySize {
+    /// Width.
     pub columns: u32,
+    /// Height.
     pub rows: u32,
 }
 
@@ -49,6 +54,7 @@ impl Command {
         Self::new("/bin/bash").args(["-l", "-c"]).args([line])
     }
 
+    /// A program without arguments.
     #[must_use]
     pub fn new(program: impl Into<String>) -> Self {
         Self {
@@ -57,24 +63,28 @@ impl Command {
         }
     }
 
+    /// Adds arguments.
     #[must_use]
     pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
+    /// Adds a variable.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.envs.insert(name.into(), value.into());
         self
     }
 
+    /// Runs it as this user.
     #[must_use]
     pub fn user(mut self, user: impl Into<String>) -> Self {
         self.user = Some(user.into());
         self
     }
 
+    /// Kills it after this time.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -85,32 +95,42 @@ impl Command {
 /// What happens to a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandEvent {
+    /// It runs.
     Started {
+        /// Its number in the guest.
         pid: u32,
     },
+    /// A part of its standard output.
     Stdout(Vec<u8>),
+    /// A part of its standard error.
     Stderr(Vec<u8>),
     /// Output of a terminal.
     Pty(Vec<u8>),
+    /// It has ended; nothing follows.
     Ended(Exit),
 }
 
 /// How a command ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exit {
+    /// Its exit code.
     pub code: i32,
     /// False when a signal ended it.
     pub exited: bool,
     /// For a person, for example `exit status 1`.
     pub status: String,
+    /// Why it did not run to its end, if so.
     pub error: Option<String>,
 }
 
 /// A command's whole output.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Output {
+    /// Standard output.
     pub stdout: Vec<u8>,
+    /// Standard error.
     pub stderr: Vec<u8>,
+    /// How it ended.
     pub exit: Exit,
 }
 

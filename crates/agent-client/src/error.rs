@@ -4,6 +4,7 @@ use connectrpc::ConnectError;
 use std::time::Duration;
 
 /// Why a call failed.
+#[expect(missing_docs, reason = "the messages say what the variants are")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -12,6 +12,7 @@
 //! asks. Plain HTTP only: the way to a guest is the host's own, or a tunnel.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod agent;
 mod client;

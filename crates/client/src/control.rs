@@ -45,6 +45,7 @@ pub struct ListQuery {
 /// One page of a list.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
+    /// The page's entries, in the API's order.
     pub items: Vec<T>,
     /// Asks for the page after this one; `None` on the last.
     pub next_token: Option<String>,

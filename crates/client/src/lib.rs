@@ -19,6 +19,7 @@
 //! and for tunnels.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod control;
 mod sandbox;

@@ -41,6 +41,7 @@ impl SandboxClient {
         })
     }
 
+    /// The sandbox that this client talks to.
     #[must_use]
     pub fn id(&self) -> &SandboxId {
         &self.id

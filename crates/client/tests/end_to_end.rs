@@ -9,7 +9,9 @@ use hearth_client::{
     Command, CommandEvent, ControlClient, Error, ListQuery, NewSandbox, Sandbox, SandboxClient,
     SandboxId, Signal,
 };
-use hearth_edge::{AGENT_PORT, Cores, Edge, EdgeConfig, Route, RouteTable, ServerConfig, serve};
+use hearth_edge::{
+    AGENT_PORT, ConnectionThreads, Edge, EdgeConfig, Route, RouteTable, ServerConfig, serve,
+};
 use hearth_measure::{TtiPlan, tti};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -64,7 +66,7 @@ async fn world() -> World {
         listener,
         service,
         ServerConfig::default(),
-        Cores::none(),
+        ConnectionThreads::none(),
         stop.clone(),
     ));
     let control = ControlClient::new(&base, KEY).expect("valid");

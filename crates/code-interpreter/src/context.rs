@@ -159,7 +159,11 @@ impl Context {
             match end {
                 End::Done => {}
                 End::Died(why) => {
-                    tracing::warn!(kernel = self.place.spec.name, why, "a kernel died");
+                    tracing::warn!(
+                        kernel = self.place.spec.name,
+                        why,
+                        "kernel ended unexpectedly"
+                    );
                     self.kernel = None;
                     self.lost.get_or_insert(why);
                 }
@@ -201,7 +205,7 @@ impl Context {
             return End::Done;
         }
         if let Err(error) = self.ensure_kernel().await {
-            let value = crate::chain(&error);
+            let value = hearth_util::chain(&error);
             fail(&request.sink, "KernelNotStarted", value).await;
             request.sink.put(&Output::EndOfExecution).await;
             return End::Done;
@@ -345,8 +349,11 @@ impl Context {
         match agent.variables(token).await {
             Ok(variables) => Some(variables),
             Err(error) => {
-                let error = crate::chain(&error);
-                tracing::warn!(error, "run without the sandbox's variables");
+                let error = hearth_util::chain(&error);
+                tracing::warn!(
+                    error,
+                    "fetch the sandbox's variables failed; running without them"
+                );
                 None
             }
         }

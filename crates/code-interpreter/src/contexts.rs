@@ -9,12 +9,13 @@ use crate::{
     language::{self, Language},
     output::{self, Source},
 };
+use hearth_util::LockExt as _;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -30,6 +31,8 @@ const REHEARSALS: usize = 3;
 /// A variable that rehearsals set, as the first execution sets the sandbox's.
 const REHEARSED_VARIABLE: &str = "HEARTH_REHEARSAL";
 
+/// Why a request is refused.
+#[expect(missing_docs, reason = "the messages say what the variants are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("there is no context {0}")]
@@ -81,6 +84,7 @@ pub struct Warming {
     pub rehearsals: Vec<(Language, String)>,
 }
 
+/// All contexts of the server. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Contexts {
     shared: Arc<Shared>,
@@ -113,6 +117,7 @@ struct Entry {
 }
 
 impl Contexts {
+    /// A server without contexts.
     #[must_use]
     pub fn new(config: Config) -> Self {
         let shared = Shared {
@@ -127,12 +132,10 @@ impl Contexts {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock_unpoisoned()
     }
 
+    /// Whether the default contexts have been started.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.shared.ready.load(Ordering::Acquire)
@@ -158,8 +161,12 @@ impl Contexts {
                 if *language == Language::python() {
                     return Err(error);
                 }
-                let error = crate::chain(&error);
-                tracing::warn!(language = language.name(), error, "no default context");
+                let error = hearth_util::chain(&error);
+                tracing::warn!(
+                    language = language.name(),
+                    error,
+                    "create default context failed"
+                );
             }
         }
         self.shared.ready.store(true, Ordering::Release);
@@ -179,7 +186,7 @@ impl Contexts {
             .filter(|(wanted, _)| wanted == language)
         {
             if let Err(error) = context::rehearse(&mut kernel, code).await {
-                tracing::warn!(language = language.name(), error, "a rehearsal failed");
+                tracing::warn!(language = language.name(), error, "run rehearsal failed");
             }
         }
         let (info, handle) = self.enter(language, place, kernel);

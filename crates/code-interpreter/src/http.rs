@@ -1,7 +1,6 @@
 //! HTTP on port 49999: routes, JSON in, JSON lines out, errors to statuses.
 
 use crate::{
-    chain,
     contexts::{Contexts, Error, Info, Job},
     output::{Output, Source},
 };
@@ -143,6 +142,6 @@ impl IntoResponse for Error {
             Self::Ended => StatusCode::CONFLICT,
             Self::Start(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        (status, chain(&self)).into_response()
+        (status, hearth_util::chain(&self)).into_response()
     }
 }

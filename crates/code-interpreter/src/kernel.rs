@@ -11,6 +11,7 @@ use crate::{
     message::{Incoming, Signer},
     zmtp::{self, SocketType},
 };
+use hearth_util::LockExt as _;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use std::{
@@ -19,7 +20,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use tokio::{
@@ -203,7 +204,9 @@ impl Kernel {
             match message.map(|frames| self.signer.parse(&frames)) {
                 Ok(Ok(incoming)) if published => return Event::Published(incoming),
                 Ok(Ok(incoming)) => return Event::Reply(incoming),
-                Ok(Err(error)) => tracing::warn!(%error, "skip a message"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "parse kernel message failed; skipping it")
+                }
                 Err(error) => {
                     // Usually it is just dying; its status says more than that.
                     return match timeout(END_LIMIT, self.child.wait()).await {
@@ -220,13 +223,13 @@ impl Kernel {
         match self.interrupt {
             Interrupt::Signal => {
                 if let Err(error) = rustix::process::kill_process_group(self.group, Signal::INT) {
-                    tracing::warn!(%error, "cannot interrupt a kernel");
+                    tracing::warn!(%error, "interrupt kernel failed");
                 }
             }
             Interrupt::Message => {
                 let (_, frames) = self.signer.request("interrupt_request", &json!({}));
                 if let Err(error) = self.control.0.send(&frames).await {
-                    tracing::warn!(%error, "cannot ask a kernel to stop");
+                    tracing::warn!(%error, "send interrupt request to kernel failed");
                 }
             }
         }
@@ -239,7 +242,10 @@ impl Kernel {
             .request("shutdown_request", &json!({"restart": false}));
         let _ = self.control.0.send(&frames).await;
         if timeout(END_LIMIT, self.child.wait()).await.is_err() {
-            tracing::info!(group = self.group.as_raw_nonzero(), "kill a kernel");
+            tracing::info!(
+                group = self.group.as_raw_nonzero(),
+                "kernel ignored its shutdown request; killing it"
+            );
         }
         let _ = rustix::process::kill_process_group(self.group, Signal::KILL);
         let _ = self.child.wait().await;
@@ -365,7 +371,7 @@ impl Tail {
         tokio::spawn(async move {
             let mut buffer = vec![0; 4096];
             while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
-                let mut kept = tail.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut kept = tail.lock_unpoisoned();
                 kept.extend(&buffer[..count]);
                 let excess = kept.len().saturating_sub(MAX_TAIL_BYTES);
                 kept.drain(..excess);
@@ -375,7 +381,7 @@ impl Tail {
 
     fn text(&self) -> String {
         let kept: Vec<u8> = {
-            let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = self.0.lock_unpoisoned();
             kept.iter().copied().collect()
         };
         String::from_utf8_lossy(&kept).trim().to_owned()

@@ -19,8 +19,11 @@ pub struct KernelSpec {
     pub name: String,
     /// The program and its arguments, with `{connection_file}` in one of them.
     pub argv: Vec<String>,
+    /// Variables beyond those of the server.
     pub env: BTreeMap<String, String>,
+    /// What it runs.
     pub language: Language,
+    /// How it is told to stop what it runs.
     pub interrupt: Interrupt,
     /// The kernel takes environment variables with an execution, see
     /// `execution::Environment`.
@@ -87,7 +90,7 @@ impl Catalogue {
                     Ok(spec) if kernels.iter().any(|known| known.name == spec.name) => {}
                     Ok(spec) => kernels.push(spec),
                     Err(error) => {
-                        tracing::warn!(path = %path.display(), error, "leave a kernel out");
+                        tracing::warn!(path = %path.display(), error, "read kernel spec failed; leaving the kernel out");
                     }
                 }
             }
@@ -108,6 +111,7 @@ impl Catalogue {
             })
     }
 
+    /// The languages of all kernels, one for each kernel.
     pub fn languages(&self) -> impl Iterator<Item = &Language> {
         self.kernels.iter().map(|spec| &spec.language)
     }

@@ -12,11 +12,13 @@ use std::{collections::BTreeMap, fmt::Write};
 pub struct Language(String);
 
 impl Language {
+    /// Python.
     #[must_use]
     pub fn python() -> Self {
         Self("python".to_owned())
     }
 
+    /// JavaScript.
     #[must_use]
     pub fn javascript() -> Self {
         Self("javascript".to_owned())
@@ -34,6 +36,7 @@ impl Language {
         })
     }
 
+    /// Its name in lower case.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0

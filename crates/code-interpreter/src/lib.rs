@@ -13,6 +13,7 @@
 //! limit.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod connection;
 mod context;
@@ -49,15 +50,4 @@ pub struct Config {
     /// The agent that knows the sandbox's environment variables; none outside a
     /// sandbox.
     pub agent: Option<Agent>,
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }

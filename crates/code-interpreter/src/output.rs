@@ -15,26 +15,41 @@ const MAX_WAITING_LINES: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Output {
+    /// How many executions the context has had, this one included.
     NumberOfExecutions {
+        /// The count.
         execution_count: u64,
     },
+    /// Standard output.
     Stdout {
+        /// What was written.
         text: String,
+        /// When, RFC 3339.
         #[serde(skip_serializing_if = "Option::is_none")]
         timestamp: Option<String>,
     },
+    /// Standard error.
     Stderr {
+        /// What was written.
         text: String,
+        /// When, RFC 3339.
         #[serde(skip_serializing_if = "Option::is_none")]
         timestamp: Option<String>,
     },
+    /// A value, in all the forms that the kernel gave it.
     Result(Map<String, Value>),
+    /// An exception that ended the execution.
     Error {
+        /// The exception's class.
         name: String,
+        /// Its message.
         value: String,
+        /// Where it was raised, in lines.
         traceback: String,
     },
+    /// Nothing happens, and the connection stays open.
     Keepalive,
+    /// Nothing follows.
     EndOfExecution,
 }
 

@@ -43,11 +43,11 @@ async fn serve_udp(zone: &Zone, udp: &UdpSocket, stop: &CancellationToken) {
                 if let Some(answer) = zone.answer(&buffer[..length], None)
                     && let Err(error) = udp.send_to(&answer, client).await
                 {
-                    tracing::debug!(%client, %error, "answer over UDP");
+                    tracing::debug!(%client, %error, "send answer over UDP failed");
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "receive over UDP");
+                tracing::debug!(%error, "receive over UDP failed");
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -83,7 +83,7 @@ async fn accept(
                 });
             }
             Err(error) => {
-                tracing::debug!(%error, "accept over TCP");
+                tracing::debug!(%error, "accept over TCP failed");
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -5,7 +5,9 @@
 //! `cargo run --profile fast -p hearth-edge --example load -- [CONNECTIONS] [SECONDS]`
 
 use bytes::Bytes;
-use hearth_edge::{AGENT_PORT, Cores, Edge, EdgeConfig, Route, RouteTable, ServerConfig, serve};
+use hearth_edge::{
+    AGENT_PORT, ConnectionThreads, Edge, EdgeConfig, Route, RouteTable, ServerConfig, serve,
+};
 use hearth_ids::SandboxId;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Either, Empty, Full, StreamBody};
@@ -46,7 +48,7 @@ async fn main() -> Result<(), Failure> {
         listener,
         edge.alone(),
         ServerConfig::default(),
-        Cores::start(0)?,
+        ConnectionThreads::start(0)?,
         stop.clone(),
     ));
     let host = format!("{AGENT_PORT}-{id}.localhost");

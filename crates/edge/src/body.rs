@@ -1,12 +1,12 @@
 //! Response bodies of the edge. A guest's body is passed on chunk by chunk; when it
-//! ends cleanly its connection goes back to the lane, in every other case the
+//! ends cleanly its connection goes back to the pool, in every other case the
 //! connection is closed. A body that is cut off by the sandbox's end fails: a client
 //! never takes a part for the whole.
 
 use crate::BoxError;
-use crate::exchange::Exchange;
 use crate::guest::GuestConnection;
-use crate::lane::{GuestMultiplex, Lane};
+use crate::record::RequestRecord;
+use crate::upstream::{GuestMultiplex, UpstreamPool};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
@@ -38,9 +38,9 @@ struct GuestBody {
     ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Taken when the body is over.
     carrier: Option<Carrier>,
-    lane: Arc<Lane>,
+    pool: Arc<UpstreamPool>,
     port: u16,
-    exchange: Arc<Exchange>,
+    record: Arc<RequestRecord>,
     _open: OwnedSemaphorePermit,
 }
 
@@ -60,18 +60,18 @@ impl EdgeBody {
     pub(crate) async fn guest(
         incoming: Incoming,
         carrier: Carrier,
-        lane: Arc<Lane>,
+        pool: Arc<UpstreamPool>,
         port: u16,
         open: OwnedSemaphorePermit,
-        exchange: Arc<Exchange>,
+        record: Arc<RequestRecord>,
     ) -> Self {
         let mut body = GuestBody {
             ended: None,
             incoming,
             carrier: Some(carrier),
-            lane,
+            pool,
             port,
-            exchange,
+            record,
             _open: open,
         };
         if body.incoming.is_end_stream() {
@@ -90,7 +90,7 @@ impl GuestBody {
     /// The guest has said all: its connection may carry the next request.
     fn finish(&mut self, context: &mut Context<'_>) {
         if let Some(Carrier::Single(connection)) = self.carrier.take() {
-            self.lane.keep(self.port, connection, context);
+            self.pool.return_idle(self.port, connection, context);
         }
     }
 
@@ -101,7 +101,7 @@ impl GuestBody {
         let Poll::Ready(next) = self.poll_incoming(context) else {
             let ended = self
                 .ended
-                .get_or_insert_with(|| Box::pin(self.lane.ended.clone().cancelled_owned()));
+                .get_or_insert_with(|| Box::pin(self.pool.ended.clone().cancelled_owned()));
             if ended.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
@@ -110,7 +110,7 @@ impl GuestBody {
         };
         match next {
             Some(Ok(frame)) => {
-                self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
+                self.record.sent(frame.data_ref().map_or(0, Bytes::len));
                 if self.incoming.is_end_stream() {
                     self.finish(context);
                 }
@@ -121,7 +121,7 @@ impl GuestBody {
                 Poll::Ready(Some(Err(error.into())))
             }
             // A guest that is taken away looks like one that is done.
-            None if self.lane.ended.is_cancelled() => {
+            None if self.pool.ended.is_cancelled() => {
                 self.carrier = None;
                 Poll::Ready(Some(Err(Ended.into())))
             }

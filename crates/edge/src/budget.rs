@@ -2,9 +2,10 @@
 //! one address. A part is for this machine's own clients alone: whatever strangers
 //! do, its owner and its own services get in.
 
+use hearth_util::LockExt as _;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The connections that several servers share. Clones are the same budget.
@@ -32,7 +33,7 @@ pub(crate) struct Room {
 
 /// A connection that is counted.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct ConnectionGuard {
     _permit: OwnedSemaphorePermit,
     counted: Option<(IpAddr, Arc<Inner>)>,
 }
@@ -67,7 +68,7 @@ impl Budget {
 
     /// Counts the connection that was accepted; `None` when its address has too many,
     /// or there is only what is kept for others.
-    pub(crate) fn seat(&self, room: Room, peer: IpAddr) -> Option<Seat> {
+    pub(crate) fn admit(&self, room: Room, peer: IpAddr) -> Option<ConnectionGuard> {
         let peer = client(peer);
         let local = peer.is_loopback();
         let inner = &self.inner;
@@ -87,7 +88,7 @@ impl Budget {
             *count += 1;
             counted = Some((peer, Arc::clone(inner)));
         }
-        Some(Seat {
+        Some(ConnectionGuard {
             _permit: permit,
             counted,
         })
@@ -96,11 +97,11 @@ impl Budget {
 
 impl Inner {
     fn peers(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.peers.lock_unpoisoned()
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let Some((peer, inner)) = self.counted.take() else {
             return;
@@ -134,9 +135,9 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    async fn connect(budget: &Budget, from: &str) -> Option<Seat> {
+    async fn connect(budget: &Budget, from: &str) -> Option<ConnectionGuard> {
         let room = budget.room().now_or_never()?;
-        budget.seat(room, address(from))
+        budget.admit(room, address(from))
     }
 
     #[tokio::test]
@@ -151,13 +152,13 @@ mod tests {
         drop(first);
         assert!(connect(&budget, "198.51.100.1").await.is_some());
         // A network of IPv6 is one client.
-        let seats = [
+        let guards = [
             connect(&budget, "2001:db8::1").await,
             connect(&budget, "2001:db8::2").await,
         ];
-        assert!(seats.iter().all(Option::is_some));
+        assert!(guards.iter().all(Option::is_some));
         assert!(connect(&budget, "2001:db8::ffff:3").await.is_none());
-        drop((second, other, seats));
+        drop((second, other, guards));
         assert!(budget.inner.peers().is_empty());
     }
 
@@ -186,7 +187,7 @@ mod tests {
         let room = budget.room().await;
         assert!(room.reserved);
         drop(stranger);
-        let next = budget.seat(room, address("198.51.100.2"));
+        let next = budget.admit(room, address("198.51.100.2"));
         assert!(next.is_some());
         // What it did not need is there for this machine again.
         assert!(connect(&budget, "127.0.0.1").await.is_some());

@@ -9,7 +9,7 @@
 //! body. What is written after that goes nowhere, without an error ([`Deaf`]), so
 //! that its answer is read and passed on instead of lost in a failed write.
 
-use crate::exchange::Exchange;
+use crate::record::RequestRecord;
 use bytes::Bytes;
 use http::{Request, Version, header};
 use http_body::{Body, Frame, SizeHint};
@@ -39,7 +39,7 @@ pub(crate) struct Drains {
 /// A request's body. Dropped before its end, it is read on in a task of its own.
 pub(crate) struct Upload {
     incoming: Option<Incoming>,
-    exchange: Arc<Exchange>,
+    record: Arc<RequestRecord>,
     /// Absent where closing does no harm: HTTP/2 ends streams apart from the
     /// connection, and who waits to be told to continue sends nothing.
     drains: Option<Drains>,
@@ -50,14 +50,14 @@ impl Upload {
     pub(crate) fn of(
         request: Request<Incoming>,
         drains: &Drains,
-        exchange: Arc<Exchange>,
+        record: Arc<RequestRecord>,
     ) -> Request<Self> {
         let sends_on =
             request.version() < Version::HTTP_2 && !request.headers().contains_key(header::EXPECT);
-        exchange.set_uploading(!request.body().is_end_stream());
+        record.set_uploading(!request.body().is_end_stream());
         request.map(|incoming| Self {
             incoming: (!incoming.is_end_stream()).then_some(incoming),
-            exchange,
+            record,
             drains: sends_on.then(|| drains.clone()),
         })
     }
@@ -79,7 +79,7 @@ impl Body for Upload {
         let over = match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let count = frame.data_ref().map_or(0, Bytes::len);
-                this.exchange.received(count);
+                this.record.received(count);
                 incoming.is_end_stream()
             }
             Poll::Ready(None | Some(Err(_))) => true,
@@ -87,7 +87,7 @@ impl Body for Upload {
         };
         if over {
             this.incoming = None;
-            this.exchange.set_uploading(false);
+            this.record.set_uploading(false);
         }
         polled
     }
@@ -105,7 +105,7 @@ impl Body for Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.exchange.set_uploading(false);
+        self.record.set_uploading(false);
         if let (Some(incoming), Some(drains)) = (self.incoming.take(), self.drains.take())
             && let Ok(runtime) = Handle::try_current()
         {

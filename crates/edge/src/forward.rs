@@ -10,15 +10,16 @@ use crate::AGENT_PORT;
 use crate::body::{Carrier, EdgeBody};
 use crate::config::EdgeConfig;
 use crate::drain::Upload;
-use crate::exchange::Exchange;
 use crate::guest::GuestConnection;
+use crate::guest::OutgoingBody;
 use crate::headers;
-use crate::lane::{Lane, OutgoingBody};
+use crate::record::RequestRecord;
 use crate::refusal::Refusal;
 use crate::routes::Route;
 use crate::server::Peer;
 use crate::target;
 use crate::tunnel;
+use crate::upstream::UpstreamPool;
 use http::header::{
     CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_ACCEPT, TE, TRANSFER_ENCODING,
 };
@@ -39,16 +40,16 @@ struct Switch {
 }
 
 /// One admitted request.
-pub(crate) struct Visit {
-    pub(crate) lane: Arc<Lane>,
+pub(crate) struct ProxyRequest {
+    pub(crate) pool: Arc<UpstreamPool>,
     pub(crate) route: Arc<Route>,
     pub(crate) port: u16,
     pub(crate) peer: Peer,
     pub(crate) open: OwnedSemaphorePermit,
-    pub(crate) exchange: Arc<Exchange>,
+    pub(crate) record: Arc<RequestRecord>,
 }
 
-impl Visit {
+impl ProxyRequest {
     pub(crate) async fn forward(
         self,
         config: &EdgeConfig,
@@ -74,11 +75,11 @@ impl Visit {
         if let Some(protocol) = protocol {
             headers::set_upgrade(request.headers_mut(), protocol);
         }
-        let lane = Arc::clone(&self.lane);
+        let pool = Arc::clone(&self.pool);
         tokio::select! {
             biased;
             response = self.send(request, grpc, client) => response,
-            () = lane.ended.cancelled() => Err(lane.gone()),
+            () = pool.ended.cancelled() => Err(pool.gone()),
         }
     }
 
@@ -91,9 +92,9 @@ impl Visit {
         if grpc {
             return self.send_multiplexed(request).await;
         }
-        let (response, mut connection) = send_single(&self.lane, self.port, request).await?;
-        if self.exchange.is_uploading() {
-            connection.detach(&self.lane.tasks, &self.lane.ended);
+        let (response, mut connection) = send_single(&self.pool, self.port, request).await?;
+        if self.record.is_uploading() {
+            connection.detach(&self.pool.tasks, &self.pool.ended);
         }
         match client {
             Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -167,20 +168,20 @@ impl Visit {
             .path_and_query(path)
             .build()
             .map_err(|_| Refusal::InvalidHost)?;
-        let mut multiplex = self.lane.multiplex(self.port).await?;
+        let mut multiplex = self.pool.multiplex(self.port).await?;
         let response = match multiplex.sender.try_send_request(request).await {
             Ok(response) => response,
             Err(mut error) => {
                 // The connection was closed before the request went out.
                 let request = error
                     .take_message()
-                    .ok_or_else(|| self.lane.broken(self.port))?;
-                multiplex = self.lane.multiplex(self.port).await?;
+                    .ok_or_else(|| self.pool.broken(self.port))?;
+                multiplex = self.pool.multiplex(self.port).await?;
                 multiplex
                     .sender
                     .send_request(request)
                     .await
-                    .map_err(|_| self.lane.broken(self.port))?
+                    .map_err(|_| self.pool.broken(self.port))?
             }
         };
         Ok(self.passed(response, Carrier::Shared(multiplex)).await)
@@ -192,15 +193,8 @@ impl Visit {
         headers::strip_hop_by_hop(&mut head.headers);
         head.extensions.clear();
         head.version = Version::HTTP_11;
-        let body = EdgeBody::guest(
-            body,
-            carrier,
-            self.lane,
-            self.port,
-            self.open,
-            self.exchange,
-        )
-        .await;
+        let body =
+            EdgeBody::guest(body, carrier, self.pool, self.port, self.open, self.record).await;
         Response::from_parts(head, body)
     }
 
@@ -222,14 +216,7 @@ impl Visit {
         } else if let Some(protocol) = protocol {
             headers::set_upgrade(&mut head.headers, protocol);
         }
-        tunnel::spawn(
-            self.lane,
-            client,
-            guest,
-            connection,
-            self.open,
-            self.exchange,
-        );
+        tunnel::spawn(self.pool, client, guest, connection, self.open, self.record);
         Response::from_parts(head, EdgeBody::empty())
     }
 }
@@ -248,31 +235,31 @@ fn is_grpc(request: &Request<Upload>) -> bool {
 
 /// Sends a request over HTTP/1.1, on a kept connection when that is safe.
 async fn send_single(
-    lane: &Lane,
+    pool: &UpstreamPool,
     port: u16,
     mut request: Request<OutgoingBody>,
 ) -> Result<(Response<Incoming>, GuestConnection), Refusal> {
     let replay = Replay::of(&request);
     if port == AGENT_PORT || replay.is_some() {
-        while let Some(mut connection) = lane.kept_connection(port).await {
+        while let Some(mut connection) = pool.idle_connection(port).await {
             match connection.request(request).await {
                 Ok(response) => return Ok((response, connection)),
                 Err(mut error) => {
                     request = error
                         .take_message()
                         .or_else(|| replay.as_ref().map(Replay::request))
-                        .ok_or_else(|| lane.broken(port))?;
+                        .ok_or_else(|| pool.broken(port))?;
                 }
             }
         }
     }
-    let mut connection = lane.open(port).await?;
+    let mut connection = pool.open(port).await?;
     match connection.request(request).await {
         Ok(response) => Ok((response, connection)),
         Err(error) => {
             let error = error.into_error();
-            tracing::debug!(sandbox = %lane.id, port, %error, "guest did not answer");
-            Err(lane.broken(port))
+            tracing::debug!(sandbox = %pool.id, port, %error, "guest did not answer");
+            Err(pool.broken(port))
         }
     }
 }

@@ -11,10 +11,11 @@
 //!
 //! Dropping a connection closes its socket at once.
 
-use crate::drain::Deaf;
+use crate::drain::{Deaf, Upload};
 use crate::guest_tls::GuestStream;
-use crate::lane::OutgoingBody;
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -28,6 +29,9 @@ use tokio_util::task::TaskTracker;
 
 /// How long a request waits for a kept connection that is still finishing its last.
 const SETTLE: Duration = Duration::from_millis(5);
+
+/// A request's body on its way to a guest.
+pub(crate) type OutgoingBody = Either<Upload, Empty<Bytes>>;
 
 type Connection = dyn Future<Output = hyper::Result<()>> + Send;
 

@@ -7,12 +7,12 @@
 //!
 //! ```text
 //!  accept ─▶ Server ─▶ EdgeService ─▶ classify ─┬─▶ fallback service
-//!            (h1, h2, TLS)                         └─▶ lane of the sandbox ─▶ guest
+//!            (h1, h2, TLS)                         └─▶ upstream pool ─▶ guest
 //! ```
 //!
-//! What the edge holds per sandbox is a *lane*: its kept connections and its count
-//! of open requests. A lane lives as long as the route's `closed` token; when that
-//! fires, every dial, response and tunnel of the lane ends, and a client's next
+//! What the edge holds per sandbox is an *upstream pool*: its idle connections and its count
+//! of open requests. A pool lives as long as the route's `closed` token; when that
+//! fires, every dial, response and tunnel of the pool ends, and a client's next
 //! request is told that the sandbox was not found. Bodies are never gathered: a
 //! chunk is passed on before the next is read, so memory per request is bounded by
 //! the transport's buffers.
@@ -20,13 +20,13 @@
 //! The edge knows nothing of REST, stores or VMs: it asks a [`Routes`].
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
+mod answer;
 mod body;
 mod budget;
 mod config;
-mod cores;
 mod drain;
-mod exchange;
 mod forward;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -35,29 +35,31 @@ mod guest;
 mod guest_tls;
 mod headers;
 mod internal;
-mod lane;
 mod loopback;
 mod metrics;
 mod page;
+mod record;
 mod refusal;
 mod routes;
 mod server;
 mod service;
 mod signature;
 pub mod target;
+mod threads;
 mod tls;
 mod tunnel;
+mod upstream;
 mod watch;
 
 pub use body::EdgeBody;
 pub use budget::Budget;
 pub use config::{EdgeConfig, ServerConfig};
-pub use cores::Cores;
 pub use refusal::Refusal;
 pub use routes::{Credentials, Route, RouteTable, Routes, Visited, WakeError};
 pub use server::{Peer, Server, ServerStopped, serve, serve_tls};
 pub use service::{Edge, EdgeService, NoFallback, Stats};
 pub use signature::{FileOperation, file_signature};
+pub use threads::ConnectionThreads;
 
 /// The guest agent's port. Its routes are guarded by the agent's own token.
 pub const AGENT_PORT: u16 = 49_983;

@@ -1,9 +1,9 @@
 //! The edge's counters in Prometheus' text format.
 //!
-//! Series of a sandbox exist while it has a lane, so there are at most as many as
+//! Series of a sandbox exist while it has a pool, so there are at most as many as
 //! sandboxes run here; those of all together never go away.
 
-use crate::exchange::{BOUNDS_MS, Counters};
+use crate::record::{BOUNDS_MS, Counters};
 use hearth_ids::SandboxId;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};

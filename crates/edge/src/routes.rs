@@ -2,11 +2,12 @@
 
 use async_trait::async_trait;
 use hearth_ids::SandboxId;
+use hearth_util::RwLockExt as _;
 use secrecy::SecretString;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use tokio_util::sync::CancellationToken;
 
 /// Where one running sandbox is reached, and what its visitors need.
@@ -45,11 +46,14 @@ impl Route {
 /// What a visitor showed, for whoever decides on waking a paused sandbox.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
+    /// The traffic token, from a header or the query.
     pub traffic_access_token: Option<SecretString>,
+    /// The agent's token, from its header.
     pub envd_access_token: Option<SecretString>,
 }
 
 /// Why a sandbox that does not run cannot be visited.
+#[expect(missing_docs, reason = "the messages say what the variants are")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WakeError {
     #[error("the sandbox does not exist or may not be resumed by traffic")]
@@ -129,11 +133,11 @@ impl RouteTable {
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<SandboxId, Arc<Route>>> {
-        self.routes.write().unwrap_or_else(PoisonError::into_inner)
+        self.routes.write_unpoisoned()
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<SandboxId, Arc<Route>>> {
-        self.routes.read().unwrap_or_else(PoisonError::into_inner)
+        self.routes.read_unpoisoned()
     }
 }
 

@@ -1,14 +1,14 @@
 //! Accepts connections and serves HTTP/1.1 and HTTP/2 on them (with TLS by ALPN,
 //! without it by prior knowledge), with limits and a graceful end.
 //!
-//! One task per connection, owned by the server, on one of its [`Cores`]. At shutdown
+//! One task per connection, owned by the server, on one of its [`ConnectionThreads`]. At shutdown
 //! accepting stops, each connection finishes its open requests, and what has not ended
 //! after the drain time is cut off.
 
 use crate::BoxError;
 use crate::budget::Budget;
 use crate::config::ServerConfig;
-use crate::cores::Cores;
+use crate::threads::ConnectionThreads;
 use crate::tls;
 use crate::watch::{Keeper, OpenRequest, Order, Watched};
 use bytes::Bytes;
@@ -39,7 +39,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Who sent a request: an extension of every request that a [`Server`] serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
+    /// Address of the client's side of the connection.
     pub address: SocketAddr,
+    /// Whether the connection is encrypted.
     pub tls: bool,
 }
 
@@ -64,7 +66,7 @@ pub struct ServerStopped {
 pub struct Server<S> {
     service: S,
     config: Arc<ServerConfig>,
-    cores: Cores,
+    cores: ConnectionThreads,
     builder: auto::Builder<TokioExecutor>,
     budget: Budget,
     connections: TaskTracker,
@@ -78,7 +80,7 @@ pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
     config: ServerConfig,
-    cores: Cores,
+    cores: ConnectionThreads,
     shutdown: CancellationToken,
 ) -> ServerStopped
 where
@@ -99,7 +101,7 @@ pub async fn serve_tls<S, B>(
     listener: TcpListener,
     service: S,
     config: ServerConfig,
-    cores: Cores,
+    cores: ConnectionThreads,
     tls: Arc<rustls::ServerConfig>,
     shutdown: CancellationToken,
 ) -> ServerStopped
@@ -124,8 +126,10 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    /// A server of `service` within the limits of `config`, whose connections the threads of
+    /// `cores` carry.
     #[must_use]
-    pub fn new(service: S, config: ServerConfig, cores: Cores) -> Self {
+    pub fn new(service: S, config: ServerConfig, cores: ConnectionThreads) -> Self {
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -214,8 +218,8 @@ where
             // Off this runtime, for the one that will carry it.
             match accepted.and_then(|(stream, address)| Ok((stream.into_std()?, address))) {
                 Ok((stream, address)) => {
-                    let Some(seat) = self.budget.seat(room, address.ip()) else {
-                        tracing::debug!(peer = %address, "too many connections");
+                    let Some(guard) = self.budget.admit(room, address.ip()) else {
+                        tracing::debug!(peer = %address, "connection refused: too many are open");
                         continue;
                     };
                     prepare(&stream);
@@ -223,14 +227,14 @@ where
                     self.cores.spawn(&self.connections, async move {
                         match TcpStream::from_std(stream) {
                             Ok(stream) => handle(server, stream, address).await,
-                            Err(error) => tracing::warn!(%error, "take a connection over"),
+                            Err(error) => tracing::warn!(%error, "register connection with its runtime failed"),
                         }
-                        drop(seat);
+                        drop(guard);
                     });
                 }
                 Err(error) if is_of_one_client(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "accept a connection");
+                    tracing::warn!(%error, "accept connection failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -317,7 +321,7 @@ fn prepare(stream: &net::TcpStream) {
         .set_nodelay(true)
         .and_then(|()| Ok(rustix::net::sockopt::set_socket_keepalive(stream, true)?));
     if let Err(error) = set {
-        tracing::debug!(%error, "set socket options");
+        tracing::debug!(%error, "set socket options failed");
     }
 }
 

@@ -1,25 +1,27 @@
-//! The edge as a service: classifies each request, finds its sandbox's lane, checks
+//! The edge as a service: classifies each request, finds its sandbox's pool, checks
 //! what may be checked here, and forwards.
 
+use crate::answer::Client;
 use crate::body::EdgeBody;
 use crate::config::EdgeConfig;
-use crate::cores::at_home;
 use crate::drain::{Drains, Upload};
-use crate::exchange::{Counters, Exchange};
-use crate::forward::Visit;
+use crate::forward::ProxyRequest;
 use crate::headers::{ACCESS_TOKEN, TRAFFIC_TOKEN};
 use crate::internal;
-use crate::lane::Lane;
 use crate::metrics;
-use crate::refusal::{Client, Refusal};
+use crate::record::{Counters, RequestRecord};
+use crate::refusal::Refusal;
 use crate::routes::{Credentials, Route, Routes, Visited, WakeError};
 use crate::server::Peer;
 use crate::signature::SignedFile;
 use crate::target::{self, Destination, Target};
+use crate::threads::on_main_runtime;
+use crate::upstream::UpstreamPool;
 use crate::{AGENT_PORT, BoxError};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use hearth_ids::SandboxId;
+use hearth_util::LockExt as _;
 use http::header::{HeaderMap, HeaderName};
 use http::uri::Authority;
 use http::{Request, Response, request};
@@ -31,7 +33,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use subtle::ConstantTimeEq as _;
@@ -51,7 +53,7 @@ pub struct Edge {
 struct Shared {
     routes: Arc<dyn Routes>,
     config: Arc<EdgeConfig>,
-    lanes: Mutex<HashMap<SandboxId, Arc<Lane>>>,
+    pools: Mutex<HashMap<SandboxId, Arc<UpstreamPool>>>,
     drains: Drains,
     totals: Arc<Counters>,
     /// Where questions to others are answered.
@@ -65,8 +67,8 @@ pub struct Stats {
     pub requests: u64,
     /// Of those, how many the edge answered itself.
     pub refused: u64,
-    /// Sandboxes that have a lane now.
-    pub lanes: usize,
+    /// Sandboxes that have a pool now.
+    pub pools: usize,
     /// Requests, streams and tunnels open now.
     pub open: usize,
 }
@@ -79,7 +81,7 @@ impl Edge {
         let shared = Arc::new(Shared {
             routes,
             config: Arc::new(config),
-            lanes: Mutex::default(),
+            pools: Mutex::default(),
             drains: Drains {
                 tasks: TaskTracker::new(),
                 stop: CancellationToken::new(),
@@ -110,6 +112,7 @@ impl Edge {
         self.or_else(NoFallback)
     }
 
+    /// The counters of all requests and tunnels so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let totals = &self.shared.totals;
@@ -119,27 +122,27 @@ impl Edge {
                 .map(|count| count.load(Ordering::Relaxed))
                 .sum()
         };
-        let lanes = self.shared.lanes();
+        let pools = self.shared.pools();
         Stats {
             requests: sum(&totals.answered) + sum(&totals.refused),
             refused: sum(&totals.refused),
-            lanes: lanes.len(),
-            open: lanes.values().map(|lane| lane.open_requests()).sum(),
+            pools: pools.len(),
+            open: pools.values().map(|pool| pool.open_requests()).sum(),
         }
     }
 
     /// All counters in Prometheus' text format.
     #[must_use]
     pub fn metrics(&self) -> String {
-        let mut lanes: Vec<Arc<Lane>> = self.shared.lanes().values().cloned().collect();
-        lanes.retain(|lane| !lane.ended.is_cancelled());
-        lanes.sort_unstable_by(|one, other| one.id.as_str().cmp(other.id.as_str()));
-        let shown: Vec<metrics::Shown<'_>> = lanes
+        let mut pools: Vec<Arc<UpstreamPool>> = self.shared.pools().values().cloned().collect();
+        pools.retain(|pool| !pool.ended.is_cancelled());
+        pools.sort_unstable_by(|one, other| one.id.as_str().cmp(other.id.as_str()));
+        let shown: Vec<metrics::Shown<'_>> = pools
             .iter()
-            .map(|lane| metrics::Shown {
-                id: &lane.id,
-                counters: &lane.counters,
-                open: lane.open_requests(),
+            .map(|pool| metrics::Shown {
+                id: &pool.id,
+                counters: &pool.counters,
+                open: pool.open_requests(),
             })
             .collect();
         metrics::render(&self.shared.totals, &shown)
@@ -149,9 +152,9 @@ impl Edge {
     /// after the servers have drained; requests that come later find no sandbox.
     pub async fn shutdown(&self) {
         self.shared.drains.stop.cancel();
-        let lanes: Vec<_> = self.shared.lanes().drain().collect();
-        for (_, lane) in lanes {
-            lane.ended.cancel();
+        let pools: Vec<_> = self.shared.pools().drain().collect();
+        for (_, pool) in pools {
+            pool.ended.cancel();
         }
         self.shared.drains.tasks.close();
         self.shared.drains.tasks.wait().await;
@@ -161,8 +164,8 @@ impl Edge {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.drains.stop.cancel();
-        for lane in self.lanes().values() {
-            lane.ended.cancel();
+        for pool in self.pools().values() {
+            pool.ended.cancel();
         }
     }
 }
@@ -177,20 +180,20 @@ async fn sweep_regularly(shared: Weak<Shared>, stop: CancellationToken) {
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        let lanes: Vec<Arc<Lane>> = {
-            let mut lanes = shared.lanes();
-            lanes.retain(|_, lane| !lane.ended.is_cancelled());
-            lanes.values().cloned().collect()
+        let pools: Vec<Arc<UpstreamPool>> = {
+            let mut pools = shared.pools();
+            pools.retain(|_, pool| !pool.ended.is_cancelled());
+            pools.values().cloned().collect()
         };
-        for lane in lanes {
-            lane.sweep();
+        for pool in pools {
+            pool.sweep();
         }
     }
 }
 
 impl Shared {
-    fn lanes(&self) -> MutexGuard<'_, HashMap<SandboxId, Arc<Lane>>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pools(&self) -> MutexGuard<'_, HashMap<SandboxId, Arc<UpstreamPool>>> {
+        self.pools.lock_unpoisoned()
     }
 
     /// Finds the sandbox of a request and checks all that may refuse it.
@@ -198,8 +201,8 @@ impl Shared {
         &self,
         target: Result<Target, Refusal>,
         head: &request::Parts,
-        exchange: &Arc<Exchange>,
-    ) -> Result<Visit, Refusal> {
+        record: &Arc<RequestRecord>,
+    ) -> Result<ProxyRequest, Refusal> {
         let destination = match target? {
             Target::Sandbox(destination) => destination,
             Target::SignedFile(file) => self.signer(&file)?,
@@ -212,15 +215,15 @@ impl Shared {
         }
         let route = self.route(&id, port, &head.headers).await?;
         check_traffic_token(&id, port, &route, &head.headers)?;
-        let lane = self.lane(id, &route)?;
-        exchange.at(&lane.id, port, &lane.counters);
-        Ok(Visit {
-            open: lane.admit()?,
-            lane,
+        let pool = self.pool(id, &route)?;
+        record.at(&pool.id, port, &pool.counters);
+        Ok(ProxyRequest {
+            open: pool.admit()?,
+            pool,
             route,
             port,
             peer: Peer::of(&head.extensions),
-            exchange: Arc::clone(exchange),
+            record: Arc::clone(record),
         })
     }
 
@@ -279,7 +282,7 @@ impl Shared {
             envd_access_token: secret(headers, &ACCESS_TOKEN),
         };
         let (routes, sleeper) = (Arc::clone(&self.routes), id.clone());
-        let woken = at_home(&self.home, async move {
+        let woken = on_main_runtime(&self.home, async move {
             routes.wake(&sleeper, port, &credentials).await
         });
         woken.await.map_err(|error| match error {
@@ -292,25 +295,25 @@ impl Shared {
         })
     }
 
-    fn lane(&self, id: SandboxId, route: &Arc<Route>) -> Result<Arc<Lane>, Refusal> {
+    fn pool(&self, id: SandboxId, route: &Arc<Route>) -> Result<Arc<UpstreamPool>, Refusal> {
         if self.drains.stop.is_cancelled() {
             return Err(Refusal::NotFound(id));
         }
-        let mut lanes = self.lanes();
-        if let Some(lane) = lanes.get(&id)
-            && !lane.ended.is_cancelled()
-            && lane.route.address == route.address
+        let mut pools = self.pools();
+        if let Some(pool) = pools.get(&id)
+            && !pool.ended.is_cancelled()
+            && pool.route.address == route.address
         {
-            return Ok(Arc::clone(lane));
+            return Ok(Arc::clone(pool));
         }
-        let lane = Lane::new(
+        let pool = UpstreamPool::new(
             id.clone(),
             Arc::clone(route),
             Arc::clone(&self.config),
             self.drains.tasks.clone(),
         );
-        lanes.insert(id, Arc::clone(&lane));
-        Ok(lane)
+        pools.insert(id, Arc::clone(&pool));
+        Ok(pool)
     }
 }
 
@@ -384,7 +387,9 @@ where
         if matches!(target, Ok(Target::Fallback)) {
             let answer = self.fallback.clone().oneshot(request);
             let home = self.edge.shared.home.clone();
-            return Box::pin(async move { Ok(at_home(&home, answer).await?.map(Either::Right)) });
+            return Box::pin(async move {
+                Ok(on_main_runtime(&home, answer).await?.map(Either::Right))
+            });
         }
         let shared = Arc::clone(&self.edge.shared);
         Box::pin(async move { Ok(shared.answer(target, request).await.map(Either::Left)) })
@@ -397,16 +402,16 @@ impl Shared {
         target: Result<Target, Refusal>,
         request: Request<Incoming>,
     ) -> Response<EdgeBody> {
-        let exchange = Exchange::new(
+        let record = RequestRecord::new(
             request.method().clone(),
             request.uri(),
             Peer::of(request.extensions()),
             Arc::clone(&self.totals),
         );
-        let request = Upload::of(request, &self.drains, Arc::clone(&exchange));
+        let request = Upload::of(request, &self.drains, Arc::clone(&record));
         let (head, body) = request.into_parts();
         let client = Client::of(&head);
-        let answer = match self.admit(target, &head, &exchange).await {
+        let answer = match self.admit(target, &head, &record).await {
             Ok(visit) => {
                 let request = Request::from_parts(head, body);
                 visit.forward(&self.config, request).await
@@ -415,12 +420,12 @@ impl Shared {
         };
         match answer {
             Ok(response) => {
-                exchange.answered(response.status(), false);
+                record.answered(response.status(), false);
                 response
             }
             Err(refusal) => {
-                exchange.answered(refusal.status(), true);
-                tracing::debug!(sandbox = ?refusal.sandbox(), %refusal, "refused");
+                record.answered(refusal.status(), true);
+                tracing::debug!(sandbox = ?refusal.sandbox(), %refusal, "request refused");
                 refusal.into_response(&client)
             }
         }

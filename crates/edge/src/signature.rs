@@ -14,7 +14,9 @@ use subtle::{Choice, ConstantTimeEq as _};
 /// What a signature allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileOperation {
+    /// A download.
     Read,
+    /// An upload.
     Write,
 }
 

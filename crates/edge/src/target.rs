@@ -24,7 +24,9 @@ pub const SANDBOX_PORT: HeaderName = HeaderName::from_static("e2b-sandbox-port")
 /// One port of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
+    /// The sandbox.
     pub id: SandboxId,
+    /// The port in its guest.
     pub port: u16,
 }
 
@@ -33,6 +35,7 @@ pub struct Destination {
 pub enum Target {
     /// Not for a sandbox.
     Fallback,
+    /// A port of a sandbox.
     Sandbox(Destination),
     /// For the sandbox whose token made the signature.
     SignedFile(SignedFile),

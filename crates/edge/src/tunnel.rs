@@ -5,9 +5,9 @@
 //! content. An idle tunnel so costs its two sockets and a small task. The end of one
 //! direction is passed on while the other continues.
 
-use crate::exchange::Exchange;
 use crate::guest::GuestConnection;
-use crate::lane::Lane;
+use crate::record::RequestRecord;
+use crate::upstream::UpstreamPool;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::cell::RefCell;
@@ -25,17 +25,17 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);
 }
 
-/// Starts the tunnel's task. It ends with either side, or with the lane.
+/// Starts the tunnel's task. It ends with either side, or with the pool.
 pub(crate) fn spawn(
-    lane: Arc<Lane>,
+    pool: Arc<UpstreamPool>,
     client: OnUpgrade,
     guest: OnUpgrade,
     mut connection: GuestConnection,
     open: OwnedSemaphorePermit,
-    exchange: Arc<Exchange>,
+    record: Arc<RequestRecord>,
 ) {
-    let ended = lane.ended.clone();
-    let tasks = lane.tasks.clone();
+    let ended = pool.ended.clone();
+    let tasks = pool.tasks.clone();
     tasks.spawn(async move {
         let _open = open;
         let joined = async {
@@ -44,18 +44,18 @@ pub(crate) fn spawn(
             let (client, guest) = tokio::try_join!(client, guest).map_err(io::Error::other)?;
             drop(connection);
             let (mut client, mut guest) = (TokioIo::new(client), TokioIo::new(guest));
-            join(&mut client, &mut guest, &exchange).await
+            join(&mut client, &mut guest, &record).await
         };
         tokio::select! {
             result = joined => if let Err(error) = result {
-                tracing::debug!(sandbox = %lane.id, %error, "tunnel broke");
+                tracing::debug!(sandbox = %pool.id, %error, "tunnel failed");
             },
             () = ended.cancelled() => {}
         }
     });
 }
 
-async fn join<A, B>(client: &mut A, guest: &mut B, exchange: &Exchange) -> io::Result<()>
+async fn join<A, B>(client: &mut A, guest: &mut B, record: &RequestRecord) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -63,9 +63,9 @@ where
     let (mut up, mut down) = (Direction::default(), Direction::default());
     poll_fn(|context| {
         let up_over = up.poll(context, client, guest)?;
-        exchange.received(std::mem::take(&mut up.passed));
+        record.received(std::mem::take(&mut up.passed));
         let down_over = down.poll(context, guest, client)?;
-        exchange.sent(std::mem::take(&mut down.passed));
+        record.sent(std::mem::take(&mut down.passed));
         if up_over.is_ready() && down_over.is_ready() {
             Poll::Ready(Ok(()))
         } else {

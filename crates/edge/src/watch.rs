@@ -11,12 +11,13 @@
 
 use crate::config::ServerConfig;
 use futures::task::AtomicWaker;
+use hearth_util::LockExt as _;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -116,9 +117,7 @@ impl Keeper {
     }
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock_unpoisoned()
     }
 }
 

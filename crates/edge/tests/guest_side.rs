@@ -5,7 +5,9 @@ mod support;
 
 use async_trait::async_trait;
 use futures::{SinkExt as _, StreamExt as _};
-use hearth_edge::{Cores, Edge, EdgeConfig, Route, Routes, ServerConfig, Visited, serve};
+use hearth_edge::{
+    ConnectionThreads, Edge, EdgeConfig, Route, Routes, ServerConfig, Visited, serve,
+};
 use hearth_ids::SandboxId;
 use http::Request;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -248,7 +250,7 @@ async fn each_request_is_asked_about() {
     };
     let edge = Edge::new(Arc::new(routes), config);
     let (listener, port) = listen().await;
-    let cores = Cores::start(1).expect("threads");
+    let cores = ConnectionThreads::start(1).expect("threads");
     let stop = CancellationToken::new();
     let limits = ServerConfig::default();
     let serving = tokio::spawn(serve(listener, edge.alone(), limits, cores, stop.clone()));

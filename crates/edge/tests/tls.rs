@@ -5,7 +5,8 @@ mod support;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use hearth_edge::{
-    BoxError, Cores, Edge, EdgeConfig, Route, RouteTable, ServerConfig, ServerStopped, serve_tls,
+    BoxError, ConnectionThreads, Edge, EdgeConfig, Route, RouteTable, ServerConfig, ServerStopped,
+    serve_tls,
 };
 use hearth_ids::SandboxId;
 use hearth_tls::{Authority, Certificates, server_config};
@@ -61,7 +62,7 @@ impl TlsEdge {
             listener,
             service,
             limits,
-            Cores::start(2).expect("threads"),
+            ConnectionThreads::start(2).expect("threads"),
             config,
             shutdown.clone(),
         ));

@@ -1,11 +1,12 @@
 //! The agent as a whole: its parts, and running them until told to stop.
 
+use hearth_util::LockExt as _;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -76,12 +77,12 @@ impl Agent {
     /// Cancelled when the sandbox begins another life: it was restored, so that
     /// whoever was connected before is not any more.
     pub fn life(&self) -> CancellationToken {
-        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        let life = self.life.lock_unpoisoned();
         life.clone()
     }
 
     pub fn begin_life(&self) {
-        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut life = self.life.lock_unpoisoned();
         std::mem::take(&mut *life).cancel();
     }
 }
@@ -138,18 +139,21 @@ impl Server {
         }
         for process in state.processes {
             if let Err(error) = agent.launcher.adopt(process) {
-                tracing::error!(%error, "a process cannot be taken over");
+                tracing::error!(%error, "adopt process failed");
             }
         }
         let settings = agent.settings.snapshot();
         for poller in state.pollers {
             let Ok(user) = agent.users.by_name(&poller.user) else {
-                tracing::error!(user = poller.user, "a watcher's user is gone");
+                tracing::error!(
+                    user = poller.user,
+                    "adopt watcher failed: its user does not exist"
+                );
                 continue;
             };
             let actor = Actor::new(user, &settings, &agent.users);
             if let Err(error) = agent.pollers.adopt(poller, actor) {
-                tracing::error!(%error, "a watcher cannot be taken over");
+                tracing::error!(%error, "adopt watcher failed");
             }
         }
         Ok(Self {
@@ -230,7 +234,7 @@ fn succeed(agent: &Agent, listener: TcpListener) -> io::Result<Successor> {
         .filter_map(|process| {
             let state = process.state_for_successor();
             state
-                .inspect_err(|error| tracing::error!(%error, "a process is left behind"))
+                .inspect_err(|error| tracing::error!(%error, "hand process over failed"))
                 .ok()
         })
         .collect();
@@ -299,6 +303,6 @@ fn cgroups(config: &Config) -> Option<Cgroups> {
         return None;
     }
     Cgroups::create()
-        .inspect_err(|error| tracing::error!(%error, "cannot make control groups"))
+        .inspect_err(|error| tracing::error!(%error, "create control groups failed"))
         .ok()
 }

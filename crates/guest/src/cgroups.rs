@@ -62,7 +62,7 @@ impl Cgroups {
         // Either may be missing in a kernel; groups are useful without.
         for controller in ["+memory", "+cpu"] {
             if let Err(error) = std::fs::write(root.join("cgroup.subtree_control"), controller) {
-                tracing::warn!(controller, %error, "cgroup controller is not there");
+                tracing::warn!(controller, %error, "cgroup controller missing");
             }
         }
         let limit = memory_limit(total_memory()?);
@@ -78,7 +78,7 @@ impl Cgroups {
             ];
             for (name, value) in settings {
                 if let Err(error) = std::fs::write(path.join(name), value) {
-                    tracing::warn!(group = class.name(), name, %error, "cannot limit a group");
+                    tracing::warn!(group = class.name(), name, %error, "set control group limit failed");
                 }
             }
             let procs = File::options()

@@ -2,8 +2,9 @@
 //! user and working directory. Readers take a cheap snapshot; one writer at a
 //! time replaces it whole, so nobody sees half of a change.
 
+use hearth_util::RwLockExt as _;
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 
 use subtle::ConstantTimeEq as _;
 
@@ -105,13 +106,13 @@ impl From<Settings> for SettingsCell {
 
 impl SettingsCell {
     pub fn snapshot(&self) -> Arc<Settings> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read_unpoisoned())
     }
 
     /// Replaces the settings by what `change` makes of a copy, unless it
     /// refuses.
     pub fn change<E>(&self, change: impl FnOnce(&mut Settings) -> Result<(), E>) -> Result<(), E> {
-        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.0.write_unpoisoned();
         let mut next = Settings::clone(&current);
         change(&mut next)?;
         *current = Arc::new(next);

@@ -2,6 +2,7 @@
 //! where it enters the program; inside, no bare `String` or `Uuid` names a thing.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod sandbox;
 mod template;
@@ -15,14 +16,28 @@ pub use uuids::{BuildId, ExecutionId, TeamId};
 /// the caller who sent the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
+    /// Not the ID of a sandbox.
     #[error("invalid sandbox ID {0:?}: expected \"i\" and 20 characters of a-z and 0-9")]
     Sandbox(String),
+    /// Not the ID of a template.
     #[error("invalid template ID {0:?}: expected 1 to 128 characters of a-z, 0-9, \"-\" and \"_\"")]
     Template(String),
+    /// Not the name of a template.
     #[error("invalid template reference {text:?}: {why}")]
-    TemplateReference { text: String, why: &'static str },
+    TemplateReference {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Not a UUID.
     #[error("invalid {kind} ID {text:?}: expected a UUID")]
-    Uuid { kind: &'static str, text: String },
+    Uuid {
+        /// What the ID is of.
+        kind: &'static str,
+        /// What was given.
+        text: String,
+    },
 }
 
 /// Implements `Display`, `FromStr`-based serde and conversions for an id whose

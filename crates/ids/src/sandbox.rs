@@ -16,6 +16,7 @@ impl SandboxId {
         Self(format!("i{}", random_base36(RANDOM_LENGTH)))
     }
 
+    /// The ID as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

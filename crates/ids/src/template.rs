@@ -12,11 +12,13 @@ const MAX_LENGTH: usize = 128;
 pub struct TemplateId(String);
 
 impl TemplateId {
+    /// A new random ID.
     #[must_use]
     pub fn random() -> Self {
         Self(random_base36(20))
     }
 
+    /// The ID as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -47,8 +49,11 @@ text_serde!(TemplateId);
 /// may also be a template's id, and the tag the id of one of its builds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TemplateReference {
+    /// What stands before the slash.
     pub namespace: Option<String>,
+    /// The template's name or ID.
     pub alias: String,
+    /// What stands after the colon.
     pub tag: Option<String>,
 }
 

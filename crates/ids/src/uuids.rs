@@ -17,11 +17,13 @@ macro_rules! uuid_id {
                 Self(Uuid::new_v4())
             }
 
+            /// The ID with this UUID.
             #[must_use]
             pub const fn from_uuid(uuid: Uuid) -> Self {
                 Self(uuid)
             }
 
+            /// The UUID underneath.
             #[must_use]
             pub const fn uuid(self) -> Uuid {
                 self.0

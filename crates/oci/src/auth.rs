@@ -4,21 +4,13 @@
 use crate::{
     Credentials, Error, Mirror, Reference, Registries, aws,
     client::{Elsewhere, Http, message},
+    login::{Login, header},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 /// User name under which Google's registries take a key file.
 const GCP_USER: &str = "_json_key";
-
-/// A name and a password.
-#[derive(Debug, Clone)]
-pub(crate) struct Login {
-    pub(crate) username: String,
-    pub(crate) password: SecretString,
-}
 
 impl Login {
     /// What the credentials amount to at a registry.
@@ -67,19 +59,6 @@ impl Login {
             password: password.into(),
         }))
     }
-
-    fn basic(&self) -> Result<HeaderValue, Error> {
-        let text = format!("{}:{}", self.username, self.password.expose_secret());
-        header(&format!("Basic {}", STANDARD.encode(text)))
-    }
-}
-
-fn header(text: &str) -> Result<HeaderValue, Error> {
-    let mut value = HeaderValue::from_str(text).map_err(|_| {
-        Error::Credentials("the credentials hold characters that cannot be sent".to_owned())
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 /// A challenge of a registry.

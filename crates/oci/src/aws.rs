@@ -3,8 +3,8 @@
 
 use crate::{
     Error,
-    auth::Login,
     client::{Http, message},
+    login::Login,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;

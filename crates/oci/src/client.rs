@@ -4,9 +4,9 @@
 use crate::{
     Error, Registries,
     dial::{Dialer, Listed},
-    error::chain,
 };
 use bytes::Bytes;
+use hearth_util::chain;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{ACCEPT, AUTHORIZATION, LOCATION, RANGE, USER_AGENT},

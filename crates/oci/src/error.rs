@@ -3,6 +3,8 @@
 
 use std::{io, path::PathBuf};
 
+/// What can go wrong between a reference and a tree.
+#[expect(missing_docs, reason = "the messages say what the variants are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("invalid image reference {text:?}: {why}")]
@@ -66,14 +68,4 @@ impl Error {
             source,
         }
     }
-}
-
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }

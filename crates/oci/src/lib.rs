@@ -9,6 +9,7 @@
 //! outside of its tree.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod assemble;
 mod auth;
@@ -20,6 +21,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod login;
 mod pull;
 mod reference;
 mod registries;

@@ -6,19 +6,19 @@
 //! manifest says is given up at that byte.
 
 use crate::{
-    Credentials, Error, Reference, Registries,
-    auth::{self, Login},
+    Credentials, Error, Reference, Registries, auth,
     client::{Elsewhere, Http, MAX_ANSWER, message},
-    error::chain,
+    login::Login,
     reference::is_digest,
 };
 use bytes::Bytes;
+use hearth_util::{LockExt as _, chain};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use std::{path::Path, sync::Mutex, sync::PoisonError};
+use std::{path::Path, sync::Mutex};
 use tokio::io::AsyncWriteExt;
 
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, \
@@ -44,6 +44,7 @@ pub struct Image {
     pub digest: String,
     /// `NAME=value`, as the image's author set them.
     pub env: Vec<String>,
+    /// From the lowest to the topmost.
     pub layers: Vec<Layer>,
     place: Place,
 }
@@ -51,6 +52,7 @@ pub struct Image {
 /// A layer as the manifest names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
+    /// Of the compressed bytes: algorithm, colon, hexadecimal digits.
     pub digest: String,
     /// Compressed, in bytes.
     pub size: u64,
@@ -148,7 +150,7 @@ impl Client {
             match found.await {
                 Ok(found) => return Ok(found),
                 Err(error) => {
-                    tracing::debug!(mirror = mirror.location, error = %chain(&error), "a mirror has not the image");
+                    tracing::debug!(mirror = mirror.location, error = %chain(&error), "resolve image at mirror failed");
                 }
             }
         }
@@ -280,7 +282,11 @@ impl Client {
         for attempt in 1.. {
             let response = match self.get(place, &url, "*/*", got).await {
                 Err(Error::Unreachable { why, .. }) if attempt < ATTEMPTS => {
-                    tracing::debug!(registry = place.host, why, "ask for a layer again");
+                    tracing::debug!(
+                        registry = place.host,
+                        why,
+                        "download layer failed; retrying"
+                    );
                     continue;
                 }
                 answer => answer?,
@@ -309,7 +315,7 @@ impl Client {
                         registry = place.host,
                         why,
                         got,
-                        "ask for the rest of a layer"
+                        "layer download interrupted; resuming"
                     );
                 }
             }
@@ -375,10 +381,7 @@ impl Client {
             let login = place.login.as_ref();
             let header =
                 auth::answer(&self.http, &place.image, &place.host, &headers, login).await?;
-            *place
-                .authorization
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Some(header.clone());
+            *place.authorization.lock_unpoisoned() = Some(header.clone());
             response = ask(Some(header)).await?;
         }
         let status = response.status();
@@ -411,10 +414,7 @@ impl Client {
 
 impl Place {
     fn authorization(&self) -> Option<HeaderValue> {
-        self.authorization
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.authorization.lock_unpoisoned().clone()
     }
 
     fn protocol(&self, what: String) -> Error {

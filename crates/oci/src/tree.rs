@@ -34,7 +34,9 @@ pub struct Tree {
 /// Owner, mode and time of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attributes {
+    /// User that owns it.
     pub uid: u32,
+    /// Group that owns it.
     pub gid: u32,
     /// Permission bits, with setuid, setgid and sticky.
     pub mode: u32,
@@ -58,6 +60,7 @@ impl Tree {
         })
     }
 
+    /// The tree's directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

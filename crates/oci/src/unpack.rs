@@ -47,7 +47,9 @@ pub struct UnpackLimits {
 /// What was unpacked so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unpacked {
+    /// Bytes of files.
     pub bytes: u64,
+    /// Files, directories and links.
     pub entries: u64,
     /// Devices, which were left out.
     pub skipped: u64,

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use hearth_control::{LogEntry, LogLevel};
 use hearth_ids::{SandboxId, TeamId};
+use hearth_util::LockExt as _;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -18,7 +19,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -43,7 +44,9 @@ const BURST_BYTES: f64 = 4.0 * 1024.0 * 1024.0;
 /// A running sandbox.
 #[derive(Debug, Clone)]
 pub struct Target {
+    /// The sandbox.
     pub id: SandboxId,
+    /// The team that owns it.
     pub team_id: TeamId,
     /// Of its agent.
     pub address: SocketAddr,
@@ -57,6 +60,7 @@ pub struct Target {
 
 /// Knows the sandboxes that run.
 pub trait Source: Send + Sync + 'static {
+    /// Those that run now.
     fn targets(&self) -> Vec<Target>;
 }
 
@@ -125,14 +129,11 @@ async fn supervise(shared: Arc<Shared>) {
             let store = shared.store.clone();
             let pruned = tokio::task::spawn_blocking(move || store.prune(SystemTime::now()));
             if let Ok(Err(error)) = pruned.await {
-                tracing::warn!(%error, "cannot prune what sandboxes told");
+                tracing::warn!(%error, "prune telemetry failed");
             }
         }
         for target in shared.source.targets() {
-            let mut followed = shared
-                .followed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut followed = shared.followed.lock_unpoisoned();
             if !target.closed.is_cancelled() && followed.insert(target.id.clone()) {
                 shared.tasks.spawn(follow(Arc::clone(&shared), target));
             }
@@ -162,7 +163,7 @@ async fn follow(shared: Arc<Shared>, target: Target) {
                 Ok(()) => pause = FIRST_PAUSE,
                 Err(error) => {
                     let error = error as &dyn std::error::Error;
-                    tracing::debug!(sandbox = %id, error, "collecting was broken off");
+                    tracing::debug!(sandbox = %id, error, "collect telemetry failed");
                     if began.elapsed() > LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
                     }
@@ -178,10 +179,7 @@ async fn follow(shared: Arc<Shared>, target: Target) {
         () = reading => {}
         () = shared.stop.cancelled() => {}
     }
-    let mut followed = shared
-        .followed
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut followed = shared.followed.lock_unpoisoned();
     followed.remove(&id);
 }
 

@@ -13,8 +13,11 @@ const QUEUE: usize = 1024;
 /// One entry and whose it is.
 #[derive(Debug)]
 pub struct Event {
+    /// The sandbox that it is about.
     pub sandbox_id: SandboxId,
+    /// The team that owns the sandbox.
     pub team_id: TeamId,
+    /// What happened.
     pub entry: LogEntry,
 }
 
@@ -35,7 +38,7 @@ impl EventLog {
                 let (events, store) = (std::mem::take(&mut events), store.clone());
                 let adding = tokio::task::spawn_blocking(move || keep(&store, events));
                 if let Err(error) = adding.await {
-                    tracing::error!(%error, "keeping events failed");
+                    tracing::error!(%error, "store events failed");
                 }
             }
         });
@@ -45,7 +48,7 @@ impl EventLog {
     /// Keeps an entry, unless too many wait.
     pub fn add(&self, event: Event) {
         if let Err(error) = self.queue.try_send(event) {
-            tracing::debug!(%error, "an event was lost");
+            tracing::debug!(%error, "store event failed");
         }
     }
 }
@@ -55,7 +58,7 @@ fn keep(store: &Store, events: Vec<Event>) {
         let entries = [event.entry];
         let added = store.add_events(&event.sandbox_id, event.team_id, &entries);
         if let Err(error) = added {
-            tracing::debug!(sandbox = %event.sandbox_id, %error, "an event was lost");
+            tracing::debug!(sandbox = %event.sandbox_id, %error, "store event failed");
         }
     }
 }

@@ -11,6 +11,7 @@
 //! [`store::Limits::keep`].
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod collector;
 pub mod events;

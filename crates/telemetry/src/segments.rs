@@ -33,6 +33,7 @@ pub struct Appender {
 }
 
 impl Segments {
+    /// The files `name` and `name.old` in `directory`, the present one of at most `limit` bytes.
     #[must_use]
     pub fn new(directory: &Path, name: &str, limit: u64) -> Self {
         Self {

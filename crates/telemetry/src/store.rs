@@ -50,6 +50,7 @@ impl Default for Limits {
     }
 }
 
+/// Logs and samples of all sandboxes, one folder for each. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
@@ -377,7 +378,7 @@ fn weigh(directory: &Path) -> io::Result<(SystemTime, u64)> {
 
 fn forget(directory: &Path) {
     if let Err(error) = fs::remove_dir_all(directory) {
-        tracing::warn!(%error, directory = %directory.display(), "cannot forget a sandbox");
+        tracing::warn!(%error, directory = %directory.display(), "remove a sandbox's telemetry failed");
     }
 }
 

@@ -14,12 +14,16 @@ const MAX_FIELDS: usize = 32;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Line {
+    /// Log entries.
     Batch(Batch),
+    /// A sample of the metrics.
     Metrics(Sample),
 }
 
+/// Log entries that the guest sends together.
 #[derive(Debug, Deserialize)]
 pub struct Batch {
+    /// In the order of their making.
     #[serde(default)]
     pub entries: Vec<Entry>,
     /// Entries that the guest could not keep.
@@ -27,36 +31,54 @@ pub struct Batch {
     pub lost: u64,
 }
 
+/// One log entry of a guest.
 #[derive(Debug, Deserialize)]
 pub struct Entry {
     /// Unix time in microseconds.
     pub id: u64,
+    /// How important it is.
     pub level: Level,
+    /// What in the guest wrote it.
     pub logger: String,
+    /// The text.
     pub message: String,
+    /// More about it, by name.
     #[serde(default)]
     pub fields: BTreeMap<String, String>,
 }
 
+/// How important an entry is.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
+    /// For who looks for a fault.
     Debug,
+    /// What happens in the ordinary course.
     Info,
+    /// What may become a fault.
     Warn,
+    /// A fault.
     Error,
 }
 
+/// The metrics of a guest at one moment.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Sample {
     /// Unix time in seconds.
     pub ts: i64,
+    /// Virtual processors.
     pub cpu_count: u32,
+    /// Use of one processor in per cent: up to 100 for each.
     pub cpu_used_pct: f64,
+    /// Bytes of memory in use, caches left out.
     pub mem_used: u64,
+    /// Bytes of memory.
     pub mem_total: u64,
+    /// Bytes of memory that hold files.
     pub mem_cache: u64,
+    /// Bytes of the disk in use.
     pub disk_used: u64,
+    /// Bytes of the disk.
     pub disk_total: u64,
 }
 

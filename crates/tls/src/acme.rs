@@ -48,6 +48,7 @@ pub struct Acme {
 }
 
 /// Why there is no certificate of the authority's.
+#[expect(missing_docs, reason = "the messages say what the variants are")]
 #[derive(Debug, thiserror::Error)]
 pub enum AcmeError {
     #[error("talk to the certificate authority")]
@@ -69,11 +70,13 @@ pub enum AcmeError {
 }
 
 impl Acme {
+    /// The file with the certificate and its issuers, in PEM.
     #[must_use]
     pub fn chain(&self) -> PathBuf {
         self.folder.join("chain.pem")
     }
 
+    /// The file with the certificate's private key, in PEM.
     #[must_use]
     pub fn key(&self) -> PathBuf {
         self.folder.join("key.pem")

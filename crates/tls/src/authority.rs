@@ -101,7 +101,7 @@ impl Authority {
             authority.successor = Some(match successor {
                 Some((_, successor)) => successor.pem,
                 None => {
-                    tracing::info!(domain, "made the certificate authority that follows");
+                    tracing::info!(domain, "created the next certificate authority");
                     next.create(domain)?.pem
                 }
             });
@@ -110,7 +110,7 @@ impl Authority {
         tracing::warn!(
             domain,
             announced = successor.is_some(),
-            "replace the certificate authority: clients must trust the new one"
+            "certificate authority replaced: clients must trust the new one"
         );
         let old = keys_dir.join("ca.crt.old");
         file::write(&old, authority.pem.as_bytes(), 0o600)?;
@@ -166,6 +166,7 @@ impl Authority {
         )
     }
 
+    /// The authority's own certificate, which clients are to trust.
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate

@@ -4,6 +4,7 @@
 
 use crate::authority::{LEAF_LIFE, system_time};
 use crate::{Authority, Error, file};
+use hearth_util::{LockExt as _, RwLockExt as _};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -12,7 +13,7 @@ use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, SystemTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -103,11 +104,11 @@ impl Certificates {
     }
 
     fn source(&self) -> Arc<Source> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read_unpoisoned())
     }
 
     fn put(&self, source: Source) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(source);
+        *self.0.write_unpoisoned() = Arc::new(source);
     }
 
     fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
@@ -117,7 +118,7 @@ impl Certificates {
                 let name = name.unwrap_or_default().to_ascii_lowercase();
                 let name = if own.needs_own_leaf(&name) { &name } else { "" };
                 own.leaf(name)
-                    .inspect_err(|error| tracing::error!(%error, name, "issue a certificate"))
+                    .inspect_err(|error| tracing::error!(%error, name, "issue certificate failed"))
                     .ok()
             }
         }
@@ -207,7 +208,7 @@ impl Own {
     }
 
     fn leaves(&self) -> MutexGuard<'_, HashMap<String, Leaf>> {
-        self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
+        self.leaves.lock_unpoisoned()
     }
 }
 
@@ -239,7 +240,7 @@ impl Given {
     }
 
     fn current(&self) -> MutexGuard<'_, (Arc<CertifiedKey>, Vec<SystemTime>)> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        self.current.lock_unpoisoned()
     }
 }
 

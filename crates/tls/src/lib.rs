@@ -17,6 +17,7 @@
 //! for each name as it is asked for, from a bounded cache.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod acme;
 mod authority;
@@ -32,6 +33,7 @@ pub use certificates::{Certificates, server_config};
 use std::path::PathBuf;
 
 /// Why there is no certificate.
+#[expect(missing_docs, reason = "the messages say what the variants are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{action} {}", path.display())]

@@ -8,7 +8,7 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use hearth_edge::{Cores, Edge, EdgeConfig, Route, RouteTable, ServerConfig};
+use hearth_edge::{ConnectionThreads, Edge, EdgeConfig, Route, RouteTable, ServerConfig};
 use hearth_ids::SandboxId;
 use std::{
     io::{BufRead, BufReader},
@@ -111,7 +111,13 @@ pub async fn run_part(args: PartArgs) -> anyhow::Result<ExitCode> {
         ..ServerConfig::default()
     };
     let server = if args.role == "echo" {
-        let serving = hearth_edge::serve(listener, echo(), limits, Cores::none(), stop.clone());
+        let serving = hearth_edge::serve(
+            listener,
+            echo(),
+            limits,
+            ConnectionThreads::none(),
+            stop.clone(),
+        );
         tokio::spawn(serving)
     } else {
         let routes = RouteTable::default();
@@ -119,7 +125,7 @@ pub async fn run_part(args: PartArgs) -> anyhow::Result<ExitCode> {
         let route = Route::new(Ipv4Addr::LOCALHOST.into(), CancellationToken::new());
         routes.insert(id, route);
         let service = Edge::new(Arc::new(routes), EdgeConfig::default()).alone();
-        let cores = Cores::start(limits.threads)?;
+        let cores = ConnectionThreads::start(limits.threads)?;
         if args.role == "edge" {
             let chain = args.chain.context("no certificate is named")?;
             let key = args.key.context("no key is named")?;

@@ -14,7 +14,7 @@ use axum::http::{
     header::{CONTENT_TYPE, STRICT_TRANSPORT_SECURITY},
 };
 use hearth_api::AppState;
-use hearth_edge::{Budget, Cores, Edge, Peer};
+use hearth_edge::{Budget, ConnectionThreads, Edge, Peer};
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -28,7 +28,7 @@ const A_YEAR: &str = "max-age=31536000";
 
 /// Bound, but not yet served.
 pub struct Listeners {
-    cores: Cores,
+    cores: ConnectionThreads,
     plain: Vec<TcpListener>,
     tls: Vec<TcpListener>,
     metrics: Vec<TcpListener>,
@@ -42,7 +42,7 @@ impl Listeners {
         let mut plain = bind(api.address, api.port).await?;
         plain.extend(bind(api.address, api.edge_port).await?);
         Ok(Self {
-            cores: Cores::start(settings.connections.threads)
+            cores: ConnectionThreads::start(settings.connections.threads)
                 .context("start the threads for connections")?,
             plain,
             tls: bind(settings.tls_address(), settings.tls.port).await?,
@@ -71,7 +71,7 @@ async fn bind(ip: IpAddr, port: u16) -> anyhow::Result<Vec<TcpListener>> {
 /// Everything that answers clients.
 pub struct Serving {
     edge: Edge,
-    cores: Cores,
+    cores: ConnectionThreads,
     tls: Option<Tls>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -130,7 +130,8 @@ impl Serving {
         for listener in listeners.metrics {
             let (pages, limits, stop) = (metrics(edge.clone()), limits.clone(), stop.clone());
             tasks.spawn(async move {
-                let serving = hearth_edge::serve(listener, pages, limits, Cores::none(), stop);
+                let serving =
+                    hearth_edge::serve(listener, pages, limits, ConnectionThreads::none(), stop);
                 report(serving.await);
             });
         }

@@ -33,6 +33,10 @@ impl Stop {
         tokio::spawn(async move {
             self.next().await;
             eprintln!("hearth: stopped at once by a second signal");
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the user asks for an end that waits for nothing"
+            )]
             std::process::exit(130);
         });
     }

@@ -8,7 +8,8 @@ pub(crate) mod stream;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use hearth_edge::{
-    BoxError, Cores, Edge, EdgeConfig, Peer, Route, RouteTable, ServerConfig, ServerStopped, serve,
+    BoxError, ConnectionThreads, Edge, EdgeConfig, Peer, Route, RouteTable, ServerConfig,
+    ServerStopped, serve,
 };
 use hearth_ids::SandboxId;
 use http::{Request, Response};
@@ -88,7 +89,7 @@ impl TestEdge {
         let address = listener.local_addr().expect("bound");
         let shutdown = CancellationToken::new();
         let service = edge.or_else(fallback);
-        let cores = Cores::start(server.threads.max(1)).expect("threads");
+        let cores = ConnectionThreads::start(server.threads.max(1)).expect("threads");
         let serving = serve(listener, service, server, cores, shutdown.clone());
         let server = tokio::spawn(serving);
         Self {

@@ -29,7 +29,10 @@ pub fn requested() -> Option<String> {
     let path = text.lines().next()?.trim();
     let wanted = path.starts_with('/') && Path::new(path).exists();
     if !wanted {
-        tracing::error!(path, "the template's init is not there; the agent is PID 1");
+        tracing::error!(
+            path,
+            "start the template's init failed: it does not exist; the agent stays PID 1"
+        );
     }
     wanted.then(|| path.to_owned())
 }

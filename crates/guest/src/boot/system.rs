@@ -94,7 +94,7 @@ pub fn announce_ready() {
 
 fn report(part: &str, result: io::Result<()>) {
     if let Err(error) = result {
-        tracing::error!(part, %error, "cannot bring up a part of the system");
+        tracing::error!(part, %error, "set up a part of the system failed");
     }
 }
 

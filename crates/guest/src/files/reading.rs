@@ -6,11 +6,12 @@
 //! the connection has sent them, because a fresh one is a page fault for every
 //! 4 KiB of it.
 
+use hearth_util::LockExt as _;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -93,7 +94,7 @@ struct Pool(Mutex<Vec<Vec<u8>>>);
 
 impl Pool {
     fn take(self: &Arc<Self>) -> Piece {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = self.0.lock_unpoisoned().pop();
         Piece {
             buffer: kept.unwrap_or_else(|| vec![0; PIECE]),
             length: 0,
@@ -119,7 +120,7 @@ impl AsRef<[u8]> for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        let mut kept = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.pool.0.lock_unpoisoned();
         if kept.len() < KEPT {
             kept.push(std::mem::take(&mut self.buffer));
         }

@@ -24,10 +24,11 @@
 pub mod image;
 pub mod state;
 
+use hearth_util::LockExt as _;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use connectrpc::ConnectError;
@@ -50,7 +51,7 @@ pub struct Handover {
 impl Handover {
     /// Begins it. `false` when it has begun already.
     pub fn begin(&self, image: OwnedFd) -> bool {
-        let mut present = self.image.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut present = self.image.lock_unpoisoned();
         if present.is_some() || self.begun.is_cancelled() {
             return false;
         }
@@ -66,7 +67,7 @@ impl Handover {
 
     /// The new program, once.
     pub fn take_image(&self) -> Option<OwnedFd> {
-        let mut image = self.image.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut image = self.image.lock_unpoisoned();
         image.take()
     }
 }
@@ -113,7 +114,7 @@ impl Successor {
         let environment: Vec<_> = environment.iter().map(CString::as_c_str).collect();
         let image = argument(format!("/proc/self/fd/{}", self.image.as_raw_fd()));
         let error = exec::replace(&image, &arguments, &environment);
-        tracing::error!(%error, "the new agent cannot be executed; the present one goes on");
+        tracing::error!(%error, "execute the new agent failed; the present one continues");
         exec::replace(c"/proc/self/exe", &arguments, &environment)
     }
 }

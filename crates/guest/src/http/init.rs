@@ -164,7 +164,7 @@ fn apply(settings: &mut Settings, request: InitRequest) {
 fn set_system(request: &InitRequest, time: Option<SystemTime>, entropy: Option<&[u8]>) {
     let report = |what: &str, result: std::io::Result<()>| {
         if let Err(error) = result {
-            tracing::error!(%error, what, "cannot set up the guest");
+            tracing::error!(%error, what, "set up the guest failed");
         }
     };
     if let Some(bytes) = entropy {

@@ -83,7 +83,7 @@ pub fn thaw(agent: &Agent) {
         if frozen.load(Ordering::Acquire)
             && let Err(error) = carry_out(agent, operation)
         {
-            tracing::error!(%error, ?operation, "cannot thaw");
+            tracing::error!(%error, ?operation, "thaw the guest failed");
         }
     }
 }

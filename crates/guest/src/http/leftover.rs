@@ -6,8 +6,9 @@
 //! rest is read before the answer goes out; a large one costs the connection, as
 //! reading it would cost more.
 
+use hearth_util::LockExt as _;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ where
 {
     /// Reads what was handed back, if it is little and comes soon.
     pub async fn read(self) {
-        let take = |slot: Slot<B>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let take = |slot: Slot<B>| slot.lock_unpoisoned().take();
         if let Some(body) = self.0.and_then(take) {
             // Whatever comes of it, the answer goes out.
             let _ = tokio::time::timeout(LIMIT, Limited::new(body, MAX_BYTES).collect()).await;
@@ -92,7 +93,7 @@ impl<B: Body + Unpin> Body for Lent<B> {
 impl<B> Drop for Lent<B> {
     fn drop(&mut self) {
         if let (Some(body), Some(back)) = (self.body.take(), &self.back) {
-            *back.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+            *back.lock_unpoisoned() = Some(body);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `GET /metrics`: how busy the guest is. Cheap enough to be asked every
 //! second: three small kernel files and one system call.
 
-use std::sync::{Mutex, PoisonError};
+use hearth_util::LockExt as _;
+use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const MIB: u64 = 1024 * 1024;
@@ -41,7 +42,7 @@ impl Meter {
         let disk = rustix::fs::statvfs("/")?;
         let now = cpu_times(&stat);
         let before = {
-            let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = self.0.lock_unpoisoned();
             std::mem::replace(&mut *last, now)
         };
         let total = field(&memory, "MemTotal:");

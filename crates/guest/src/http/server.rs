@@ -93,6 +93,6 @@ pub async fn serve(
 
 fn log_accept_error(error: &io::Error) {
     if error.kind() != io::ErrorKind::ConnectionAborted {
-        tracing::warn!(%error, "cannot accept a connection");
+        tracing::warn!(%error, "accept connection failed");
     }
 }

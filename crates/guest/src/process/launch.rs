@@ -340,7 +340,7 @@ async fn see_through(process: &Process, drained: Vec<oneshot::Receiver<()>>) -> 
             Ok(exit) => exit,
             Err(_) => {
                 if let Err(error) = process.signal(Signal::Kill) {
-                    tracing::warn!(pid = process.pid, %error, "cannot kill a process at its deadline");
+                    tracing::warn!(pid = process.pid, %error, "kill process at its deadline failed");
                 }
                 wait.await
             }

@@ -29,8 +29,9 @@ pub mod service;
 pub mod session;
 pub mod table;
 
+use hearth_util::LockExt as _;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use hearth_guest_proto::process::ProcessConfig;
 use rustix::process::Pid;
@@ -93,17 +94,15 @@ pub enum Signal {
 
 impl Process {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock_unpoisoned()
     }
 
     fn streams(&self) -> MutexGuard<'_, Vec<OutputStream>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+        self.streams.lock_unpoisoned()
     }
 
     fn forgotten(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.forgotten
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.forgotten.lock_unpoisoned()
     }
 
     /// Whether it, or children that still write to its output, are there.
@@ -166,7 +165,7 @@ impl Process {
         if let Some(pid) = self.leader().filter(|pid| session::is_left_by(*pid))
             && let Err(error) = session::signal(pid, rustix::process::Signal::HUP)
         {
-            tracing::warn!(pid = self.pid, %error, "cannot hang up a terminal");
+            tracing::warn!(pid = self.pid, %error, "hang up terminal failed");
         }
     }
 }

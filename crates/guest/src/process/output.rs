@@ -18,8 +18,9 @@
 //! One lock, never held across an await; two notifications (something to read,
 //! room to write).
 
+use hearth_util::LockExt as _;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -111,7 +112,7 @@ impl Output {
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        self.log.lock_unpoisoned()
     }
 
     /// Adds output, waiting while the fastest reader has too much unread.

@@ -8,9 +8,10 @@
 //! Outside a guest other code of the same process may have children too; then
 //! only our own are waited for.
 
+use hearth_util::LockExt as _;
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustix::process::{Pid, WaitOptions, wait, waitpid};
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,7 +51,7 @@ impl Reaper {
     pub fn adopt(&self, pid: u32) -> ExitReceiver {
         let (sender, receiver) = watch::channel(None);
         if let Ok(pid) = i32::try_from(pid) {
-            let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut owners = self.owners.lock_unpoisoned();
             owners.insert(pid, sender);
         }
         receiver
@@ -58,7 +59,7 @@ impl Reaper {
 
     /// Starts a program; the receiver gets its end.
     pub fn spawn(&self, program: &Program<'_>) -> Result<(u32, ExitReceiver), SpawnError> {
-        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owners = self.owners.lock_unpoisoned();
         let pid = spawn(program)?;
         let (sender, receiver) = watch::channel(None);
         owners.insert(pid, sender);
@@ -80,7 +81,7 @@ impl Reaper {
     }
 
     fn collect(&self) {
-        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owners = self.owners.lock_unpoisoned();
         match self.scope {
             Scope::Everything => {
                 while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {

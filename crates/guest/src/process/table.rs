@@ -1,8 +1,9 @@
 //! All processes that were started here: the running ones, and for a while
 //! those that have ended.
 
+use hearth_util::LockExt as _;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use hearth_guest_proto::process::__buffa::oneof::process_selector::Selector;
 use hearth_guest_proto::process::ProcessSelector;
@@ -31,7 +32,7 @@ struct Entries {
 
 impl Table {
     fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock_unpoisoned()
     }
 
     /// Adds a process; the key removes it again.

@@ -5,7 +5,8 @@
 //! left out. Splitting is then skipped as well, so that a gigabyte of output
 //! costs the log next to nothing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use hearth_util::LockExt as _;
+use std::sync::{Arc, Mutex};
 
 use memchr::memchr;
 use tokio::time::Instant;
@@ -44,7 +45,7 @@ impl Default for Budget {
 impl Budget {
     /// Whether `bytes` may be logged now.
     fn spend(&self, bytes: u64, now: Instant) -> bool {
-        let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bucket = self.0.lock_unpoisoned();
         let passed = now.saturating_duration_since(bucket.filled).as_millis();
         let earned = u64::try_from(passed)
             .unwrap_or(u64::MAX)

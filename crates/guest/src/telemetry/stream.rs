@@ -67,7 +67,7 @@ pub fn answer<B>(agent: &Arc<Agent>, request: &Request<B>) -> Result<Response, H
     let meter = Meter::default();
     // The measurement begins here.
     if let Err(error) = meter.read() {
-        tracing::warn!(%error, "cannot read metrics");
+        tracing::warn!(%error, "read metrics failed");
     }
     let reader = Reader {
         agent: Arc::clone(agent),
@@ -98,7 +98,7 @@ impl Reader {
                 () = self.agent.handover.begun().cancelled() => return None,
                 _ = self.ticks.tick() => match self.meter.read() {
                     Ok(metrics) => return line(&Line::Metrics(&metrics)),
-                    Err(error) => tracing::warn!(%error, "cannot read metrics"),
+                    Err(error) => tracing::warn!(%error, "read metrics failed"),
                 },
                 () = self.agent.config.log.wait(&self.position) => {
                     tokio::time::sleep(BATCH_DELAY).await;

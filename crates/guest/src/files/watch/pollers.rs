@@ -1,7 +1,8 @@
 //! Watchers for clients that ask instead of listening.
 
+use hearth_util::LockExt as _;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hearth_guest_proto::filesystem::FilesystemEvent;
@@ -68,7 +69,7 @@ impl Pollers {
     }
 
     fn pollers(&self) -> MutexGuard<'_, HashMap<String, Arc<Poller>>> {
-        self.pollers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pollers.lock_unpoisoned()
     }
 
     /// Adds a poller and returns its id.
@@ -141,7 +142,7 @@ impl Pollers {
     /// What has happened since the last question; `None` for an unknown id.
     pub async fn take(&self, id: &str) -> Option<Result<Vec<FilesystemEvent>, FileError>> {
         let poller = Arc::clone(self.pollers().get(id)?);
-        *poller.asked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *poller.asked.lock_unpoisoned() = Instant::now();
         let mut state = poller.state.lock().await;
         if let Err(error) = poller.drain(&mut state).await {
             return Some(Err(error));
@@ -167,7 +168,7 @@ impl Pollers {
 
 impl Poller {
     fn is_wanted(&self) -> bool {
-        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = *self.asked.lock_unpoisoned();
         let wanted = asked.elapsed() < FORGOTTEN_AFTER;
         if !wanted {
             self.stop.cancel();

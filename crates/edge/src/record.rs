@@ -1,7 +1,7 @@
 //! One request and its answer, for as long as anything of them lives: what is
 //! counted and what the access log says of it.
 //!
-//! Everybody who moves its bytes holds an [`Exchange`]; with the last one it is
+//! Everybody who moves its bytes holds a [`RequestRecord`]; with the last one it is
 //! over and its line is written. Counters go up as bytes flow, so that a stream of
 //! hours is seen while it lasts. They are statistics: relaxed atomics, read without
 //! a claim of a consistent moment.
@@ -50,14 +50,14 @@ impl Counters {
     }
 }
 
-/// The sandbox of an exchange, once it is known.
+/// The sandbox of a record, once it is known.
 struct Place {
     id: SandboxId,
     port: u16,
     counters: Arc<Counters>,
 }
 
-pub(crate) struct Exchange {
+pub(crate) struct RequestRecord {
     method: Method,
     /// A copy: a part of the head would keep the whole buffer that it was read into.
     path: Box<str>,
@@ -71,7 +71,7 @@ pub(crate) struct Exchange {
     uploading: AtomicBool,
 }
 
-impl Exchange {
+impl RequestRecord {
     pub(crate) fn new(method: Method, uri: &Uri, peer: Peer, totals: Arc<Counters>) -> Arc<Self> {
         Arc::new(Self {
             method,
@@ -94,7 +94,7 @@ impl Exchange {
             port,
             counters: Arc::clone(counters),
         };
-        // An exchange is admitted once.
+        // A record is admitted once.
         let _ = self.place.set(place);
     }
 
@@ -137,7 +137,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for RequestRecord {
     /// Writes the line. Queries stay out of it: they carry signatures.
     fn drop(&mut self) {
         let place = self.place.get();

@@ -4,7 +4,8 @@ mod support;
 
 use async_trait::async_trait;
 use hearth_edge::{
-    BoxError, Cores, Credentials, Edge, EdgeConfig, Route, Routes, ServerConfig, WakeError, serve,
+    BoxError, ConnectionThreads, Credentials, Edge, EdgeConfig, Route, Routes, ServerConfig,
+    WakeError, serve,
 };
 use hearth_ids::SandboxId;
 use http::{Request, Response, StatusCode};
@@ -150,7 +151,10 @@ async fn waking_and_the_service_behind_run_where_the_edge_was_made() {
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let (cores, stop) = (Cores::start(2).expect("threads"), CancellationToken::new());
+    let (cores, stop) = (
+        ConnectionThreads::start(2).expect("threads"),
+        CancellationToken::new(),
+    );
     let service = edge.or_else(behind);
     let serving = serve(
         listener,

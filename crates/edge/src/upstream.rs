@@ -1,34 +1,32 @@
-//! A lane is what the edge holds for one running sandbox: connections kept for the
+//! An upstream pool is what the edge holds for one running sandbox: connections kept for the
 //! next request, and a count of what is open.
 //!
 //! Who owns a connection: while a request uses it, the request's future and then the
-//! response's body; in between, the lane. Dropping a [`GuestConnection`] anywhere
+//! response's body; in between, the pool. Dropping a [`GuestConnection`] anywhere
 //! else closes its socket at once, so a client that goes away is noticed by the
 //! guest. A kept connection goes to requests of the thread that it lives on alone
-//! (see [`cores`](crate::cores)); limits count those of all threads.
+//! (see [`threads`](crate::threads)); limits count those of all threads.
 //!
-//! A lane ends when its route's `closed` token fires or the edge shuts down. Its
-//! requests see that through `ended`; the edge's sweep drops the lane later.
+//! A pool ends when its route's `closed` token fires or the edge shuts down. Its
+//! requests see that through `ended`; the edge's sweep drops the pool later.
 
 use crate::AGENT_PORT;
 use crate::config::EdgeConfig;
-use crate::cores::CoreId;
-use crate::drain::Upload;
-use crate::exchange::Counters;
-use crate::guest::GuestConnection;
+use crate::guest::{GuestConnection, OutgoingBody};
 use crate::guest_tls::{self, GuestStream, Protocol};
 use crate::loopback;
+use crate::record::Counters;
 use crate::refusal::Refusal;
 use crate::routes::Route;
-use bytes::Bytes;
+use crate::threads::CoreId;
 use hearth_ids::SandboxId;
-use http_body_util::{Either, Empty};
+use hearth_util::LockExt as _;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Context;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -36,9 +34,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::either::Either as Stream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-
-/// A request's body on its way to a guest.
-pub(crate) type OutgoingBody = Either<Upload, Empty<Bytes>>;
 
 /// An HTTP/2 connection to a guest, shared by its streams; closed with the last.
 #[derive(Clone)]
@@ -60,7 +55,7 @@ struct Kept {
     multiplexes: HashMap<(CoreId, u16), GuestMultiplex>,
 }
 
-pub(crate) struct Lane {
+pub(crate) struct UpstreamPool {
     pub(crate) id: SandboxId,
     pub(crate) route: Arc<Route>,
     /// Fires with the route's `closed`, or when the edge shuts down.
@@ -72,7 +67,7 @@ pub(crate) struct Lane {
     pub(crate) tasks: TaskTracker,
 }
 
-impl Lane {
+impl UpstreamPool {
     pub(crate) fn new(
         id: SandboxId,
         route: Arc<Route>,
@@ -109,7 +104,7 @@ impl Lane {
     }
 
     /// A kept connection of this thread that can take a request now.
-    pub(crate) async fn kept_connection(&self, port: u16) -> Option<GuestConnection> {
+    pub(crate) async fn idle_connection(&self, port: u16) -> Option<GuestConnection> {
         let (core, limit) = (CoreId::current(), self.config.idle_limit(port));
         loop {
             let idle = {
@@ -129,7 +124,7 @@ impl Lane {
     }
 
     /// Keeps a connection whose response was read to its end, if it can be used again.
-    pub(crate) fn keep(
+    pub(crate) fn return_idle(
         &self,
         port: u16,
         mut connection: GuestConnection,
@@ -204,7 +199,7 @@ impl Lane {
         match shaken {
             Ok(Ok(stream)) => Ok(Stream::Right(stream)),
             Ok(Err(error)) => {
-                tracing::debug!(sandbox = %self.id, port, %error, "no TLS in the guest");
+                tracing::debug!(sandbox = %self.id, port, %error, "TLS handshake with the guest failed");
                 Err(self.no_tls(port))
             }
             Err(_) => Err(self.no_tls(port)),
@@ -225,12 +220,14 @@ impl Lane {
                 match attempt {
                     Ok(Ok(stream)) => return Some(stream),
                     Ok(Err(error)) => {
-                        tracing::debug!(sandbox = %self.id, port, %error, "guest refused");
+                        tracing::debug!(sandbox = %self.id, port, %error, "connect to the guest failed");
                         if let Some(stream) = self.dial_loopback(port, &error).await {
                             return Some(stream);
                         }
                     }
-                    Err(_) => tracing::debug!(sandbox = %self.id, port, "guest did not answer"),
+                    Err(_) => {
+                        tracing::debug!(sandbox = %self.id, port, "connect to the guest timed out")
+                    }
                 }
                 let pause = pauses.next()?;
                 tokio::time::sleep(Duration::from_millis(*pause)).await;
@@ -257,7 +254,7 @@ impl Lane {
         match loopback::dial(agent, port, token, self.config.dial_timeout()).await {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::debug!(sandbox = %self.id, port, %error, "the agent opened no tunnel");
+                tracing::debug!(sandbox = %self.id, port, %error, "open tunnel through the agent failed");
                 None
             }
         }
@@ -304,6 +301,6 @@ impl Lane {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock_unpoisoned()
     }
 }

@@ -4,14 +4,14 @@
 //! A client's connection, its TLS and the connections to guests that its requests
 //! use all live on one of them, so that no request wakes another thread. What
 //! sandboxes share (their limits and counters) is shared by all threads; the kept
-//! connections of a [`lane`](crate::lane) know whose they are.
+//! connections of an [upstream pool](crate::upstream) know whose they are.
 //!
 //! Whoever accepts deals new connections out, each to the thread that has the fewest:
 //! that is fair without a word from the kernel, and every thread can be given
 //! connections of every listener.
 //!
 //! What the edge asks of the rest of the process runs where the edge was made
-//! ([`at_home`]): there are the timers, tasks and pools that it may use, and it cannot
+//! ([`on_main_runtime`]): there are the timers, tasks and pools that it may use, and it cannot
 //! hold up connections that have nothing to do with it.
 
 use std::cell::Cell;
@@ -28,7 +28,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 /// What blocking work that a connection began (none, usually) gets to end in.
 const BLOCKING_LIMIT: Duration = Duration::from_secs(1);
 
-/// Whose a kept connection is. All threads outside of [`Cores`] are one.
+/// Whose a kept connection is. All threads outside of [`ConnectionThreads`] are one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct CoreId(u32);
 
@@ -54,7 +54,7 @@ impl CoreId {
 /// A set of threads that carry connections. Cheap to clone; the threads end with
 /// the last clone.
 #[derive(Clone)]
-pub struct Cores {
+pub struct ConnectionThreads {
     threads: Option<Arc<Threads>>,
 }
 
@@ -70,7 +70,7 @@ struct Core {
     connections: Arc<AtomicUsize>,
 }
 
-impl Cores {
+impl ConnectionThreads {
     /// Starts `count` threads; as many as there are processors when it is 0.
     pub fn start(count: usize) -> io::Result<Self> {
         let count = match count {
@@ -120,10 +120,10 @@ impl Cores {
         match core {
             None => tasks.spawn(connection),
             Some(core) => {
-                let seat = Seat::take(&core.connections);
+                let count = ConnectionCount::take(&core.connections);
                 let seated = async move {
                     connection.await;
-                    drop(seat);
+                    drop(count);
                 };
                 tasks.spawn_on(seated, &core.runtime)
             }
@@ -156,24 +156,24 @@ fn start(number: usize, threads: &Threads) -> io::Result<Core> {
 }
 
 /// Counts a thread's connection, also when its task panics or is dropped.
-struct Seat(Arc<AtomicUsize>);
+struct ConnectionCount(Arc<AtomicUsize>);
 
-impl Seat {
+impl ConnectionCount {
     fn take(connections: &Arc<AtomicUsize>) -> Self {
         connections.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(connections))
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Runs a future on the runtime `home` unless this is no thread of [`Cores`]. Dropped
+/// Runs a future on the runtime `home` unless this is no thread of [`ConnectionThreads`]. Dropped
 /// and panicking as if it ran here.
-pub(crate) async fn at_home<F>(home: &Handle, future: F) -> F::Output
+pub(crate) async fn on_main_runtime<F>(home: &Handle, future: F) -> F::Output
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
@@ -196,7 +196,10 @@ mod tests {
     use super::*;
     use tokio::sync::mpsc;
 
-    async fn name_of_thread(cores: &Cores, tasks: &TaskTracker) -> (String, mpsc::Sender<()>) {
+    async fn name_of_thread(
+        cores: &ConnectionThreads,
+        tasks: &TaskTracker,
+    ) -> (String, mpsc::Sender<()>) {
         let (told, mut tell) = mpsc::channel(1);
         let (stay, mut stays) = mpsc::channel(1);
         cores.spawn(tasks, async move {
@@ -209,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_go_to_the_thread_with_the_fewest() {
-        let cores = Cores::start(3).expect("threads");
+        let cores = ConnectionThreads::start(3).expect("threads");
         let tasks = TaskTracker::new();
         let mut open = Vec::new();
         for _ in 0..9 {
@@ -238,7 +241,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_one_connection_and_frees_its_seat() {
-        let cores = Cores::start(1).expect("threads");
+        let cores = ConnectionThreads::start(1).expect("threads");
         let tasks = TaskTracker::new();
         cores.spawn(&tasks, async { panic!("one connection's") });
         tasks.close();
@@ -254,7 +257,7 @@ mod tests {
 
     #[tokio::test]
     async fn stopping_ends_what_is_carried() {
-        let cores = Cores::start(2).expect("threads");
+        let cores = ConnectionThreads::start(2).expect("threads");
         let tasks = TaskTracker::new();
         cores.spawn(&tasks, std::future::pending());
         cores.spawn(&tasks, std::future::pending());
@@ -265,13 +268,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_rest_of_the_process_is_asked_at_home() {
-        let cores = Cores::start(1).expect("threads");
+        let cores = ConnectionThreads::start(1).expect("threads");
         let home = Handle::current();
         let (told, mut tell) = mpsc::channel(2);
         cores.spawn(&TaskTracker::new(), async move {
             let there = CoreId::current();
-            let at_home = at_home(&home, async { (CoreId::current(), Handle::current().id()) });
-            let (core, runtime) = at_home.await;
+            let on_main_runtime =
+                on_main_runtime(&home, async { (CoreId::current(), Handle::current().id()) });
+            let (core, runtime) = on_main_runtime.await;
             let told = told.send((there, core, runtime)).await;
             told.expect("somebody listens");
         });
@@ -282,7 +286,7 @@ mod tests {
         // Who no longer waits for an answer ends the question.
         let (home, (asked, mut asks)) = (Handle::current(), mpsc::channel::<()>(1));
         cores.spawn(&TaskTracker::new(), async move {
-            let question = at_home(&home, async move {
+            let question = on_main_runtime(&home, async move {
                 let _asked = asked;
                 std::future::pending::<()>().await;
             });
