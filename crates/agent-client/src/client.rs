@@ -1,6 +1,7 @@
 //! The agent of one guest over kept connections, directly or through the edge.
 
 use crate::Result;
+use crate::command::PtySize;
 use crate::transport::{self, ACCESS_TOKEN, HttpPool};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -159,6 +160,23 @@ impl AgentClient {
     pub async fn send_pty(&self, pid: u32, bytes: Vec<u8>) -> Result<()> {
         self.send_input(pid, proto::__buffa::oneof::process_input::Input::Pty(bytes))
             .await
+    }
+
+    /// Tells a process' terminal its new size.
+    ///
+    /// # Errors
+    /// When the process has ended, or has no terminal.
+    pub async fn resize_pty(&self, pid: u32, size: PtySize) -> Result<()> {
+        let request = proto::UpdateRequest {
+            process: selector(pid).into(),
+            pty: size.message().into(),
+            ..Default::default()
+        };
+        let options = self.unary_options();
+        self.process_client()
+            .update_with_options(request, options)
+            .await?;
+        Ok(())
     }
 
     /// Ends a process' standard input.

@@ -47,6 +47,20 @@ pub struct PtySize {
     pub rows: u32,
 }
 
+impl PtySize {
+    pub(crate) fn message(self) -> proto::PTY {
+        proto::PTY {
+            size: proto::pty::Size {
+                cols: self.columns,
+                rows: self.rows,
+                ..Default::default()
+            }
+            .into(),
+            ..Default::default()
+        }
+    }
+}
+
 impl Command {
     /// A line for a login shell, run as the official SDKs run theirs.
     #[must_use]
@@ -243,15 +257,7 @@ fn convert(event: Event) -> Option<CommandEvent> {
 }
 
 fn start_request(command: Command) -> proto::StartRequest {
-    let pty = command.pty.map(|size| proto::PTY {
-        size: proto::pty::Size {
-            cols: size.columns,
-            rows: size.rows,
-            ..Default::default()
-        }
-        .into(),
-        ..Default::default()
-    });
+    let pty = command.pty.map(PtySize::message);
     proto::StartRequest {
         process: proto::ProcessConfig {
             cmd: command.program,

@@ -42,6 +42,9 @@ pub enum Error {
     /// The file of the host that is to be sent cannot be opened.
     #[error("open the file to send")]
     Source(#[source] std::io::Error),
+    /// What takes a downloaded file failed.
+    #[error("write the downloaded file")]
+    Sink(#[source] std::io::Error),
 }
 
 impl Error {

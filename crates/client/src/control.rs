@@ -5,9 +5,9 @@ use connectrpc::client::{ClientBody, full_body};
 use hearth_agent_client::transport::{self, HttpPool, MAX_BODY_BYTES, join, parse_base};
 use hearth_ids::SandboxId;
 use hearth_wire::{
-    ConnectSandbox, ForkResult, ForkSandbox, ListedSandbox, NewSandbox, PauseSandbox,
-    RollbackSandbox, Sandbox, SandboxDetail, SandboxState, SnapshotInfo, SnapshotSandbox,
-    TimeoutSandbox,
+    ConnectSandbox, ForkResult, ForkSandbox, ListedSandbox, LogLevel, NewSandbox, PauseSandbox,
+    RollbackSandbox, Sandbox, SandboxDetail, SandboxLogEntry, SandboxLogsV2, SandboxState,
+    SnapshotInfo, SnapshotSandbox, TimeoutSandbox,
 };
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -40,6 +40,21 @@ pub struct ListQuery {
     pub limit: Option<u32>,
     /// Continues after the page that gave this token.
     pub next_token: Option<String>,
+}
+
+/// Which entries of a log to read.
+#[derive(Debug, Clone, Default)]
+pub struct LogQuery {
+    /// Milliseconds since 1970: where to begin, both ways including that time.
+    pub cursor: Option<i64>,
+    /// From the cursor to newer entries; without, to older ones.
+    pub forward: bool,
+    /// Entries, at most 1000.
+    pub limit: Option<u32>,
+    /// The least level.
+    pub level: Option<LogLevel>,
+    /// Only entries with this text.
+    pub search: Option<String>,
 }
 
 /// One page of a list.
@@ -140,6 +155,20 @@ impl ControlClient {
             Err(error) if error.status() == Some(404) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Entries of a sandbox's log, in the order that was asked for. The log outlives the
+    /// sandbox for a while.
+    pub async fn sandbox_logs(
+        &self,
+        id: &SandboxId,
+        query: &LogQuery,
+    ) -> Result<Vec<SandboxLogEntry>> {
+        let path = format!("/v2/sandboxes/{id}/logs?{}", query.encode());
+        let request = self.request(Method::GET, &path, full_body(Vec::new().into()))?;
+        let response = self.call(request).await?;
+        let logs: SandboxLogsV2 = self.decode(response).await?;
+        Ok(logs.logs)
     }
 
     /// Sets how long a sandbox lives from now, in whole seconds.
@@ -324,6 +353,29 @@ impl ListQuery {
     }
 }
 
+impl LogQuery {
+    fn encode(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair(
+            "direction",
+            if self.forward { "forward" } else { "backward" },
+        );
+        if let Some(cursor) = self.cursor {
+            query.append_pair("cursor", &cursor.to_string());
+        }
+        if let Some(limit) = self.limit {
+            query.append_pair("limit", &limit.to_string());
+        }
+        if let Some(level) = self.level {
+            query.append_pair("level", level.as_str());
+        }
+        if let Some(search) = &self.search {
+            query.append_pair("search", search);
+        }
+        query.finish()
+    }
+}
+
 fn state_name(state: SandboxState) -> &'static str {
     match state {
         SandboxState::Running => "running",
@@ -360,6 +412,18 @@ mod tests {
         assert_eq!(
             query.encode(),
             "?state=running%2Cpaused&metadata=a%252520b%3Dc%252526d&limit=5"
+        );
+        assert_eq!(LogQuery::default().encode(), "direction=backward");
+        let query = LogQuery {
+            cursor: Some(7),
+            forward: true,
+            limit: Some(2),
+            level: Some(LogLevel::Warn),
+            search: Some("a b".to_owned()),
+        };
+        assert_eq!(
+            query.encode(),
+            "direction=forward&cursor=7&limit=2&level=warn&search=a+b"
         );
     }
 }

@@ -25,7 +25,7 @@ mod control;
 mod sandbox;
 mod templates;
 
-pub use control::{ControlClient, ListQuery, Page};
+pub use control::{ControlClient, ListQuery, LogQuery, Page};
 pub use hearth_agent_client::{
     AgentClient, Command, CommandEvent, CommandStream, Error, Exit, Output, ProcessInfo, PtySize,
     Result, Signal,
@@ -33,8 +33,9 @@ pub use hearth_agent_client::{
 pub use hearth_ids::SandboxId;
 pub use hearth_wire::{
     AliasInfo, BuildLogEntry, BuildStatus, BuildStatusReason, FilesUpload, ForkResult,
-    FromImageRegistry, ListedSandbox, LogLevel, NewSandbox, NewTemplateBuild, RequestedTemplate,
-    Sandbox, SandboxDetail, SandboxState, SnapshotInfo, StartTemplateBuild, Template,
-    TemplateBuild, TemplateBuildInfo, TemplateStep, TemplateTag, TemplateWithBuilds,
+    FromImageRegistry, ListedSandbox, LogLevel, NewSandbox, NewTemplateBuild, OnTimeout,
+    RequestedTemplate, Sandbox, SandboxDetail, SandboxLogEntry, SandboxState, SnapshotInfo,
+    StartTemplateBuild, Template, TemplateBuild, TemplateBuildInfo, TemplateStep, TemplateTag,
+    TemplateWithBuilds,
 };
 pub use sandbox::SandboxClient;

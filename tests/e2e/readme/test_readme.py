@@ -170,6 +170,8 @@ def test_every_command_works_in_its_order(checkout: Path) -> None:
     assert "Hello from a microVM" in scripts[0]
     assert "ripgrep" in scripts[1]
     assert "45" in scripts[2]
+    (ran,) = [text for line, text in printed.items() if "hearth run" in line]
+    assert re.search(r"^42\r?$", ran, re.M), ran
     assert any("template prepare code-interpreter" in line for line in printed)
     # What takes its time is named before it begins.
     for doing in ("Building", "Checking this machine", "Preparing what guests boot from",

@@ -1,17 +1,23 @@
 //! The command line: one file per command.
 
+mod attach;
 mod bench;
 mod config;
+mod cp;
 mod dns;
 mod doctor;
 mod down;
 mod env;
 mod key;
+mod logs;
 mod migrate;
 mod output;
+mod reference;
+mod run;
 mod sandbox;
 mod secret;
 mod serve;
+mod show;
 mod snapshot;
 mod team;
 mod template;
@@ -59,6 +65,16 @@ enum Command {
     Secret(secret::Args),
     /// List, pause, resume, copy and end sandboxes
     Sandbox(sandbox::Args),
+    /// Run a command in a sandbox of its own, which ends with it
+    Run(run::RunArgs),
+    /// Run a command in a sandbox that there is
+    Exec(run::ExecArgs),
+    /// Open a shell in a sandbox, or in a new one that ends with it
+    Shell(run::ShellArgs),
+    /// Copy files and directories into sandboxes and out of them
+    Cp(cp::Args),
+    /// Print what a sandbox's programs and its agent said
+    Logs(logs::Args),
     /// Look at the builds on this machine's disk
     Snapshot(snapshot::Args),
     /// Build, list, tag, prepare and delete templates
@@ -67,12 +83,16 @@ enum Command {
     Config(config::Args),
     /// Measure Hearth on this machine
     Bench(bench::Args),
+    /// Print the script that lets a shell complete these commands
+    Completions(reference::CompletionsArgs),
+    /// Print the manual page, or write those of all commands
+    Man(reference::ManArgs),
 }
 
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let settings = match &cli.command {
         // There to find out what is wrong with the settings.
-        Command::Config(_) => Settings::default(),
+        Command::Config(_) | Command::Completions(_) | Command::Man(_) => Settings::default(),
         _ => Settings::load(cli.config.as_deref())?,
     };
     // A shell's and a service's usual soft limit holds 75 sandboxes; the hard one is
@@ -99,10 +119,17 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Migrate(args) => migrate::run(&settings, args).await,
             Command::Secret(args) => secret::run(&settings, args).await,
             Command::Sandbox(args) => sandbox::run(&settings, args).await,
+            Command::Run(args) => run::run(&settings, args).await,
+            Command::Exec(args) => run::exec(&settings, args).await,
+            Command::Shell(args) => run::shell(&settings, args).await,
+            Command::Cp(args) => cp::run(&settings, args).await,
+            Command::Logs(args) => logs::run(&settings, args).await,
             Command::Snapshot(args) => snapshot::run(&settings, args).await,
             Command::Template(args) => template::run(&settings, args).await,
             Command::Config(args) => config::run(config.as_deref(), args),
             Command::Bench(args) => bench::run(&settings, args).await,
+            Command::Completions(args) => Ok(reference::completions(&args)),
+            Command::Man(args) => reference::man(&args),
         }
     })
 }

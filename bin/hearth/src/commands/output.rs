@@ -21,7 +21,7 @@ impl Format {
     pub fn print<const N: usize>(
         self,
         json: &impl Serialize,
-        header: [&str; N],
+        header: [impl Into<String>; N],
         rows: impl IntoIterator<Item = [String; N]>,
     ) -> anyhow::Result<()> {
         if self.json {
@@ -38,14 +38,14 @@ impl Format {
 }
 
 fn table<const N: usize>(
-    header: [&str; N],
+    header: [impl Into<String>; N],
     rows: impl IntoIterator<Item = [String; N]>,
     width: Option<u16>,
 ) -> String {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
-        .set_header(one_line(header.map(str::to_owned)));
+        .set_header(one_line(header.map(Into::into)));
     for row in rows {
         table.add_row(one_line(row));
     }

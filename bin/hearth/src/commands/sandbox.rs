@@ -2,6 +2,7 @@
 
 use super::client;
 use super::output::{Format, relative};
+use super::show;
 use crate::settings::Settings;
 use chrono::Utc;
 use clap::Subcommand;
@@ -19,6 +20,13 @@ enum Command {
     /// List running and paused sandboxes
     #[command(visible_alias = "list")]
     Ls {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Print all that there is to say of one sandbox
+    Show {
+        /// ID of the sandbox
+        id: String,
         #[command(flatten)]
         format: Format,
     },
@@ -78,6 +86,10 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     let client = client(settings)?;
     let fine = match args.command {
         Command::Ls { format } => list(settings, &client, format).await?,
+        Command::Show { id, format } => {
+            show::run(&client, &parse(&id)?, format).await?;
+            true
+        }
         Command::Kill { ids } => kill(&client, &ids).await?,
         Command::Pause { ids, disk_only } => pause(&client, &ids, disk_only).await?,
         Command::Resume { ids, timeout } => {
