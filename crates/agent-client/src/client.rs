@@ -1,7 +1,7 @@
 //! The agent of one guest over kept connections, directly or through the edge.
 
 use crate::Result;
-use crate::command::PtySize;
+use crate::terminal::PtySize;
 use crate::transport::{self, ACCESS_TOKEN, HttpPool};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

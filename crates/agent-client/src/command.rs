@@ -1,6 +1,7 @@
 //! Commands in a guest: started by one call, whose answer streams their output.
 
 use crate::client::user_header;
+use crate::terminal::PtySize;
 use crate::{AgentClient, Error, Result};
 use connectrpc::client::{CallOptions, ServerStream};
 use hearth_guest_proto::process as proto;
@@ -36,29 +37,6 @@ pub struct Command {
     pub timeout: Option<Duration>,
     /// Runs it in a terminal of this size.
     pub pty: Option<PtySize>,
-}
-
-/// A terminal's size in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PtySize {
-    /// Width.
-    pub columns: u32,
-    /// Height.
-    pub rows: u32,
-}
-
-impl PtySize {
-    pub(crate) fn message(self) -> proto::PTY {
-        proto::PTY {
-            size: proto::pty::Size {
-                cols: self.columns,
-                rows: self.rows,
-                ..Default::default()
-            }
-            .into(),
-            ..Default::default()
-        }
-    }
 }
 
 impl Command {

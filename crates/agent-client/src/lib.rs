@@ -20,12 +20,14 @@ mod command;
 mod error;
 mod exchange;
 mod files;
+mod terminal;
 pub mod transport;
 
 pub use agent::{Agent, Init, Operation};
 pub use client::{AgentClient, ProcessInfo, Signal};
-pub use command::{Command, CommandEvent, CommandStream, Exit, Output, PtySize};
+pub use command::{Command, CommandEvent, CommandStream, Exit, Output};
 pub use error::Error;
+pub use terminal::PtySize;
 
 /// Port of the agent in every guest.
 pub const AGENT_PORT: u16 = 49983;

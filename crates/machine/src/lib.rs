@@ -27,10 +27,10 @@
 pub mod accelerator;
 mod dirty;
 mod error;
+pub mod firecracker;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod firecracker;
 mod host;
 mod launch;
 mod process;
