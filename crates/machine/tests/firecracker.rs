@@ -280,7 +280,6 @@ async fn end_of(machine: &dyn Machine) -> ExitReason {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs KVM and Firecracker: see scripts/kvm-machine"]
-#[expect(clippy::too_many_lines, reason = "one VM's story, step by step")]
 async fn a_saved_guest_goes_on_twice_and_again() {
     let bench = Bench::new();
     let engine = bench.engine();

@@ -140,13 +140,10 @@ pub(crate) async fn capture(
     };
     if keeping.with_memory {
         let device_state = captured.staging.directory().join(DEVICE_STATE_FILE);
-        let memory_target = match &ground.memory {
-            None => MemoryTarget::Image,
-            Some(_) => MemoryTarget::Difference,
-        };
+        let kept = ground.memory.as_ref();
         let target = SaveTarget {
             device_state,
-            memory: memory_target,
+            memory: kept.map_or(MemoryTarget::Image, |_| MemoryTarget::Difference),
         };
         let saved = machine.save(target).await;
         saved.map_err(Error::step("save the VM's devices"))?;
