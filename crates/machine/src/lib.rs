@@ -28,9 +28,6 @@ pub mod accelerator;
 mod dirty;
 mod error;
 pub mod firecracker;
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
-pub mod fuzzing;
 mod host;
 mod launch;
 mod process;

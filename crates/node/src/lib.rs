@@ -12,9 +12,6 @@ mod admission;
 mod artefacts;
 pub mod config;
 mod error;
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
-pub mod fuzzing;
 pub mod hooks;
 mod journal;
 mod listing;

@@ -12,8 +12,8 @@ mod dial;
 mod intercept;
 mod relay;
 mod replay;
-pub(crate) mod sniff;
-pub(crate) mod upstream;
+mod sniff;
+mod upstream;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
