@@ -1,7 +1,7 @@
 //! What a team uses, looked up where it is known: sandboxes and bytes on the node,
 //! templates and snapshots in the store.
 
-use crate::node::{NodeSandboxState, SandboxQuery};
+use crate::node::NodeSandboxState;
 use crate::quotas::{Demand, decide};
 use crate::{Control, Error};
 use hearth_ids::BuildId;
@@ -12,11 +12,8 @@ impl Control {
     /// Refuses one paused sandbox more than a team may have. What is paused because its
     /// time is over is not refused: its state would be lost.
     pub(crate) async fn check_paused(&self, team: &Team) -> Result<(), Error> {
-        let query = SandboxQuery {
-            team: Some(team.id),
-            ..SandboxQuery::default()
-        };
-        let listed = self.node.list(query).await.map_err(Error::from_node)?;
+        let listed = self.node.of_team(team.id).await;
+        let listed = listed.map_err(Error::from_node)?;
         let paused = listed
             .iter()
             .filter(|sandbox| sandbox.state == NodeSandboxState::Paused)

@@ -65,6 +65,7 @@ impl Engine for Slow {
                 memory_file: spec.memory_file,
                 memory_overlay_files: Vec::new(),
                 memory_mapping: MemoryMapping::Shared,
+                memory_scratch: None,
                 cgroup_name: None,
             },
         }))

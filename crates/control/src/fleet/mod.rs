@@ -24,8 +24,8 @@ mod table;
 mod tests;
 
 use crate::node::{
-    Node, NodeError, NodeInfo, NodeSandbox, Revision, SandboxConfig, SandboxQuery, SandboxSummary,
-    SandboxUpdate,
+    Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, Revision, SandboxConfig, SandboxQuery,
+    SandboxSummary, SandboxUpdate,
 };
 use chrono::{DateTime, Utc};
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
@@ -322,6 +322,10 @@ impl Fleet {
 
     pub(crate) async fn build_delete(&self, build: BuildId) -> Result<(), NodeError> {
         self.node.build_delete(build).await
+    }
+
+    pub(crate) async fn build_list(&self) -> Result<Vec<NodeBuild>, NodeError> {
+        self.node.build_list().await
     }
 
     pub(crate) async fn info(&self) -> Result<NodeInfo, NodeError> {

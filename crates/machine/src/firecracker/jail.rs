@@ -50,7 +50,7 @@ impl OwnDir {
 
     /// The directory stays.
     pub(super) fn keep(self) {
-        std::mem::forget(self);
+        let _ = std::mem::ManuallyDrop::new(self);
     }
 }
 
