@@ -10,6 +10,7 @@
 
 mod admission;
 mod artefacts;
+mod builds;
 pub mod config;
 mod error;
 pub mod hooks;
@@ -37,9 +38,10 @@ pub fn lease_builds(
     journal::lease_builds(&state_dir.join("sandboxes"), builds)
 }
 
+pub use builds::BuildInfo;
 pub use config::NodeConfig;
 pub use error::Error;
-pub use node::{BuildInfo, EndAt, Info, Node, Target};
+pub use node::{EndAt, Info, Node, Target};
 pub use recovery::{QuarantinedSandbox, quarantine_of_daemon, quarantine_to_be};
 pub use server::Server;
 pub use spec::{PausedStatus, SandboxSpec, SandboxState, Status, TimeoutAction};

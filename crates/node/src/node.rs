@@ -3,16 +3,17 @@
 
 use crate::{
     admission::{self, Facts, Limits},
+    builds::{self, BuildInfo},
     config::NodeConfig,
     error::{Error, chain},
     hooks::{Announcer, Hooks, NoHooks},
-    journal::{Found, Journals, Keeping, Origin, Record},
+    journal::{Journals, Keeping, Origin, Record},
     listing, recovery,
     registry::{Count, Registry},
     sandbox::{Command, Handle, driver::Driver, ground::Ground, resources::Resources},
     spec::{SandboxSpec, SandboxState, Status},
     warm_pool::{self, WarmPool, WarmSandbox},
-    watch::{MAX_WATCHERS, Revision, Watcher},
+    watch::{Revision, Source, Watcher},
 };
 use chrono::{DateTime, Utc};
 use hearth_egress::Egress;
@@ -25,7 +26,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::sandbox::EndAt;
@@ -50,7 +51,6 @@ pub(crate) struct Shared {
 pub struct Node {
     shared: Arc<Shared>,
     drivers: TaskTracker,
-    watchers: Arc<Semaphore>,
 }
 
 /// Where the edge finds a sandbox's ports, and what it must ask of callers.
@@ -77,17 +77,6 @@ pub struct Info {
     pub memory_available_bytes: u64,
     /// Builds that sandboxes can be started from.
     pub builds: Vec<BuildId>,
-}
-
-/// A build on this node's disk.
-#[derive(Debug, Clone)]
-pub struct BuildInfo {
-    pub build_id: BuildId,
-    pub kind: Kind,
-    pub created_at: DateTime<Utc>,
-    /// Bytes on disk of its own files.
-    pub own_bytes: u64,
-    pub parents: Vec<BuildId>,
 }
 
 impl Node {
@@ -144,7 +133,6 @@ impl Node {
         let node = Arc::new(Self {
             shared,
             drivers: TaskTracker::new(),
-            watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
         });
         for adopted in found.adopted {
             node.resume_driving(adopted).await;
@@ -373,18 +361,7 @@ impl Node {
     /// # Errors
     /// When the store cannot be read.
     pub async fn builds(&self) -> Result<Vec<BuildInfo>, Error> {
-        let all = self.shared.builds.list_all().await;
-        let all = all.map_err(Error::step("list the builds"))?;
-        let live = all.into_iter().filter(|(build, _)| !build.is_retired());
-        Ok(live
-            .map(|(build, own_bytes)| BuildInfo {
-                build_id: build.manifest.build_id,
-                kind: build.manifest.kind,
-                created_at: build.manifest.created_at,
-                own_bytes,
-                parents: build.manifest.parents,
-            })
-            .collect())
+        builds::list(&self.shared.builds).await
     }
 
     /// Lets no further sandbox be started from a build, and ends its warm ones; its
@@ -426,10 +403,6 @@ impl Node {
         self.shared.registry.statuses()
     }
 
-    pub(crate) fn registry(&self) -> &Registry {
-        &self.shared.registry
-    }
-
     /// Tells the sequence numbers of this run of the node from those of others.
     pub(crate) fn instance(&self) -> u64 {
         self.shared.registry.instance()
@@ -440,15 +413,12 @@ impl Node {
     /// # Errors
     /// [`Error::Capacity`] when too many watch.
     pub(crate) fn watch(
-        self: &Arc<Self>,
+        &self,
         after: Option<Revision>,
         end: CancellationToken,
-    ) -> Result<Watcher<Self>, Error> {
-        let permit = Arc::clone(&self.watchers).try_acquire_owned();
-        let permit = permit.map_err(|_| {
-            Error::Capacity(format!("{MAX_WATCHERS} watchers are the most at a time"))
-        })?;
-        Ok(Watcher::new(Arc::clone(self), after, end, Some(permit)))
+    ) -> Result<Watcher<Shared>, Error> {
+        Watcher::new(Arc::clone(&self.shared), after, end)
+            .ok_or_else(|| Error::Capacity("too many watch".to_owned()))
     }
 
     pub(crate) fn page(&self, query: &listing::Query) -> listing::Page {
@@ -577,7 +547,7 @@ impl Node {
             tracing::error!("sandboxes were still being changed at the stop; their journals tell");
         }
         self.shared.egress.stop(limit).await;
-        let keep = found_slots(&self.shared);
+        let keep = self.shared.journals.kept_slots();
         if let Err(error) = self.shared.slots.shutdown(&keep).await {
             tracing::error!(error = %chain(&error), "cleaning up the network failed");
         }
@@ -616,6 +586,12 @@ impl Node {
             tracing::error!(sandbox = %id, %error, "two journals name one sandbox");
         }
         result.is_ok()
+    }
+}
+
+impl Source for Shared {
+    fn registry(&self) -> &Registry {
+        &self.registry
     }
 }
 
@@ -660,17 +636,6 @@ async fn collect_garbage(shared: Arc<Shared>) {
             Err(error) => {
                 tracing::error!(error = %chain(&error), "removing needless builds failed");
             }
-        }
-    }
-}
-
-/// Slots of the sandboxes that go on, by their journals: the drivers have ended.
-fn found_slots(shared: &Shared) -> Vec<u32> {
-    match shared.journals.scan() {
-        Ok(found) => found.iter().filter_map(Found::slot).collect(),
-        Err(error) => {
-            tracing::error!(%error, "reading the journals at the stop failed");
-            Vec::new()
         }
     }
 }

@@ -172,23 +172,32 @@ impl Registry {
         self.instance
     }
 
-    /// Is told the number of every change.
-    pub(crate) fn news(&self) -> watch::Receiver<u64> {
-        self.news.subscribe()
+    /// Is told the number of every change; and how many are, with this one.
+    pub(crate) fn news(&self) -> (watch::Receiver<u64>, usize) {
+        let news = self.news.subscribe();
+        (news, self.news.receiver_count())
+    }
+
+    /// Number of the last change.
+    pub(crate) fn last(&self) -> u64 {
+        self.lock().last
     }
 
     /// The changes after the one of number `after`, as many as fit into `most` bytes
-    /// by `size`, but one at least. With `after` 0 these are all the sandboxes there
-    /// are. `None` where changes after it have been forgotten, or where there never
-    /// was one of this number.
+    /// by `size`, but one at least. Of sandboxes that went by the change of number
+    /// `begun` nothing is told: whoever has read from 0 since then never heard of them.
+    /// `None` where removals after both have been forgotten, or where there never was a
+    /// change of this number.
     pub(crate) fn changes(
         &self,
         after: u64,
+        begun: u64,
         most: usize,
         size: impl Fn(&Status) -> usize,
     ) -> Option<Changes> {
         let inner = self.lock();
-        if after > inner.last || (after > 0 && after < inner.floor) {
+        let known = after.max(begun);
+        if known > inner.last || known < inner.floor {
             return None;
         }
         let mut changes = Changes {
@@ -211,12 +220,9 @@ impl Registry {
             }
             changes.changed.push(status);
         }
-        if after > 0 {
-            let told = |removal: &&Removal| {
-                removal.sequence > after && removal.sequence <= changes.sequence
-            };
-            changes.removed = inner.removed.iter().filter(told).cloned().collect();
-        }
+        let told =
+            |removal: &&Removal| removal.sequence > known && removal.sequence <= changes.sequence;
+        changes.removed = inner.removed.iter().filter(told).cloned().collect();
         Some(changes)
     }
 

@@ -13,16 +13,15 @@
 
 use crate::{
     listing,
-    node::Node,
     registry::{Changes, Registry},
     spec::Status,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Watchers at the same time; one control plane needs one.
-pub(crate) const MAX_WATCHERS: usize = 32;
+const MAX_WATCHERS: usize = 32;
 /// A reader hears something at least this often, and else knows that nobody is there.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
@@ -47,47 +46,45 @@ pub(crate) trait Source: Send + Sync + 'static {
     fn registry(&self) -> &Registry;
 }
 
-impl Source for Node {
-    fn registry(&self) -> &Registry {
-        self.registry()
-    }
-}
-
 pub(crate) struct Watcher<S> {
     source: Arc<S>,
     /// Everything up to here has been told.
     told: u64,
+    /// The last change when telling began, or began anew.
+    begun: u64,
     /// Nothing has been told since a reset.
     reset: bool,
     /// All that there was has been told once.
     idle: bool,
     news: watch::Receiver<u64>,
     end: CancellationToken,
-    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<S: Source> Watcher<S> {
     /// A watcher that goes on after a place, where that is one of this node's; it
-    /// ends with `end`.
+    /// ends with `end`. `None` where [`MAX_WATCHERS`] watch already.
     pub(crate) fn new(
         source: Arc<S>,
         after: Option<Revision>,
         end: CancellationToken,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+    ) -> Option<Self> {
         let registry = source.registry();
+        let (news, watchers) = registry.news();
+        if watchers > MAX_WATCHERS {
+            return None;
+        }
         let told = after
             .filter(|after| after.instance == registry.instance())
             .map_or(0, |after| after.sequence);
-        Self {
+        Some(Self {
             told,
+            begun: if told == 0 { registry.last() } else { told },
             reset: told == 0,
             idle: false,
-            news: registry.news(),
+            news,
             end,
-            _permit: permit,
             source,
-        }
+        })
     }
 
     /// What is new, as soon as something is; nothing new after [`HEARTBEAT`]. `None`
@@ -110,12 +107,13 @@ impl<S: Source> Watcher<S> {
 
     fn read(&mut self) -> News {
         let registry = self.source.registry();
-        let changes = match registry.changes(self.told, listing::PAGE_BYTES, size) {
+        let most = listing::PAGE_BYTES;
+        let changes = match registry.changes(self.told, self.begun, most, size) {
             Some(changes) => changes,
             None => {
-                (self.told, self.reset) = (0, true);
-                // Everything there is can always be told.
-                let all = registry.changes(0, listing::PAGE_BYTES, size);
+                (self.told, self.begun, self.reset) = (0, registry.last(), true);
+                // What is missed here, if thousands go in this moment, is begun anew.
+                let all = registry.changes(0, self.begun, most, size);
                 all.unwrap_or_default()
             }
         };

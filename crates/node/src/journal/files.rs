@@ -224,6 +224,17 @@ impl Journals {
         fs::remove_dir_all(dir)
     }
 
+    /// Slots of the sandboxes that go on, by their journals: their drivers have ended.
+    pub(crate) fn kept_slots(&self) -> Vec<u32> {
+        match self.scan() {
+            Ok(found) => found.iter().filter_map(Found::slot).collect(),
+            Err(error) => {
+                tracing::error!(%error, "read journals at the stop failed");
+                Vec::new()
+            }
+        }
+    }
+
     /// Every sandbox directory that a former daemon left.
     pub(crate) fn scan(&self) -> io::Result<Vec<Found>> {
         let mut found = Vec::new();

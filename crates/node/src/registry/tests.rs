@@ -13,7 +13,11 @@ pub(crate) struct Driven {
 
 impl Driven {
     pub(crate) fn new(registry: &Registry, metadata_bytes: usize) -> Self {
-        let status = status(TeamId::random(), SandboxState::Starting, metadata_bytes);
+        let mut status = status(TeamId::random(), SandboxState::Starting, metadata_bytes);
+        // Thousands of them are made.
+        let spec = std::sync::Arc::make_mut(&mut status.spec);
+        spec.env_vars.clear();
+        spec.network_json.clear();
         let id = status.spec.sandbox_id.clone();
         let (sender, commands) = mpsc::channel(1);
         let closed = CancellationToken::new();
@@ -51,7 +55,8 @@ fn told(changes: &Changes) -> Vec<(SandboxId, SandboxState, u64)> {
 }
 
 fn after(registry: &Registry, sequence: u64) -> Changes {
-    let changes = registry.changes(sequence, usize::MAX, |_| 1);
+    let begun = if sequence == 0 { registry.last() } else { 0 };
+    let changes = registry.changes(sequence, begun, usize::MAX, |_| 1);
     changes.expect("nothing was forgotten")
 }
 
@@ -88,17 +93,17 @@ fn each_change_has_a_number_and_the_latest_of_each_sandbox_is_told() {
 fn what_does_not_fit_comes_with_the_next_ones() {
     let registry = Registry::default();
     let all: Vec<Driven> = (0..5).map(|_| Driven::new(&registry, 1)).collect();
-    let first = registry.changes(0, 2, |_| 1).expect("begins");
+    let first = registry.changes(0, 5, 2, |_| 1).expect("begins");
     assert_eq!((first.changed.len(), first.sequence), (2, 2));
     assert!(!first.complete);
     // One that was told goes, and one that was not.
     registry.remove(&all[0].id);
     registry.remove(&all[3].id);
-    let second = registry.changes(2, 1, |_| 1).expect("goes on");
+    let second = registry.changes(2, 5, 1, |_| 1).expect("goes on");
     assert_eq!((second.changed.len(), second.sequence), (1, 4));
     assert!(second.removed.is_empty(), "told in its turn");
     let third = registry
-        .changes(second.sequence, 9, |_| 1)
+        .changes(second.sequence, 5, 9, |_| 1)
         .expect("goes on");
     assert!(third.complete);
     let changed = told(&third);
@@ -106,7 +111,7 @@ fn what_does_not_fit_comes_with_the_next_ones() {
     let removed: Vec<_> = third.removed.iter().map(|gone| &gone.id).collect();
     assert_eq!(removed, [&all[0].id, &all[3].id]);
     // One alone is told however large it is.
-    let large = registry.changes(0, 1, |_| 100).expect("begins");
+    let large = registry.changes(0, 7, 1, |_| 100).expect("begins");
     assert_eq!(large.changed.len(), 1);
 }
 
@@ -118,10 +123,10 @@ fn a_place_is_gone_when_removals_after_it_are_forgotten() {
         let driven = Driven::new(&registry, 1);
         registry.remove(&driven.id);
     }
-    assert!(registry.changes(1, 9, |_| 1).is_none());
-    assert!(registry.changes(u64::MAX, 9, |_| 1).is_none());
+    assert!(registry.changes(1, 1, 9, |_| 1).is_none());
+    assert!(registry.changes(u64::MAX, 0, 9, |_| 1).is_none());
     let last = after(&registry, 0).sequence;
-    assert!(registry.changes(last, 9, |_| 1).is_some());
+    assert!(registry.changes(last, last, 9, |_| 1).is_some());
     assert_eq!(told(&after(&registry, 0))[0].0, kept.id);
     assert!(registry.lock().removed.len() <= MAX_REMOVED);
 }

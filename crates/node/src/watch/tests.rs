@@ -18,7 +18,8 @@ fn sandboxes() -> Arc<Sandboxes> {
 }
 
 fn watch(source: &Arc<Sandboxes>, after: Option<Revision>) -> Watcher<Sandboxes> {
-    Watcher::new(Arc::clone(source), after, CancellationToken::new(), None)
+    let watcher = Watcher::new(Arc::clone(source), after, CancellationToken::new());
+    watcher.expect("few watch")
 }
 
 async fn next(watcher: &mut Watcher<Sandboxes>) -> News {
@@ -144,8 +145,19 @@ async fn a_slow_reader_costs_one_message_and_ends_with_what_there_is() {
 async fn a_watch_ends_with_its_server() {
     let source = sandboxes();
     let end = CancellationToken::new();
-    let mut watcher = Watcher::new(Arc::clone(&source), None, end.clone(), None);
+    let watcher = Watcher::new(Arc::clone(&source), None, end.clone());
+    let mut watcher = watcher.expect("few watch");
     watcher.next().await.expect("begins");
     end.cancel();
     assert!(watcher.next().await.is_none());
+}
+
+#[tokio::test]
+async fn only_so_many_watch_at_a_time() {
+    let source = sandboxes();
+    let mut watchers: Vec<_> = (0..MAX_WATCHERS).map(|_| watch(&source, None)).collect();
+    let one_more = || Watcher::new(Arc::clone(&source), None, CancellationToken::new());
+    assert!(one_more().is_none());
+    watchers.pop();
+    assert!(one_more().is_some());
 }
