@@ -9,11 +9,15 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+
+/// How soon a client that waits notices that the limits are lifted.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What the clients of one device may do in the long run. 0 is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,6 +34,8 @@ pub struct IoLimits {
 #[derive(Debug)]
 pub(crate) struct Throttle {
     buckets: Option<Mutex<Buckets>>,
+    /// How many want it lifted now.
+    lifted: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -58,6 +64,7 @@ impl Throttle {
             left: rate * burst,
         };
         Self {
+            lifted: AtomicUsize::new(0),
             buckets: limited.then(|| {
                 Mutex::new(Buckets {
                     operations: bucket(f64::from(limits.operations_per_second)),
@@ -71,7 +78,7 @@ impl Throttle {
     /// One operation with so many bytes is about to be done: for how long its client is to
     /// wait before the next one.
     pub(crate) fn charge(&self, bytes: u64, now: Instant) -> Duration {
-        let Some(buckets) = &self.buckets else {
+        let Some(buckets) = self.buckets.as_ref().filter(|_| !self.is_lifted()) else {
             return Duration::ZERO;
         };
         // Whole between any two statements.
@@ -81,6 +88,39 @@ impl Throttle {
         let operations = buckets.operations.take(1.0, passed);
         let bytes = buckets.bytes.take(bytes as f64, passed);
         Duration::from_secs_f64(operations.max(bytes))
+    }
+
+    /// Nothing is charged and nobody waits until as many calls of [`Self::lower`].
+    pub(crate) fn lift(&self) {
+        self.lifted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn lower(&self) {
+        self.lifted.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn is_lifted(&self) -> bool {
+        self.lifted.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits, unless the client goes, its connection is cut off, or the limits are lifted.
+    pub(crate) fn pause(&self, connection: &UnixStream, wait: Duration) -> io::Result<()> {
+        let until = Instant::now() + wait;
+        while !self.is_lifted() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            // No event is asked for: the end of a connection is told all the same.
+            let mut watched = [PollFd::new(connection, PollFlags::empty())];
+            let timeout = Timespec::try_from(left.min(LOOK)).map_err(io::Error::other)?;
+            match rustix::event::poll(&mut watched, Some(&timeout)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -92,25 +132,6 @@ impl Bucket {
         }
         self.left = (self.left + passed * self.rate).min(self.most) - amount;
         (-self.left).max(0.0) / self.rate
-    }
-}
-
-/// Waits, unless the client goes, or its connection is cut off.
-pub(crate) fn pause(connection: &UnixStream, wait: Duration) -> io::Result<()> {
-    let until = Instant::now() + wait;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(());
-        }
-        // No event is asked for: the end of a connection is told all the same.
-        let mut watched = [PollFd::new(connection, PollFlags::empty())];
-        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-        match rustix::event::poll(&mut watched, Some(&timeout)) {
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
     }
 }
 
@@ -138,6 +159,26 @@ mod tests {
             now += throttle.charge(*bytes, now);
         }
         now - start
+    }
+
+    #[test]
+    fn nothing_is_charged_while_the_limits_are_lifted() {
+        let start = Instant::now();
+        let throttle = Throttle::new(limits(10, 0, 1), start);
+        throttle.lift();
+        for _ in 0..1000 {
+            assert_eq!(throttle.charge(MIB, start), Duration::ZERO);
+        }
+        // Nobody waits either, however long it was to be.
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        throttle
+            .pause(&ours, Duration::from_secs(3600))
+            .expect("waits");
+        throttle.lower();
+        for _ in 0..10 {
+            assert_eq!(throttle.charge(MIB, start), Duration::ZERO);
+        }
+        assert!(throttle.charge(MIB, start) > Duration::ZERO);
     }
 
     #[test]

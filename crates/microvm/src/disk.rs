@@ -80,6 +80,12 @@ impl ServedDisk {
         })
     }
 
+    /// Lifts the limits of its use for as long as the answer lives: for whoever waits until
+    /// the guest has written.
+    pub fn unlimited(&self) -> server::Unlimited {
+        self.server.unlimited()
+    }
+
     /// Ends the server; the device stays readable for whoever else holds it.
     pub(crate) async fn close(self) -> Option<PathBuf> {
         self.server.stop().await;

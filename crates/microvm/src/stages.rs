@@ -275,6 +275,7 @@ impl Launched {
     /// # Errors
     /// The engine's.
     pub async fn save(&self, device_state: &Path) -> Result<(), hearth_machine::Error> {
+        let _unlimited = self.disk().map(|disk| disk.unlimited());
         let machine = self.machine();
         machine.pause().await?;
         let device_state = device_state.to_owned();

@@ -169,6 +169,7 @@ impl Vm {
     /// system, and goes on in the new layer `next`.
     pub(crate) async fn checkpoint(&self, next: &Path) -> Result<(), VmError> {
         let agent = &self.ready.agent;
+        let _unlimited = self.ready.vm.disk().map(|disk| disk.unlimited());
         agent.operate(Operation::FsFreeze, FREEZE_LIMIT).await?;
         let (device, next) = (self.device(), next.to_owned());
         let sealed = self

@@ -21,7 +21,7 @@ use crate::nbd::handshake::{Handshake, MAX_OPTION_BYTES, Progress};
 use crate::nbd::reply::{self, ReadHeader};
 use crate::nbd::request::{Command, Errno, REQUEST_BYTES, Request};
 use crate::nbd::{ExportInfo, ProtocolError, Session};
-use crate::throttle::{self, Throttle};
+use crate::throttle::Throttle;
 
 /// A client has this long for its whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -230,7 +230,7 @@ impl Connection<'_> {
     fn pay(&mut self) -> Result<(), ConnectionError> {
         self.send()?;
         let wait = std::mem::take(&mut self.wait);
-        Ok(throttle::pause(&self.peer.stream, wait)?)
+        Ok(self.throttle.pause(&self.peer.stream, wait)?)
     }
 
     /// Sends what is ready and waits for bytes; `false` if the client left.

@@ -128,6 +128,25 @@ pub struct ServerHandle {
     socket: PathBuf,
 }
 
+/// While it lives the clients' use of the disk is not limited. Whoever waits for what they
+/// have asked for holds one.
+#[must_use = "dropping it limits the clients again"]
+pub struct Unlimited(Arc<Shared>);
+
+impl Drop for Unlimited {
+    fn drop(&mut self) {
+        self.0.throttle.lower();
+    }
+}
+
+impl ServerHandle {
+    /// Lifts the limits for as long as the answer lives; those who wait go on.
+    pub fn unlimited(&self) -> Unlimited {
+        self.shared.throttle.lift();
+        Unlimited(Arc::clone(&self.shared))
+    }
+}
+
 struct Shared {
     admission: Admission,
     device: Arc<Device>,

@@ -119,6 +119,7 @@ pub(crate) async fn capture(
         hearth_snapshot::Error::Exists(_) => Error::Invalid(error.to_string()),
         other => Error::step("make room for the build")(other),
     })?;
+    let _unlimited = resources.disk().map(|disk| disk.unlimited());
     let machine = machine(resources)?;
     let buffer = match purpose {
         Purpose::Snapshot => buffer_for(machine).await,
@@ -193,9 +194,8 @@ impl Captured {
     }
 }
 
-/// Lets the guest hold its programs, and without a memory to keep them in, write
-/// its files to the disk. A guest that does not answer is kept as it stands, like
-/// a machine that is switched off: it must not escape its end time by that.
+/// Lets the guest hold its programs, and without a memory to keep them in, write its files
+/// to the disk. One that does not answer is kept as it stands: it must not escape its end.
 async fn freeze(record: &Record, resources: &Resources, with_memory: bool) {
     operate(record, resources, Operation::Freeze, FREEZE_LIMIT).await;
     if !with_memory {

@@ -71,6 +71,13 @@ impl Resources {
         }
     }
 
+    pub(crate) fn disk(&self) -> Option<&ServedDisk> {
+        match self {
+            Self::Vm(vm) => vm.disk(),
+            Self::Nothing | Self::Slot(_) | Self::Stray(_) => None,
+        }
+    }
+
     pub(crate) fn disk_mut(&mut self) -> Option<&mut ServedDisk> {
         self.vm_mut().and_then(Launched::disk_mut)
     }
