@@ -66,7 +66,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine: Arc<dyn Engine> = Arc::new(engine);
     let spec = TemplateSpec::base(artefacts, "example", shape, &engine.capabilities());
     let store = LocalStore::open(state.join("builds"))?;
-    if let Some(build) = hearth_builder::find(&store, &spec).await? {
+    if let Some(build) =
+        hearth_builder::find(&store, &spec, &hearth_microvm::host(&engine.capabilities())).await?
+    {
         println!("{}", build.directory().display());
         return Ok(());
     }

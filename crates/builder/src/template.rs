@@ -19,7 +19,7 @@ use hearth_microvm::{
 };
 use hearth_network::SlotPool;
 use hearth_snapshot::{
-    Build, BuildCache, Component, DEVICE_STATE_FILE, Digest, Draft, FileRole, Inputs, Kind,
+    Build, BuildCache, Component, DEVICE_STATE_FILE, Digest, Draft, FileRole, Host, Inputs, Kind,
     MEMORY_FILE, ROOTFS_FILE, Shape, TemplateDetails, sparse,
 };
 use std::{
@@ -126,15 +126,21 @@ impl TemplateSpec {
     }
 }
 
-/// The newest build in the store that was made from exactly these inputs.
+/// The newest build in the store that was made from exactly these inputs and goes on on
+/// this host: another processor of the same model may lack what the build was saved with.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub async fn find(store: &dyn BuildCache, spec: &TemplateSpec) -> Result<Option<Build>, Error> {
+pub async fn find(
+    store: &dyn BuildCache,
+    spec: &TemplateSpec,
+    here: &Host,
+) -> Result<Option<Build>, Error> {
     let manifests = store.list().await?;
     let found = manifests.into_iter().rev().find(|manifest| {
         manifest.inputs.key == spec.inputs.key
             && manifest.name.as_deref() == Some(spec.name.as_str())
+            && manifest.runs_on(here).is_ok()
     });
     match found {
         Some(manifest) => Ok(Some(store.open(manifest.build_id).await?)),

@@ -9,10 +9,13 @@
 use std::fs;
 
 use crate::config::NetworkConfig;
-use crate::sysctl;
+use crate::{conntrack, netns, sysctl};
 
 /// The size of the table, in entries.
 const TABLE: &str = "netfilter/nf_conntrack_max";
+/// Its buckets. Each connection stands in two of them, and a packet looks through one.
+const BUCKETS: &str = "netfilter/nf_conntrack_buckets";
+const ENTRIES_PER_BUCKET: u64 = 4;
 /// What an entry takes of memory, with its extensions, and somewhat more.
 const ENTRY_BYTES: u64 = 512;
 /// The share of the host's memory that a full table may take: one part in so many.
@@ -59,7 +62,17 @@ impl Capacity {
 /// Makes the table as large as it should be, if this is allowed here, and says what each
 /// guest may have of it; `None` for any number, as configured.
 pub(crate) fn prepare(config: &NetworkConfig) -> Option<u32> {
+    // The table is there once something tracks connections.
+    if let Err(error) = netns::run_in_throwaway(conntrack::flush) {
+        tracing::warn!(
+            error = crate::error::chain(&error),
+            "look for the table of tracked connections failed"
+        );
+    }
     let Some(mut capacity) = Capacity::read(config) else {
+        tracing::warn!(
+            "the host has no table of tracked connections: guests have as many as configured"
+        );
         return config.connections_max;
     };
     if capacity.wanted > capacity.table {
@@ -71,6 +84,7 @@ pub(crate) fn prepare(config: &NetworkConfig) -> Option<u32> {
                     "made the table of tracked connections larger"
                 );
                 capacity.table = capacity.wanted;
+                widen(capacity.table);
             }
             // A namespace that does not own the setting, or a container.
             Err(error) => tracing::warn!(
@@ -89,6 +103,23 @@ pub(crate) fn prepare(config: &NetworkConfig) -> Option<u32> {
         );
     }
     share
+}
+
+/// Gives a table of this many entries as many buckets as keep its chains short.
+fn widen(table: u64) {
+    let wanted = table / ENTRIES_PER_BUCKET;
+    let buckets = sysctl::read(BUCKETS)
+        .ok()
+        .and_then(|text| text.parse().ok());
+    if buckets.is_some_and(|buckets: u64| buckets < wanted)
+        && let Err(error) = sysctl::write(BUCKETS, &wanted.to_string())
+    {
+        tracing::warn!(
+            error = crate::error::chain(&error),
+            wanted,
+            "give the table of tracked connections more buckets failed"
+        );
+    }
 }
 
 fn memory_bytes() -> u64 {

@@ -144,6 +144,10 @@ fn read(path: &Path) -> Result<Option<Record>> {
         path: path.to_owned(),
         detail,
     };
+    if text.is_empty() {
+        // The host went down between the write and the disk: it has booted since.
+        return Ok(None);
+    }
     let record: Record = serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
     if record.version != VERSION {
         let version = record.version;

@@ -131,14 +131,17 @@ fn key(run: &Run<'_>, state: State, start: Option<&StartCommand>) -> Result<Dige
 /// A result that was made from exactly the same, which stays while it is taken over.
 async fn find(run: &Run<'_>, key: Digest) -> Result<Option<(Build, Lease)>, Failure> {
     let store = &run.shared.store;
+    // Another processor of the same model may lack what a build was saved with.
+    let here = hearth_microvm::host(&run.shared.engine.capabilities());
     let manifests = store
         .list()
         .await
         .map_err(Failure::of(PART, "look through the builds"))?;
-    let found = manifests
-        .into_iter()
-        .rev()
-        .find(|manifest| manifest.kind == Kind::Template && manifest.inputs.key == key);
+    let found = manifests.into_iter().rev().find(|manifest| {
+        manifest.kind == Kind::Template
+            && manifest.inputs.key == key
+            && manifest.runs_on(&here).is_ok()
+    });
     match found {
         // One that was removed meanwhile is as good as none.
         Some(manifest) => {

@@ -2,13 +2,13 @@
 //! last to go, and has some that nothing takes from it.
 //!
 //! Guests' VM processes say themselves that they are to go first, and programs that this
-//! process starts get back what it was started with.
+//! process starts to make templates are protected no more than any other's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Of the daemon; -1000 would be never, and hide a leak of its own.
-const OOM_SCORE: &str = "-500";
+const OOM_SCORE: i32 = -500;
 const OWN_SCORE: &str = "/proc/self/oom_score_adj";
 /// What stays with the daemon's group while others need memory, where it has one that
 /// is limited from above it.
@@ -16,8 +16,17 @@ const LOW_BYTES: u64 = 256 << 20;
 
 /// Protects this process, as far as this is allowed here.
 pub fn protect() {
-    match fs::write(OWN_SCORE, OOM_SCORE) {
-        Ok(()) => tracing::debug!(score = OOM_SCORE, "out of memory, others go first"),
+    let before = fs::read_to_string(OWN_SCORE).unwrap_or_default();
+    // A service manager may have protected it more.
+    let protected = before
+        .trim()
+        .parse()
+        .is_ok_and(|score: i32| score <= OOM_SCORE);
+    match (!protected)
+        .then(|| fs::write(OWN_SCORE, OOM_SCORE.to_string()))
+        .transpose()
+    {
+        Ok(_) => tracing::debug!(score = OOM_SCORE, "out of memory, others go first"),
         Err(error) => tracing::warn!(%error, "protect the daemon from lack of memory failed"),
     }
     let table = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

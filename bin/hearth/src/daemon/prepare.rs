@@ -126,14 +126,18 @@ pub async fn ensure(
             TemplateSpec::interpreter(artefacts, &agent_version, shape, &capabilities)
         }
     };
+    let here = hearth_microvm::host(&capabilities);
     if wanted.anew {
         return make(settings, place, &spec, progress).await.map(drop);
     }
-    if hearth_builder::find(place.store, &spec).await?.is_some() {
+    if hearth_builder::find(place.store, &spec, &here)
+        .await?
+        .is_some()
+    {
         return Ok(());
     }
     let cache = LocalStore::open(settings.cached_builds_dir())?;
-    if let Some(cached) = hearth_builder::find(&cache, &spec).await? {
+    if let Some(cached) = hearth_builder::find(&cache, &spec, &here).await? {
         hearth_builder::copy(&cached, place.store, progress).await?;
         return Ok(());
     }
