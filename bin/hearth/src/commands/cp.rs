@@ -144,20 +144,35 @@ async fn copy_out(guest: &Guest, from: &str, to: &Path) -> anyhow::Result<()> {
     if guest.is_directory(from).await? {
         return tree::fetch(guest, from, &target).await;
     }
+    // A device or a pipe takes what is written; it is not to be replaced.
+    let target = target.canonicalize().unwrap_or(target);
+    if std::fs::metadata(&target).is_ok_and(|kind| !kind.is_file()) {
+        let mut file = tokio::fs::OpenOptions::new()
+            .write(true)
+            .open(&target)
+            .await?;
+        download(guest, from, &mut file).await?;
+        return Ok(());
+    }
     // Beside the target, so that a copy that breaks off leaves the old file.
     let directory = directory_of(&target);
     let part = tempfile::NamedTempFile::new_in(directory)
         .with_context(|| format!("write to {}", directory.display()))?;
     let mut file = tokio::fs::File::from_std(part.reopen()?);
-    guest
-        .agent
-        .file_download(from, guest.user.as_deref(), &mut file)
-        .await
-        .with_context(|| format!("read {from} in the sandbox"))?;
+    download(guest, from, &mut file).await?;
     open_to_umask(part.path())?;
     part.persist(&target)
         .with_context(|| format!("write {}", target.display()))?;
     Ok(())
+}
+
+async fn download(guest: &Guest, from: &str, into: &mut tokio::fs::File) -> anyhow::Result<()> {
+    guest
+        .agent
+        .file_download(from, guest.user.as_deref(), into)
+        .await
+        .map(drop)
+        .with_context(|| format!("read {from} in the sandbox"))
 }
 
 /// Gives a file, made for its owner alone, the mode that new files have.

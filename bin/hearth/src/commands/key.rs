@@ -1,5 +1,6 @@
 //! `hearth key`: API keys, through the store, whether or not the daemon runs.
 
+use super::env;
 use super::output::{Format, relative};
 use crate::daemon::{
     self,
@@ -13,7 +14,7 @@ use hearth_control::keys;
 use hearth_ids::TeamId;
 use hearth_store::{ApiKey, KeyGrant, Scope, Store, Team};
 use ipnet::IpNet;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use std::net::IpAddr;
 use std::process::ExitCode;
 use uuid::Uuid;
@@ -103,6 +104,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
             let id = key_id(&id)?;
             let team = owner(store.as_ref(), id).await?;
             let (created, key) = keys::rotate(store.as_ref(), team, id, overlap).await?;
+            renew_own(settings, store.as_ref(), id, &key).await?;
             let object = format!("{id},{}", created.id);
             audit::operator(
                 settings,
@@ -129,6 +131,25 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the key that was rotated is the one that the commands here use, they use the new
+/// one from now on.
+async fn renew_own(
+    settings: &Settings,
+    store: &dyn Store,
+    old: Uuid,
+    new: &SecretString,
+) -> anyhow::Result<()> {
+    let Ok(own) = env::api_key(settings) else {
+        return Ok(());
+    };
+    let found = keys::find(store, &own.into()).await?;
+    if found.is_some_and(|key| key.id == old) {
+        daemon::secrets::write(&settings.api_key_file(), new.expose_secret())?;
+        eprintln!("The commands on this machine use it from now on.");
+    }
+    Ok(())
 }
 
 async fn list(store: &dyn Store, format: Format) -> anyhow::Result<()> {

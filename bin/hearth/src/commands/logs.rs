@@ -76,6 +76,9 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         open = printer.print(entries)?;
     }
+    if args.follow {
+        printer.count_older(&client.sandbox_logs(&id, &printer.next(&query)).await?);
+    }
     while open && args.follow {
         // Asked before the entries: what was said until the end is in them.
         let ended = has_ended(&client, &id).await?;
@@ -104,21 +107,17 @@ async fn print_newer(
     printer: &mut Printer,
 ) -> anyhow::Result<bool> {
     loop {
-        let query = LogQuery {
-            cursor: printer.newest,
-            forward: true,
-            limit: Some(PAGE),
-            ..query.clone()
-        };
-        let entries = client.sandbox_logs(id, &query).await?;
+        let entries = client.sandbox_logs(id, &printer.next(query)).await?;
         let full = entries.len() == PAGE as usize;
         let before = printer.newest;
         if !printer.print(entries)? {
             return Ok(false);
         }
-        // A page of one millisecond would come again and again.
-        if !full || printer.newest == before {
+        if !full {
             return Ok(true);
+        }
+        if printer.newest == before {
+            printer.skip_rest();
         }
     }
 }
@@ -128,8 +127,10 @@ struct Printer {
     json: bool,
     /// Milliseconds since 1970 of the newest entry.
     newest: Option<i64>,
-    /// How many entries of that millisecond were printed.
+    /// How many entries of that millisecond were printed, or are older than those.
     of_newest: usize,
+    /// The last entry that was printed.
+    last: Option<SandboxLogEntry>,
 }
 
 impl Printer {
@@ -138,7 +139,44 @@ impl Printer {
             json,
             newest: None,
             of_newest: 0,
+            last: None,
         }
+    }
+
+    /// Asks for the entries from the newest on.
+    fn next(&self, query: &LogQuery) -> LogQuery {
+        LogQuery {
+            cursor: self.newest,
+            forward: true,
+            limit: Some(PAGE),
+            ..query.clone()
+        }
+    }
+
+    /// Takes those entries of the newest one's millisecond that come before it, which were
+    /// more than were to be printed, for printed. `entries` are those from it on.
+    fn count_older(&mut self, entries: &[SandboxLogEntry]) {
+        let Some(last) = &self.last else { return };
+        let same = |entry: &SandboxLogEntry| {
+            (entry.timestamp, &entry.message, &entry.fields)
+                == (last.timestamp, &last.message, &last.fields)
+        };
+        let of_newest = entries
+            .iter()
+            .take_while(|entry| Some(entry.timestamp.timestamp_millis()) == self.newest);
+        let known = of_newest
+            .enumerate()
+            .filter(|(_, entry)| same(entry))
+            .last();
+        if let Some((at, _)) = known {
+            self.of_newest = self.of_newest.max(at + 1);
+        }
+    }
+
+    /// Goes on after a millisecond that has more entries than a page.
+    fn skip_rest(&mut self) {
+        self.newest = self.newest.map(|newest| newest + 1);
+        self.of_newest = 0;
     }
 
     /// What of `entries`, oldest first, was not yet printed; from now on it is.
@@ -161,6 +199,7 @@ impl Printer {
                 self.newest = Some(time);
                 self.of_newest = 1;
             }
+            self.last = Some(entry.clone());
             fresh.push(entry);
         }
         fresh
@@ -228,6 +267,29 @@ mod tests {
         assert_eq!(messages(&printer.unprinted(again)), ["c", "d"]);
         assert_eq!(messages(&printer.unprinted(vec![entry(5, "d")])), [""; 0]);
         assert_eq!(printer.newest, Some(5));
+    }
+
+    #[test]
+    fn what_was_cut_off_before_the_newest_is_not_printed_later() {
+        let mut printer = Printer::new(false);
+        // The newest two of four of one time.
+        printer.unprinted(vec![entry(7, "c"), entry(7, "d")]);
+        let page = vec![entry(7, "a"), entry(7, "b"), entry(7, "c"), entry(7, "d")];
+        printer.count_older(&page);
+        assert_eq!(messages(&printer.unprinted(page)), [""; 0]);
+        let page = vec![
+            entry(7, "a"),
+            entry(7, "b"),
+            entry(7, "c"),
+            entry(7, "d"),
+            entry(7, "e"),
+        ];
+        assert_eq!(messages(&printer.unprinted(page)), ["e"]);
+        printer.skip_rest();
+        assert_eq!(
+            messages(&printer.unprinted(vec![entry(7, "z"), entry(8, "f")])),
+            ["f"]
+        );
     }
 
     #[test]

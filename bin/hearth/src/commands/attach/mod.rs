@@ -110,7 +110,10 @@ pub async fn run(
         .as_ref()
         .map(terminal::Terminal::size)
         .transpose()?;
-    let mut stream = agent.start(command).await?;
+    let mut stream = tokio::select! {
+        started = agent.start(command) => started?,
+        () = signals.next() => anyhow::bail!("interrupted before the command had started"),
+    };
     let pid = stream.pid();
     let _raw = terminal.as_ref().map(|it| it.raw()).transpose()?;
     let output = tokio::select! {
