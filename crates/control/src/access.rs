@@ -3,8 +3,10 @@
 
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
+use crate::network::NetworkRule;
 use chrono::{DateTime, SecondsFormat, Utc};
-use hearth_store::Scope;
+use hearth_store::{KeyGrant, Scope};
+use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// A part of the API.
@@ -114,12 +116,58 @@ impl Caller {
             _ => Ok(()),
         }
     }
+
+    /// Whether a key of this grant may be made by this caller: it has to be for no more,
+    /// for no longer and from nowhere else than the caller's own.
+    ///
+    /// Errors: `Forbidden`, with what goes beyond the caller's key.
+    pub fn may_grant(&self, wanted: &KeyGrant) -> Result<(), Error> {
+        let own = &*self.grant;
+        let beyond = |what: &str| {
+            let message = format!("This API key cannot make one that {what} than itself");
+            Err(forbidden(message))
+        };
+        if !wanted.scopes.is_subset(&own.scopes) || (own.read_only && !wanted.read_only) {
+            return beyond("may do more");
+        }
+        let outlives = own
+            .expires_at
+            .is_some_and(|end| wanted.expires_at.is_none_or(|wanted| wanted > end));
+        if outlives {
+            return beyond("lasts longer");
+        }
+        let within = |wanted: &IpNet| own.networks.iter().any(|network| network.contains(wanted));
+        let from_elsewhere = wanted.networks.is_empty() || !wanted.networks.iter().all(within);
+        if !own.networks.is_empty() && from_elsewhere {
+            return beyond("is used from other networks");
+        }
+        Ok(())
+    }
+
+    /// Whether this caller may have settings that put secrets into a sandbox's requests,
+    /// where these do: they reach whoever the sandbox sends them to.
+    ///
+    /// Errors: as [`Self::may`].
+    pub(crate) fn may_fill_secrets<'a>(
+        &self,
+        rules: impl IntoIterator<Item = &'a NetworkRule>,
+    ) -> Result<(), Error> {
+        let headers = rules.into_iter().filter_map(|rule| rule.transform.as_ref());
+        let mut values = headers.flat_map(|transform| transform.headers.values());
+        if !values.any(|value| value.contains("${")) {
+            return Ok(());
+        }
+        self.may(Action {
+            resource: Resource::Secrets,
+            access: Access::Read,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hearth_store::{KeyGrant, LimitsSetBy, Team, TeamLimits};
+    use hearth_store::{LimitsSetBy, Team, TeamLimits};
     use std::sync::Arc;
 
     fn caller(grant: KeyGrant, banned: bool, blocked: Option<&str>) -> Caller {
@@ -210,6 +258,81 @@ mod tests {
             refused.expect_err("is blocked").message,
             "team is blocked: unpaid"
         );
+    }
+
+    #[test]
+    fn a_key_makes_no_key_beyond_itself() {
+        let now = Utc::now();
+        let own = KeyGrant {
+            scopes: [Scope::Admin, Scope::Sandboxes].into(),
+            read_only: false,
+            expires_at: Some(now),
+            networks: vec!["198.51.100.0/24".parse().expect("a network")],
+        };
+        let caller = caller(own.clone(), false, None);
+        assert_eq!(
+            caller.may_grant(&own).map_err(|error| error.message),
+            Ok(())
+        );
+        let narrower = KeyGrant {
+            scopes: [Scope::Sandboxes].into(),
+            read_only: true,
+            expires_at: Some(now - chrono::TimeDelta::seconds(1)),
+            networks: vec!["198.51.100.8/29".parse().expect("a network")],
+        };
+        assert!(caller.may_grant(&narrower).is_ok());
+        let wider = |change: fn(&mut KeyGrant)| {
+            let mut grant = narrower.clone();
+            change(&mut grant);
+            caller.may_grant(&grant).map_err(|error| error.kind)
+        };
+        for change in [
+            (|grant| grant.scopes.extend([Scope::Secrets])) as fn(&mut KeyGrant),
+            |grant| grant.expires_at = None,
+            |grant| grant.expires_at = grant.expires_at.map(|end| end + chrono::TimeDelta::days(1)),
+            |grant| grant.networks = Vec::new(),
+            |grant| {
+                grant
+                    .networks
+                    .push("198.51.0.0/16".parse().expect("a network"))
+            },
+        ] {
+            assert_eq!(wider(change), Err(Kind::Forbidden));
+        }
+        let reader = self::caller(
+            KeyGrant {
+                read_only: true,
+                ..KeyGrant::default()
+            },
+            false,
+            None,
+        );
+        assert!(reader.may_grant(&KeyGrant::default()).is_err());
+        let all = self::caller(KeyGrant::default(), false, None);
+        assert!(all.may_grant(&KeyGrant::default()).is_ok());
+    }
+
+    #[test]
+    fn secrets_are_filled_for_keys_that_may_have_them() {
+        let rule = |value: &str| NetworkRule {
+            transform: Some(crate::network::HeaderTransform {
+                headers: [("X-Key".to_owned(), value.to_owned())].into(),
+            }),
+        };
+        let (plain, secret) = (rule("plain"), rule("Bearer ${e2b.secrets.key}"));
+        let sandboxes = caller(
+            KeyGrant {
+                scopes: [Scope::Sandboxes].into(),
+                ..KeyGrant::default()
+            },
+            false,
+            None,
+        );
+        assert!(sandboxes.may_fill_secrets([&plain]).is_ok());
+        let refused = sandboxes.may_fill_secrets([&plain, &secret]);
+        assert_eq!(refused.map_err(|error| error.kind), Err(Kind::Forbidden));
+        let all = caller(KeyGrant::default(), false, None);
+        assert!(all.may_fill_secrets([&secret]).is_ok());
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub struct Config {
     /// earlier process, which surely is gone, takes over at once what that one left
     /// unfinished; from all others only when their leases are over.
     pub owner: OwnerId,
+    /// Whether the store has to be this process's alone, as the builds in it are on the
+    /// node of one process.
+    pub sole: bool,
     /// Template builds that one team may have in progress.
     pub max_concurrent_builds: usize,
 }
@@ -74,6 +77,7 @@ impl Config {
             features: Features::default(),
             team: TeamConfig::default(),
             owner: OwnerId::random(),
+            sole: false,
             max_concurrent_builds: 20,
         }
     }

@@ -14,6 +14,7 @@
 //! lease. Nothing relies on a lease alone: a note that was taken over is missed by the
 //! transaction that needs it, and a build's end is written once, whoever follows it.
 
+use crate::error::Kind;
 use crate::{Control, Error};
 use hearth_ids::BuildId;
 use hearth_store::LeaseName;
@@ -37,6 +38,12 @@ pub(crate) struct Following {
 }
 
 impl Followed {
+    /// Whether a task of this process follows the build, or starts it.
+    pub(crate) fn contains(&self, build: BuildId) -> bool {
+        let builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        builds.contains(&build)
+    }
+
     /// `None` where the build is followed already.
     pub(crate) fn begin(&self, build: BuildId) -> Option<Following> {
         let mut builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,6 +70,7 @@ impl Control {
     pub async fn housekeeping_start(self: &Arc<Self>) -> Result<(), Error> {
         let owner = &self.config.owner;
         let presence = LeaseName::presence(owner);
+        self.claim_store().await?;
         self.store.idempotency_end_leases(owner).await?;
         // Without a presence of its own, this process's notes are the earlier one's.
         self.store.lease_release(&presence, owner).await?;
@@ -79,6 +87,23 @@ impl Control {
             }
         });
         Ok(())
+    }
+
+    /// Refuses a store that another daemon uses: the builds in it are on that one's node.
+    async fn claim_store(&self) -> Result<(), Error> {
+        let owner = &self.config.owner;
+        let daemon = LeaseName::daemon();
+        if !self.config.sole || self.store.lease_acquire(&daemon, owner, LEASE).await? {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Conflict,
+            format!(
+                "another Hearth uses this database, and only one at a time can; it is free {} s \
+                 after that one was killed, and at once after `hearth down`",
+                LEASE.as_secs()
+            ),
+        ))
     }
 
     /// Begins to delete the builds that processes which are gone left noted.
@@ -109,6 +134,7 @@ impl Control {
         let owner = &self.config.owner;
         let presence = LeaseName::presence(owner);
         self.store.lease_acquire(&presence, owner, LEASE).await?;
+        self.claim_store().await?;
         let sweep = LeaseName::sweep();
         if self.store.lease_acquire(&sweep, owner, LEASE).await? {
             self.discard_left_over().await?;
@@ -120,7 +146,12 @@ impl Control {
     /// Lets others take up at once what this process leaves, when it does nothing more.
     pub(crate) async fn leases_release(&self) {
         let owner = &self.config.owner;
-        for name in [LeaseName::sweep(), LeaseName::presence(owner)] {
+        let names = [
+            LeaseName::sweep(),
+            LeaseName::daemon(),
+            LeaseName::presence(owner),
+        ];
+        for name in names {
             if let Err(error) = self.store.lease_release(&name, owner).await {
                 // It ends by itself.
                 tracing::debug!(%error, "release of a lease failed");

@@ -71,6 +71,14 @@ pub async fn rotate(
     Ok((replaced.ok_or_else(unknown)?, secret))
 }
 
+/// The unrevoked key with this secret, if there is one.
+///
+/// Errors: `Internal`, when the store cannot be read.
+pub async fn find(store: &dyn Store, secret: &SecretString) -> Result<Option<ApiKey>, Error> {
+    let found = store.api_key_by_hash(&hash(secret.expose_secret())).await?;
+    Ok(found.map(|(key, _)| key))
+}
+
 fn draft(team: TeamId, name: &str, grant: KeyGrant) -> Result<(NewApiKey, SecretString), Error> {
     let name = check_name(name)?;
     let now = Utc::now();

@@ -12,8 +12,8 @@ use hearth_store::TeamLimits;
 pub(crate) enum Demand {
     /// A sandbox that runs, when with it as many would.
     Run { with_it: usize },
-    /// A sandbox that is paused, or will be when its time is over.
-    Pause { paused: usize },
+    /// Sandboxes that are paused, or will be when their time is over, beside those that are.
+    Pause { paused: usize, more: usize },
     /// A snapshot under a new name.
     Snapshot { snapshots: usize },
     /// A template under a new name.
@@ -36,9 +36,9 @@ pub(crate) fn decide(demand: Demand, limits: &TeamLimits) -> Result<(), Exceeded
             let most = limits.max_concurrent_sandboxes;
             (with_it <= count(most), most)
         }
-        Demand::Pause { paused } => {
+        Demand::Pause { paused, more } => {
             let most = limits.max_paused_sandboxes;
-            (paused < count(most), most)
+            (paused.saturating_add(more) <= count(most), most)
         }
         Demand::Snapshot { snapshots } => {
             let most = limits.max_snapshots;
@@ -71,7 +71,7 @@ impl From<Exceeded> for Error {
                 "you have reached the maximum number of concurrent E2B sandboxes ({most}). If you \
                  need more, end some of them or have the team's limit raised."
             ),
-            Demand::Pause { paused } => reached(
+            Demand::Pause { paused, .. } => reached(
                 "paused sandboxes",
                 &format!("{paused} of {most}"),
                 "end some of them",
@@ -138,7 +138,7 @@ mod tests {
             };
             let all = usize::try_from(most).expect("small");
             prop_assert_eq!(fill(|held| Demand::Run { with_it: held + 1 }), all);
-            prop_assert_eq!(fill(|paused| Demand::Pause { paused }), all);
+            prop_assert_eq!(fill(|paused| Demand::Pause { paused, more: 1 }), all);
             prop_assert_eq!(fill(|snapshots| Demand::Snapshot { snapshots }), all);
             prop_assert_eq!(fill(|templates| Demand::Template { templates }), all);
             let stored = fill(|held| Demand::Store { stored_bytes: (held as u64) << 20 });

@@ -267,6 +267,10 @@ impl Control {
         }
         let source = self.build_source(caller, &template.id, spec.source).await?;
         self.give_up_others(&template, request.build.id).await?;
+        // Until the node has it, nobody else asks after it and finds it interrupted.
+        let Some(starting) = self.followed.begin(request.build.id) else {
+            return Err(not_waiting());
+        };
         if !self.store.build_begin(request.build.id, Utc::now()).await? {
             return Err(not_waiting());
         }
@@ -291,6 +295,7 @@ impl Control {
         };
         match self.template_node()?.template_build_start(wanted).await {
             Ok(()) => {
+                drop(starting);
                 self.template_build_follow(id);
                 Ok(())
             }
@@ -390,6 +395,7 @@ impl Control {
                         request = self.build_of(&template, build).await?;
                     }
                 }
+                Err(NodeError::NotFound(_)) if self.followed.contains(id) => {}
                 Err(NodeError::NotFound(_)) if request.build.status == BuildStatus::Building => {
                     self.store
                         .build_fail(id, INTERRUPTED, None, Utc::now())

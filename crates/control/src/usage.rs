@@ -9,16 +9,16 @@ use hearth_store::Team;
 use std::collections::HashSet;
 
 impl Control {
-    /// Refuses one paused sandbox more than a team may have. What is paused because its
+    /// Refuses `more` paused sandboxes beyond what a team may have. What is paused because its
     /// time is over is not refused: its state would be lost.
-    pub(crate) async fn check_paused(&self, team: &Team) -> Result<(), Error> {
+    pub(crate) async fn check_paused(&self, team: &Team, more: usize) -> Result<(), Error> {
         let listed = self.node.of_team(team.id).await;
         let listed = listed.map_err(Error::from_node)?;
         let paused = listed
             .iter()
             .filter(|sandbox| sandbox.state == NodeSandboxState::Paused)
             .count();
-        Ok(decide(Demand::Pause { paused }, &team.limits)?)
+        Ok(decide(Demand::Pause { paused, more }, &team.limits)?)
     }
 
     /// Refuses a snapshot beyond a team's limits: of their number where it is `new`, of

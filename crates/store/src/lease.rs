@@ -62,6 +62,12 @@ impl LeaseName {
         Self("sweep".to_owned())
     }
 
+    /// Being the daemon whose node the builds in the store are on.
+    #[must_use]
+    pub fn daemon() -> Self {
+        Self("daemon".to_owned())
+    }
+
     /// That a process is there. What it owns is nobody else's while it holds this.
     #[must_use]
     pub fn presence(owner: &OwnerId) -> Self {

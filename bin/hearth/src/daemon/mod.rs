@@ -317,6 +317,11 @@ pub async fn engine(settings: &Settings) -> anyhow::Result<QemuEngine> {
 async fn start_control(settings: &Settings) -> anyhow::Result<Arc<Control>> {
     let (control, config) = open_control(settings).await?;
     control.watch_node();
+    // First of all: it refuses a database that another daemon uses.
+    control
+        .housekeeping_start()
+        .await
+        .context("take up what an earlier run left")?;
     let bootstrapped = hearth_control::bootstrap(control.store().as_ref(), &config)
         .await
         .context("set up the first team")?;
@@ -324,10 +329,6 @@ async fn start_control(settings: &Settings) -> anyhow::Result<Arc<Control>> {
         secrets::write(&settings.api_key_file(), key.expose_secret())?;
     }
     prepare::publish_all(settings, &control, bootstrapped.team.id).await?;
-    control
-        .housekeeping_start()
-        .await
-        .context("take up what an earlier run left")?;
     Ok(control)
 }
 
@@ -338,6 +339,7 @@ async fn open_control(
     let seed = secrets::random_once(&settings.token_seed_file())?;
     let mut config = hearth_control::Config::new(settings.domain(), seed.into());
     config.owner = owner(settings)?;
+    config.sole = true;
     config.features.pause = true;
     config.features.egress_rules = true;
     config.features.egress_proxy = true;
@@ -365,6 +367,10 @@ fn limits(settings: &Settings) -> TeamLimits {
     TeamLimits {
         max_concurrent_sandboxes: settings.limits.concurrent_sandboxes,
         max_length_hours: settings.limits.max_length_hours,
+        max_paused_sandboxes: settings.limits.paused_sandboxes,
+        max_snapshots: settings.limits.snapshots,
+        max_templates: settings.limits.templates,
+        max_stored_mib: settings.limits.stored_mib,
         ..TeamLimits::default()
     }
 }

@@ -74,6 +74,14 @@ pub struct LimitSettings {
     pub max_length_hours: u32,
     /// Template builds that may be in progress, waiting ones among them.
     pub concurrent_builds: usize,
+    /// Sandboxes that may be paused. One whose time is over is paused all the same.
+    pub paused_sandboxes: u32,
+    /// Snapshots that may be kept, each name counted once.
+    pub snapshots: u32,
+    /// Templates, snapshots not counted.
+    pub templates: u32,
+    /// MiB of disk that all builds of templates and snapshots may account for.
+    pub stored_mib: u32,
 }
 
 impl Default for LimitSettings {
@@ -82,6 +90,10 @@ impl Default for LimitSettings {
             concurrent_sandboxes: 100,
             max_length_hours: 24,
             concurrent_builds: 20,
+            paused_sandboxes: 1000,
+            snapshots: 1000,
+            templates: 500,
+            stored_mib: 512 << 10,
         }
     }
 }

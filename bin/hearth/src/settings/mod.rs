@@ -56,8 +56,8 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// Artefacts that are slow to make, kept by content, shared between installations.
     pub cache_dir: PathBuf,
-    /// Address of the PostgreSQL database of teams, keys, templates and snapshots, which any
-    /// number of processes may share. Without it they are in a SQLite file in `state_dir`.
+    /// Address of the PostgreSQL database of teams, keys, templates and snapshots; one daemon
+    /// at a time uses it. Without it they are in a SQLite file in `state_dir`.
     /// `hearth migrate` copies what is there. A password is better kept in `~/.pgpass` or
     /// `PGPASSWORD`; `sslmode=verify-full` asks for TLS.
     #[schemars(example = "postgres://hearth@db.example.com/hearth?sslmode=verify-full")]

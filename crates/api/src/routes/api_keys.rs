@@ -43,11 +43,10 @@ fn shown(key: ApiKey) -> TeamApiKey {
     }
 }
 
-fn grant(body: &NewApiKey) -> Result<KeyGrant> {
-    let mut grant = KeyGrant {
-        read_only: body.read_only.unwrap_or(false),
-        ..KeyGrant::default()
-    };
+/// What is not said is as it is for the key that asks.
+fn grant(body: &NewApiKey, own: &KeyGrant) -> Result<KeyGrant> {
+    let mut grant = own.clone();
+    grant.read_only = body.read_only.unwrap_or(own.read_only);
     if let Some(scopes) = &body.scopes {
         let scopes = scopes.iter().map(|text| {
             Scope::parse(text).ok_or_else(|| {
@@ -61,6 +60,9 @@ fn grant(body: &NewApiKey) -> Result<KeyGrant> {
         let time = parse_rfc3339(text);
         let time = time.ok_or_else(|| Error::invalid("expiresAt", "is no RFC 3339 time"))?;
         grant.expires_at = Some(time);
+    }
+    if body.networks.is_some() {
+        grant.networks.clear();
     }
     for text in body.networks.iter().flatten() {
         let network = text.parse();
@@ -89,8 +91,8 @@ pub(crate) async fn api_key_list(
 
 /// Create an API key
 ///
-/// The answer alone holds the key. Without a grant it is for everything, for ever and
-/// from everywhere.
+/// The answer alone holds the key. What is left out is as it is for the key that asks,
+/// and nothing may go beyond that.
 #[utoipa::path(post, path = "/api-keys", tag = "api-keys", security(("ApiKeyAuth" = [])),
     request_body = NewApiKey,
     responses(
@@ -103,7 +105,8 @@ pub(crate) async fn api_key_create(
     ForApiKeys(caller): ForApiKeys,
     Body(body): Body<NewApiKey>,
 ) -> Result<(StatusCode, HeaderMap, Json<CreatedApiKey>)> {
-    let grant = grant(&body)?;
+    let grant = grant(&body, &caller.grant)?;
+    caller.may_grant(&grant)?;
     let store = state.control.store().as_ref();
     let (key, secret) = keys::issue(store, caller.team_id(), &body.name, grant).await?;
     audit::created(&key.id.to_string());

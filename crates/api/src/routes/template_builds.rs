@@ -12,8 +12,9 @@ use axum::extract::{FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use hearth_control::{
-    BuildLogEntry, BuildLogLevel, BuildStep, Caller, Error, Kind, NewTemplateBuild,
-    RegisteredBuild, RegistryCredentials, TemplateBuildSpec, TemplateBuildView, TemplateSource,
+    Access, Action, BuildLogEntry, BuildLogLevel, BuildStep, Caller, Error, Kind, NewTemplateBuild,
+    RegisteredBuild, RegistryCredentials, Resource, TemplateBuildSpec, TemplateBuildView,
+    TemplateSource,
 };
 use hearth_wire as wire;
 use hearth_wire::{
@@ -176,9 +177,15 @@ pub(crate) async fn template_files_get(
         .control
         .template_files(&caller, &template, &hash)
         .await?;
+    // The link is as good as the key that asks for it.
+    let change = Action {
+        resource: Resource::Templates,
+        access: Access::Change,
+    };
+    let url = caller.may(change).map(|()| uploads::url(&origin, &ticket));
     let answer = FilesUpload {
         present,
-        url: Some(uploads::url(&origin, &ticket)),
+        url: url.ok(),
         headers: None,
     };
     Ok((StatusCode::CREATED, Json(answer)))

@@ -219,9 +219,8 @@ impl Control {
     ) -> Result<SandboxAccess, Error> {
         let time = time_to_live(request.timeout_seconds, 1, caller.team.limits)?;
         let request = request.check(self.config.features, &self.config.domain)?;
-        if request.lifecycle.on_timeout == OnTimeout::Pause {
-            self.check_paused(&caller.team).await?;
-        }
+        let rules = request.network.iter().flat_map(|network| &network.rules);
+        caller.may_fill_secrets(rules.flat_map(|rules| rules.values().flatten()))?;
         let id = self.sandbox_new_id(caller, &request).await;
         let Some(key) = key else {
             let placed = self.place(caller, &request, time, id.clone(), false).await;
@@ -300,6 +299,9 @@ impl Control {
                 NodeSandboxState::Starting => Err(in_progress()),
                 _ => Ok(made),
             };
+        }
+        if request.lifecycle.on_timeout == OnTimeout::Pause {
+            self.check_paused(&caller.team, 1).await?;
         }
         let resolved = self.template_resolve(caller, &reference).await?;
         let config = self.sandbox_config(caller, request, resolved, id);

@@ -15,7 +15,7 @@ use super::{SandboxAccess, sandbox_error, time_to_live};
 use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
-use crate::node::{NodeError, NodeSandbox, SandboxConfig};
+use crate::node::{NodeError, NodeSandbox, OnTimeout, SandboxConfig};
 use crate::transitions::{Arrival, Request, Ticket};
 use chrono::TimeDelta;
 use futures::StreamExt as _;
@@ -59,6 +59,9 @@ impl Control {
             };
             // What it was made of, variables and settings too.
             let source = self.sandbox_find(caller, id).await?;
+            if source.config.lifecycle.on_timeout == OnTimeout::Pause {
+                self.check_paused(&caller.team, count).await?;
+            }
             let (control, team) = (Arc::clone(self), Arc::clone(&caller.team));
             let task = self
                 .tasks

@@ -97,7 +97,7 @@ impl Control {
                 self.check_guest(&self.sandbox_find(caller, id).await?)
                     .await?;
             }
-            self.check_paused(&caller.team).await?;
+            self.check_paused(&caller.team, 1).await?;
             let (control, id) = (Arc::clone(self), id.clone());
             let work = async move {
                 let build = BuildId::random();

@@ -296,6 +296,8 @@ impl Control {
         id: &SandboxId,
         update: NetworkUpdate,
     ) -> Result<(), Error> {
+        let rules = update.rules.iter().flat_map(|rules| rules.values());
+        caller.may_fill_secrets(rules.flatten())?;
         self.sandbox_change(caller, id, &Change::Network(Box::new(update)))
             .await
     }

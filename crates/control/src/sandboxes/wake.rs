@@ -65,9 +65,7 @@ impl Control {
                 .map_err(|error| not_looked_up(id, &error))?;
             // Strangers ask for ids by the thousand: this one look ends that.
             let seen = seen.ok_or(WakeRefusal::NotFound)?;
-            if seen.state == NodeSandboxState::Running {
-                return Ok(());
-            }
+            // What is known may be older than what brought the visitor here.
             let sandbox = self.visited(id).await?;
             match sandbox.state {
                 NodeSandboxState::Running => return Ok(()),
