@@ -74,5 +74,12 @@ use_own_cargo() {
 }
 use_own_cargo
 # nft, mke2fs and friends live in sbin, which a user's PATH often lacks.
-PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+# Each once: scripts start scripts, and cargo runs build scripts anew when PATH changes.
+for directory in /usr/local/sbin /usr/sbin /sbin; do
+    case ":$PATH:" in
+    *":$directory:"*) ;;
+    *) PATH="$PATH:$directory" ;;
+    esac
+done
+unset directory
 export PATH
