@@ -125,5 +125,7 @@ def sandbox_files(state_dir: Path, run_dir: Path) -> set[str]:
             found |= {str(path) for path in directory.rglob("*") if not path.is_dir()}
             found |= {str(path) for path in (directory / "sb").glob("*")}
     # A log may stay to be read, and a lock's file has to: removing it would race
-    # with the next holder. Neither is a resource.
-    return {path for path in found if "/sb/" in path or not path.endswith((".log", ".pid"))}
+    # with the next holder. Which users were given out is remembered until the host boots.
+    # None of them is a resource.
+    kept = (".log", ".pid", "/uids.json")
+    return {path for path in found if "/sb/" in path or not path.endswith(kept)}
