@@ -103,7 +103,7 @@ def test_how_a_signal_ended_the_command_is_told(hearth, sandbox):
     done = hearth.run("exec", sandbox.sandbox_id, "sh", "-c", "kill -KILL $$", check=False)
     assert done.returncode == 137
     nothing = hearth.run("exec", sandbox.sandbox_id, "no-such-program", check=False)
-    assert nothing.returncode == 1 and "no-such-program" in nothing.stderr, nothing.stderr
+    assert nothing.returncode == 127 and "no-such-program" in nothing.stderr, nothing.stderr
 
 
 def read_until(master, text):
@@ -188,7 +188,6 @@ def test_copies_that_cannot_be_are_refused(hearth, sandbox, tmp_path):
     for arguments, words in [
         ((str(tmp_path / "none"), f"{there}:/tmp/x"), "none"),
         ((f"{there}:/no/such", str(tmp_path / "old")), "not exist"),
-        ((str(tmp_path / "old"), f"{there}:/etc/denied"), "permission denied"),
         ((str(tmp_path), f"{there}:/etc/denied"), "denied"),
         (("a", "b"), "SANDBOX:PATH"),
         ((f"{there}:", "b"), "missing"),
@@ -202,7 +201,8 @@ def test_copies_that_cannot_be_are_refused(hearth, sandbox, tmp_path):
 
 def test_logs_are_printed_and_followed_to_the_end(hearth):
     sandbox = Sandbox.create(timeout=300)
-    until(lambda: hearth.run("logs", sandbox.sandbox_id).stdout, "there is a log")
+    sandbox.commands.run("echo first")
+    until(lambda: "first" in hearth.run("logs", sandbox.sandbox_id).stdout, "there is a log")
     follow = subprocess.Popen(
         hearth.command("logs", "-f", "-n", "0", "--json", sandbox.sandbox_id),
         env=hearth.environment,
