@@ -57,6 +57,8 @@ pub const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
 
 /// How long QEMU may take from its start to its first answer.
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long an adoption waits for the monitor.
+const ADOPTION_LIMIT: Duration = Duration::from_secs(2);
 /// How long loading a device state may take.
 const LOAD_LIMIT: Duration = Duration::from_secs(30);
 /// What a restore waits for longest.
@@ -186,7 +188,16 @@ impl Engine for QemuEngine {
             state: None,
         };
         // Not finish(): a VM that cannot be adopted now is not ours to kill.
-        connect(&running).await?;
+        let opened = connect(&running, ADOPTION_LIMIT).await;
+        match opened {
+            // It takes commands in their order, this one first, once it does again. One that
+            // was being stopped waits for its disk, which is served after the adoption.
+            Err(Error::Timeout { .. }) => {
+                let (id, pid) = (&running.vm.record.id, running.vm.process.pid());
+                tracing::warn!(id, pid, "adopted a VM whose monitor does not answer yet");
+            }
+            opened => opened?,
+        }
         Ok(Box::new(QemuMachine::new(running)))
     }
 }
@@ -206,17 +217,17 @@ async fn finish(mut running: Running, stage: Result<(), Error>) -> Result<QemuMa
 }
 
 /// Opens the monitor for commands.
-async fn connect(running: &Running) -> Result<(), Error> {
+async fn connect(running: &Running, limit: Duration) -> Result<(), Error> {
     let pending = running.qmp.send("qmp_capabilities", json!(null)).await;
     running
-        .answer("qmp_capabilities", pending, START_LIMIT)
+        .answer("qmp_capabilities", pending, limit)
         .await
         .map(drop)
 }
 
 /// Lets a VM that is about to boot run.
 async fn run(running: &mut Running) -> Result<(), Error> {
-    connect(running).await?;
+    connect(running, START_LIMIT).await?;
     running.vm.limited().await?;
     let pending = running.qmp.send("cont", json!(null)).await;
     running.answer("cont", pending, START_LIMIT).await.map(drop)

@@ -137,6 +137,24 @@ async fn a_saved_guest_goes_on_twice_and_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_vm_whose_monitor_does_not_answer_yet_is_adopted() {
+    let Some(kernel) = kernel() else { return };
+    let bench = Bench::new(kernel);
+    let engine = bench.engine();
+    // QEMU serves one monitor at a time: the next one's commands wait.
+    let first = engine.boot(bench.boot_spec("vm")).await.unwrap();
+    let adopted = engine.adopt(first.record()).await.unwrap();
+    wait_for("the guest to count", || bench.count("vm") >= Some(3));
+    drop(first);
+    adopted.pause().await.unwrap();
+    let stopped_at = bench.count("vm");
+    adopted.resume().await.unwrap();
+    wait_for("the guest to go on", || bench.count("vm") > stopped_at);
+    adopted.stop().await.unwrap();
+    assert!(bench.leftovers("vm").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_vm_is_adopted_by_its_record_until_it_ends() {
     let Some(kernel) = kernel() else { return };
     let bench = Bench::new(kernel);
