@@ -1,7 +1,7 @@
 # The front door. `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down doctor test check unit e2e test-kvm audit sbom bench clean
+.PHONY: help setup build up down doctor test check unit e2e test-kvm fuzz audit sbom bench clean
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HEARTH := $(TARGET_DIR)/fast/hearth
@@ -41,6 +41,9 @@ e2e: build ## end-to-end suites with the official SDKs (as root)
 test-kvm: build ## the suite in an emulated machine that has KVM (as root)
 	@scripts/prepare
 	@scripts/kvm-machine test
+
+fuzz: ## fuzz the parsers of what strangers send, a minute each (as root)
+	@scripts/fuzz
 
 audit: ## known vulnerabilities in dependencies (needs the network)
 	@$$(scripts/tools cargo-deny) check advisories

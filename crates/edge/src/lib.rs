@@ -28,6 +28,9 @@ mod budget;
 mod config;
 mod drain;
 mod forward;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest;
 mod guest_tls;
 mod headers;

@@ -30,6 +30,9 @@ mod allowance;
 mod authority;
 mod dns;
 mod events;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guests;
 mod listeners;
 pub mod names;

@@ -28,6 +28,9 @@ pub mod accelerator;
 mod dirty;
 mod error;
 pub mod firecracker;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 mod launch;
 mod process;

@@ -272,3 +272,9 @@ async fn send_descriptor(
         })
         .await
 }
+
+/// Whether a line is a message of the monitor's.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn is_message(line: &[u8]) -> bool {
+    message::parse(line).is_ok()
+}

@@ -13,6 +13,21 @@
 //! ([`Found::Quarantined`]).
 
 mod files;
+/// Reads a journal and, if it is one, checks that writing it changes nothing.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_and_write(bytes: &[u8]) {
+    let Ok(document) = serde_json::from_slice(bytes) else {
+        return;
+    };
+    let Ok(record) = Record::parse(&document) else {
+        return;
+    };
+    let text = record.text().expect("what was read can be written");
+    let again = serde_json::from_slice(&text).expect("JSON");
+    let again = Record::parse(&again).expect("what was written can be read");
+    assert_eq!(text, again.text().expect("written"), "and stays the same");
+}
+
 #[cfg(test)]
 mod tests;
 mod unknown;

@@ -13,6 +13,9 @@ mod artefacts;
 mod builds;
 pub mod config;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hooks;
 mod journal;
 mod listing;

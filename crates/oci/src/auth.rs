@@ -132,6 +132,12 @@ fn token_url(realm: &str, service: Option<&str>, image: &Reference) -> String {
     format!("{realm}{separator}{}", query.finish())
 }
 
+/// Whether a registry's challenge is understood.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn is_challenge(text: &str) -> bool {
+    parse(text).is_some()
+}
+
 fn parse(text: &str) -> Option<Challenge> {
     let (scheme, rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
     if scheme.eq_ignore_ascii_case("basic") {

@@ -18,6 +18,9 @@ mod client;
 mod credentials;
 mod dial;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod login;
 mod pull;
 mod reference;

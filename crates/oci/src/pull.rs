@@ -481,5 +481,14 @@ fn select(manifests: &[Descriptor]) -> Result<String, Error> {
     }
 }
 
+/// Reads every kind of document that a registry answers with.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_documents(body: &[u8]) {
+    if let Ok(manifest) = serde_json::from_slice::<Manifest>(body) {
+        let _ = manifest.manifests.as_deref().map(select);
+    }
+    let _ = serde_json::from_slice::<Config>(body);
+}
+
 #[cfg(test)]
 mod tests;

@@ -277,26 +277,13 @@ impl Reading {
                 self.write(move |writer| writer.sample(&sample)).await
             }
             Line::Batch(batch) => {
-                let entries = self.accept(batch);
+                if batch.lost > 0 {
+                    tracing::debug!(sandbox = %self.id, lost = batch.lost, "log entries were lost");
+                }
+                let entries = accept(batch, &mut self.after);
                 self.write(move |writer| writer.log(&entries)).await
             }
         }
-    }
-
-    /// Entries in order of time, each later than all that came before.
-    fn accept(&mut self, batch: Batch) -> Vec<LogEntry> {
-        let mut kept = Vec::with_capacity(batch.entries.len() + 1);
-        for entry in batch.entries {
-            if entry.id > self.after {
-                self.after = entry.id;
-                kept.extend(entry.accept());
-            }
-        }
-        if batch.lost > 0 {
-            tracing::debug!(sandbox = %self.id, lost = batch.lost, "log entries were lost");
-            kept.insert(0, lost(batch.lost, kept.first(), self.after));
-        }
-        kept
     }
 
     async fn write(
@@ -314,6 +301,21 @@ impl Reading {
         self.writer = Some(writer);
         Ok(())
     }
+}
+
+/// Entries in order of time, each later than all that came before.
+pub(crate) fn accept(batch: Batch, after: &mut u64) -> Vec<LogEntry> {
+    let mut kept = Vec::with_capacity(batch.entries.len() + 1);
+    for entry in batch.entries {
+        if entry.id > *after {
+            *after = entry.id;
+            kept.extend(entry.accept());
+        }
+    }
+    if batch.lost > 0 {
+        kept.insert(0, lost(batch.lost, kept.first(), *after));
+    }
+    kept
 }
 
 /// What stands in the log where entries are missing.

@@ -15,6 +15,9 @@
 
 pub mod collector;
 pub mod events;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod segments;
 pub mod store;
 pub mod stream;

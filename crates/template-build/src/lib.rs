@@ -21,6 +21,9 @@ mod copy;
 mod error;
 mod files;
 mod finalize;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
 mod image;
 mod log;

@@ -12,8 +12,8 @@ mod dial;
 mod intercept;
 mod relay;
 mod replay;
-mod sniff;
-mod upstream;
+pub(crate) mod sniff;
+pub(crate) mod upstream;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
