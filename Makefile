@@ -1,7 +1,7 @@
 # The front door. `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down doctor test check unit e2e test-kvm fuzz audit sbom bench clean
+.PHONY: help setup build up down doctor test check unit e2e test-kvm fuzz audit sbom dist bench clean
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HEARTH := $(TARGET_DIR)/fast/hearth
@@ -50,6 +50,9 @@ audit: ## known vulnerabilities in dependencies (needs the network)
 
 sbom: ## what is in Hearth, as CycloneDX JSON
 	@scripts/sbom
+
+dist: ## packages for machines without a compiler, in dist/
+	@scripts/dist
 
 bench: ## time to interactive against the running Hearth
 	@$(SUDO) $(HEARTH) bench tti

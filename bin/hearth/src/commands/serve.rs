@@ -20,7 +20,9 @@ pub async fn run(settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
     if args.announce {
         println!("{ANNOUNCEMENT}");
     }
+    daemon::service_manager::ready(&settings.api_url());
     stopped.wait().await;
+    daemon::service_manager::stopping();
     daemon.stop().await;
     Ok(ExitCode::SUCCESS)
 }

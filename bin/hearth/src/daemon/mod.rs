@@ -18,6 +18,7 @@ pub mod recipes;
 mod routes;
 pub mod secret_files;
 pub mod secrets;
+pub mod service_manager;
 mod serving;
 pub mod signals;
 mod source;
