@@ -1,7 +1,7 @@
 # The front door. `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down doctor test check unit e2e test-kvm fuzz audit sbom dist bench clean
+.PHONY: help setup build up down doctor test check unit e2e test-kvm fuzz audit sbom dist bench bench-compare clean
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HEARTH := $(TARGET_DIR)/fast/hearth
@@ -9,7 +9,7 @@ HEARTH := $(TARGET_DIR)/fast/hearth
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: ## install what is missing, build, start Hearth and stay up
 	@scripts/up
@@ -56,6 +56,9 @@ dist: ## packages for machines without a compiler, in dist/
 
 bench: ## time to interactive against the running Hearth
 	@$(SUDO) $(HEARTH) bench tti
+
+bench-compare: ## this commit beside REV=<commit>, run in turn (as root)
+	@bench/compare.py $(or $(REV),$(error name a commit: make bench-compare REV=main~1))
 
 clean: ## remove what was built; the caches of the tests stay
 	@cargo clean
