@@ -163,6 +163,7 @@ pub(crate) struct Paused {
 }
 
 /// Why a journal cannot be read. A sentence each.
+#[derive(Debug)]
 enum NotRead {
     /// A newer version wrote it: what it says can be trusted, where it is understood.
     Newer(String),

@@ -10,6 +10,7 @@ mod down;
 mod env;
 mod key;
 mod logs;
+mod mcp;
 mod migrate;
 mod output;
 mod reference;
@@ -75,6 +76,8 @@ enum Command {
     Cp(cp::Args),
     /// Print what a sandbox's programs and its agent said
     Logs(logs::Args),
+    /// Give sandboxes to an agent, by the Model Context Protocol
+    Mcp(mcp::Args),
     /// Look at the builds on this machine's disk
     Snapshot(snapshot::Args),
     /// Build, list, tag, prepare and delete templates
@@ -124,6 +127,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Shell(args) => run::shell(&settings, args).await,
             Command::Cp(args) => cp::run(&settings, args).await,
             Command::Logs(args) => logs::run(&settings, args).await,
+            Command::Mcp(args) => mcp::run(&settings, args).await,
             Command::Snapshot(args) => snapshot::run(&settings, args).await,
             Command::Template(args) => template::run(&settings, args).await,
             Command::Config(args) => config::run(config.as_deref(), args),
