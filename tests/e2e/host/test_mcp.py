@@ -145,3 +145,14 @@ def test_sandboxes_are_made_by_name_and_kept_on_request(own_hearth: Hearth) -> N
     assert session.end() == 0
     assert sandbox_id in running()
     Sandbox.kill(sandbox_id)
+
+
+def test_a_key_in_the_environment_is_the_one_that_is_used(own_hearth: Hearth) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("E2B_API_KEY", "e2b_" + "0" * 40)
+        patch.setenv("E2B_API_URL", own_hearth.url)
+        session = Session(own_hearth)
+        session.initialize()
+        works, said = session.call("run_command", command="true")
+        assert not works and "401" in said
+        assert session.end() == 0

@@ -2,9 +2,14 @@
 
 use super::client;
 use crate::{daemon, settings::Settings};
+use anyhow::Context as _;
+use hearth_client::ControlClient;
 use std::{process::ExitCode, time::Duration};
 
-/// Without rights of its own: it uses the API with this machine's key.
+/// Who is asked, and with which key; as `hearth env` exports them.
+const API_URL: &str = "E2B_API_URL";
+const API_KEY: &str = "E2B_API_KEY";
+
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Template of sandboxes for which none is named: an ID, or `name[:tag]`
@@ -18,6 +23,18 @@ pub struct Args {
     keep: bool,
 }
 
+/// With a key in the environment, anybody's, who need not be root and may be on another
+/// machine; else with that of this machine.
+fn api(settings: &Settings) -> anyhow::Result<ControlClient> {
+    match std::env::var(API_KEY) {
+        Ok(key) => {
+            let url = std::env::var(API_URL).unwrap_or_else(|_| settings.api_url());
+            ControlClient::new(&url, &key).with_context(|| format!("use {API_URL} and {API_KEY}"))
+        }
+        Err(_) => client(settings),
+    }
+}
+
 /// Serves one session on standard input and output.
 pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     // Standard output is the protocol's.
@@ -29,7 +46,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     };
     let stopped = daemon::signals::Stop::listen()?;
     let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
-    let client = client(settings)?;
+    let client = api(settings)?;
     hearth_mcp::serve(client, options, input, output, stopped.wait()).await?;
     Ok(ExitCode::SUCCESS)
 }
