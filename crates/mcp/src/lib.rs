@@ -10,26 +10,18 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod options;
 mod output;
 mod sandboxes;
 mod tools;
 
+pub use options::Options;
+
 use hearth_client::ControlClient;
 use rmcp::ServiceExt as _;
 use sandboxes::Sandboxes;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
-
-/// How sandboxes are made, and what becomes of them.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Template of a sandbox for which the agent names none.
-    pub template: String,
-    /// How long a sandbox lives after its last use, at least.
-    pub timeout: Duration,
-    /// Whether sandboxes outlive the session in which they were made.
-    pub keep: bool,
-}
 
 /// Why a session did not take place, or broke off.
 #[derive(Debug, thiserror::Error)]

@@ -60,9 +60,15 @@ mod tests {
         }
         excerpt.push(b"last");
         let text = excerpt.text();
-        assert!(text.starts_with("first..") && text.ends_with("..last"), "{text}");
+        assert!(
+            text.starts_with("first..") && text.ends_with("..last"),
+            "{text}"
+        );
         let gap = 1_000_009 - LIMIT;
-        assert!(text.contains(&format!("{gap} bytes are left out")), "{text}");
+        assert!(
+            text.contains(&format!("{gap} bytes are left out")),
+            "{text}"
+        );
         assert!(text.len() < LIMIT + 100);
     }
 }

@@ -1,7 +1,7 @@
 //! The sandboxes of a session: the one that tools use where none is named, and all that
 //! were made and are to be ended.
 
-use crate::Options;
+use crate::options::Options;
 use hearth_client::{
     ControlClient, Error, ListQuery, ListedSandbox, NewSandbox, Sandbox, SandboxClient, SandboxId,
 };
@@ -55,8 +55,9 @@ impl Sandboxes {
         if new.template_id.is_empty() {
             new.template_id.clone_from(&self.options.template);
         }
-        new.timeout
-            .get_or_insert_with(|| i64::try_from(self.options.timeout.as_secs()).unwrap_or(i64::MAX));
+        new.timeout.get_or_insert_with(|| {
+            i64::try_from(self.options.timeout.as_secs()).unwrap_or(i64::MAX)
+        });
         let made = self.client.sandbox_create(&new).await?;
         let id = SandboxId::parse_client(&made.sandbox_id).map_err(Error::from)?;
         self.lock_own().insert(id);

@@ -197,7 +197,8 @@ impl Server {
     async fn run(&self, asked: RunCommand) -> Answer {
         let seconds = asked.timeout_seconds.unwrap_or(COMMAND_SECONDS);
         if !(1..=MAX_COMMAND_SECONDS).contains(&seconds) {
-            let input = format!("timeout_seconds is {seconds}: 1 to {MAX_COMMAND_SECONDS} are possible");
+            let input =
+                format!("timeout_seconds is {seconds}: 1 to {MAX_COMMAND_SECONDS} are possible");
             return Err(Failure::Input(input));
         }
         let timeout = Duration::from_secs(seconds);
@@ -255,7 +256,8 @@ impl Server {
         let bytes = match agent.file_read(&asked.path, MAX_FILE_BYTES).await {
             Err(Error::TooLarge { limit }) => {
                 let path = asked.path;
-                let input = format!("{path} is larger than {limit} bytes: read a part with run_command");
+                let input =
+                    format!("{path} is larger than {limit} bytes: read a part with run_command");
                 return Err(Failure::Input(input));
             }
             other => other?,
