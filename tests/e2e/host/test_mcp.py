@@ -156,3 +156,11 @@ def test_a_key_in_the_environment_is_the_one_that_is_used(own_hearth: Hearth) ->
         works, said = session.call("run_command", command="true")
         assert not works and "401" in said
         assert session.end() == 0
+
+
+def test_a_signal_ends_the_session_and_its_sandboxes(session: Session) -> None:
+    works, said = session.call("run_command", command="true")
+    assert works, said
+    session.process.terminate()
+    assert session.process.wait(60) == 0, "though its input is still open"
+    until(lambda: running() == [], "the session's sandbox to end", seconds=30)

@@ -48,5 +48,9 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
     let client = api(settings)?;
     hearth_mcp::serve(client, options, input, output, stopped.wait()).await?;
-    Ok(ExitCode::SUCCESS)
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a thread may still read standard input, which nobody may ever close"
+    )]
+    std::process::exit(0)
 }
