@@ -70,7 +70,7 @@ const tab = (name) => page.getByRole('tab', { name }).click()
 before(async () => {
   assert.ok(CHROMIUM, 'no chromium on this host: scripts/setup --tests installs it')
   browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] })
-  context = await browser.newContext({ viewport: { width: 1200, height: 760 } })
+  context = await browser.newContext({ viewport: { width: 1200, height: 760 }, reducedMotion: 'reduce' })
   context.setDefaultTimeout(LIMIT_MS)
   page = await context.newPage()
   devtools = await context.newCDPSession(page)

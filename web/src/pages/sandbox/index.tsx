@@ -53,7 +53,7 @@ export default function Sandbox() {
       <Tabs.Root value={tab} onValueChange={(value) => navigate({ to: '/dashboard/sandboxes/$id', params: { id }, search: { tab: value as Tab }, replace: true })}>
         <Tabs.List aria-label="Parts of the sandbox" className="mb-4 flex overflow-x-auto border-b border-line">
           {tabs.map((name) => (
-            <Tabs.Trigger key={name} value={name} className="border-b-2 border-transparent px-3 py-2 text-sm whitespace-nowrap text-muted capitalize hover:text-text data-[state=active]:border-accent data-[state=active]:font-medium data-[state=active]:text-text">
+            <Tabs.Trigger key={name} value={name} className="border-b-2 border-transparent px-3 py-2 focus-visible:-outline-offset-2 text-sm whitespace-nowrap text-muted capitalize hover:text-text data-[state=active]:border-accent data-[state=active]:font-medium data-[state=active]:text-text">
               {name}
             </Tabs.Trigger>
           ))}
