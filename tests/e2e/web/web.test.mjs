@@ -229,7 +229,7 @@ test('pause, resume and kill', async () => {
   await page.getByRole('button', { name: 'Pause' }).click()
   await page.getByRole('button', { name: 'Resume' }).first().waitFor()
   await tab('Files')
-  await see('The sandbox is paused')
+  await page.getByRole('tabpanel').getByText('The sandbox is paused').waitFor()
   await check('paused')
   await page.getByRole('button', { name: 'Resume' }).first().click()
   await page.getByRole('button', { name: 'Pause' }).waitFor()
