@@ -23,8 +23,9 @@ export function useSignOut() {
     try {
       await api.delete('/web/session');
     } finally {
-      client.clear();
       client.setQueryData(session.queryKey, null);
+      // Nothing of this team stays behind for whoever signs in next.
+      client.removeQueries({ predicate: (query) => query.queryKey[0] !== session.queryKey[0] });
     }
   };
 }
