@@ -59,10 +59,11 @@ const template = createRoute({
 });
 
 const secrets = createRoute({ getParentRoute: () => shell, path: '/secrets', component: lazyRouteComponent(() => import('./pages/secrets')) });
+const keys = createRoute({ getParentRoute: () => shell, path: '/keys', component: lazyRouteComponent(() => import('./pages/keys')) });
 const settings = createRoute({ getParentRoute: () => shell, path: '/settings', component: lazyRouteComponent(() => import('./pages/settings')) });
 
 export const router = createRouter({
-  routeTree: root.addChildren([home, shell.addChildren([index, sandboxes, sandbox, inspect, templates, template, secrets, settings])]),
+  routeTree: root.addChildren([home, shell.addChildren([index, sandboxes, sandbox, inspect, templates, template, secrets, keys, settings])]),
   defaultPendingComponent: Loading,
   defaultErrorComponent: ({ error }) => <Problem error={error} retry={() => window.location.reload()} />,
   defaultNotFoundComponent: () => (

@@ -54,6 +54,9 @@ const PASSED: [HeaderName; 10] = [
     TRAILER,
     VARY,
 ];
+/// The API shows a sandbox's token to those alone who may change things in it.
+const NO_TOKEN: &str = "This API key may look at the sandbox and not work in it: sign in with \
+    one that is not read-only";
 /// Types of an agent's answers that stay what they are: none is run or shown.
 const DATA_TYPES: [&str; 2] = ["application/json", "application/connect+json"];
 
@@ -152,6 +155,10 @@ where
             return Ok(refused.map(Either::Right));
         }
         let mut response = edge.oneshot(Request::from_parts(head, body)).await?;
+        if response.status() == StatusCode::UNAUTHORIZED && sandbox.envd_access_token.is_none() {
+            let refused = answer::error(StatusCode::FORBIDDEN, NO_TOKEN);
+            return Ok(refused.map(Either::Right));
+        }
         tame(response.headers_mut());
         Ok(response.map(Either::Left))
     }

@@ -81,7 +81,15 @@ impl Web {
                            GET /web/session for the team";
             return answer::error(StatusCode::FORBIDDEN, message);
         }
-        self.api_by_session(request, &key).await
+        let id = proof::session(request.headers()).map(str::to_owned);
+        let response = self.api_by_session(request, &key).await;
+        // Expired, deleted or rotated away: no later request will do better.
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let Some(id) = id
+        {
+            self.shared.sessions.end(&id);
+        }
+        response
     }
 
     async fn api(&self, request: Request<Body>) -> Response<Body> {

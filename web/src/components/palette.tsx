@@ -39,6 +39,7 @@ export default function Palette({ close }: { close: () => void }) {
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/sandboxes' }))}>Sandboxes</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/templates' }))}>Templates</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/secrets' }))}>Secrets</Command.Item>
+          <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/keys' }))}>API keys</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/settings' }))}>Settings</Command.Item>
           <Command.Item className={item} onSelect={go(() => setTheme('dark'))}>Dark theme</Command.Item>
           <Command.Item className={item} onSelect={go(() => setTheme('light'))}>Light theme</Command.Item>

@@ -1,7 +1,7 @@
 // What is around every page: who is signed in, the way to the others, the palette.
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { Link, Outlet } from '@tanstack/react-router';
-import { Box, Flame, KeyRound, Layers, LogOut, Search, Settings } from 'lucide-react';
+import { Box, Flame, KeyRound, Layers, Lock, LogOut, Search, Settings } from 'lucide-react';
 import { Suspense, lazy, useEffect, useState } from 'react';
 import { api } from '../lib/api';
 import { session } from '../lib/queries';
@@ -13,7 +13,8 @@ const Palette = lazy(() => import('./palette'));
 const places = [
   { to: '/dashboard/sandboxes', label: 'Sandboxes', icon: Box },
   { to: '/dashboard/templates', label: 'Templates', icon: Layers },
-  { to: '/dashboard/secrets', label: 'Secrets', icon: KeyRound },
+  { to: '/dashboard/secrets', label: 'Secrets', icon: Lock },
+  { to: '/dashboard/keys', label: 'Keys', icon: KeyRound },
   { to: '/dashboard/settings', label: 'Settings', icon: Settings },
 ] as const;
 

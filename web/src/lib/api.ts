@@ -57,6 +57,7 @@ export const api = {
   get: async <T>(path: string) => json<T>(await request('GET', path)),
   post: async <T = void>(path: string, body?: unknown) => json<T>(await request('POST', path, body)),
   put: async <T = void>(path: string, body?: unknown) => json<T>(await request('PUT', path, body)),
+  patch: async <T = void>(path: string, body?: unknown) => json<T>(await request('PATCH', path, body)),
   delete: async <T = void>(path: string, body?: unknown) => json<T>(await request('DELETE', path, body)),
 };
 

@@ -2,7 +2,7 @@
 import { type QueryKey, queryOptions, useMutation, useQueryClient } from '@tanstack/react-query';
 import { toast } from 'sonner';
 import { ApiError, all, api, enc } from './api';
-import type { Detail, Listed, Metric, Session, Snapshot, Tag, Template, TemplateWithBuilds, Secret } from './types';
+import type { ApiKey, Detail, Listed, Metric, Session, Snapshot, Tag, Template, TemplateWithBuilds, Secret } from './types';
 
 export const session = queryOptions({
   queryKey: ['session'],
@@ -63,6 +63,8 @@ export const tags = (id: string) =>
   queryOptions({ queryKey: ['tags', id], queryFn: () => api.get<Tag[]>(`/templates/${enc(id)}/tags`) });
 
 export const secrets = queryOptions({ queryKey: ['secrets'], queryFn: () => all<Secret>('/secrets') });
+
+export const keys = queryOptions({ queryKey: ['keys'], queryFn: () => api.get<ApiKey[]>('/api-keys'), refetchInterval: 30_000 });
 
 // A change: says what was done or why not, and has what it touched asked for anew.
 export function useChange<Input, Output = unknown>(change: (input: Input) => Promise<Output>, done: string | ((output: Output, input: Input) => string), touched: QueryKey[], then?: (output: Output, input: Input) => void) {

@@ -119,6 +119,24 @@ export interface Secret {
   updatedAt: string;
 }
 
+export type Scope = 'sandboxes' | 'templates' | 'secrets' | 'admin';
+
+export interface ApiKey {
+  id: string;
+  name: string;
+  mask: { prefix: string; maskedValuePrefix: string; maskedValueSuffix: string };
+  createdAt: string;
+  lastUsed: string | null;
+  scopes: Scope[];
+  readOnly: boolean;
+  expiresAt: string | null;
+  networks: string[];
+}
+
+export interface CreatedKey extends ApiKey {
+  key: string;
+}
+
 export interface Session {
   team: { teamID: string; name: string };
   domain: string;

@@ -103,13 +103,13 @@ impl Serving {
         if emulation::is_in_use(settings) {
             router = router.layer(axum::middleware::from_fn(tell_of_emulation));
         }
+        if settings.web.enabled {
+            router = Web::new(router, settings.domain()).router();
+        }
         if browsers_may_stay_on_tls(settings) {
             router = router.layer(axum::middleware::from_fn(stay_on_tls));
         }
         let edge = Edge::new(routes, settings.edge.config());
-        if settings.web.enabled {
-            router = Web::new(router, settings.domain()).router();
-        }
         let router = with_scheme(router, trust_forwarded);
         let service = Front::new(edge.or_else(router.clone()), router);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
