@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { after, before, test } from 'node:test'
+import { after, before, test as plainTest } from 'node:test'
 
 import { chromium } from 'playwright-core'
 
@@ -14,6 +14,8 @@ const API = process.env.E2B_API_URL
 const KEY = process.env.E2B_API_KEY
 const SHOTS = process.env.HEARTH_E2E_SHOTS
 const LIMIT_MS = 90_000
+// Of the first page, as it comes over the wire.
+const FIRST_LOAD_BYTES = 300 * 1024
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
 
 let browser
@@ -22,6 +24,8 @@ let page
 let devtools
 let id
 const complaints = []
+// On Debian scripts/setup --tests installs it.
+const test = (name, body) => plainTest(name, { skip: !CHROMIUM && 'there is no Chromium' }, body)
 const strangers = []
 
 async function api(method, path, body) {
@@ -68,7 +72,7 @@ const see = (text, options) => page.getByText(text, options).first().waitFor()
 const tab = (name) => page.getByRole('tab', { name }).click()
 
 before(async () => {
-  assert.ok(CHROMIUM, 'no chromium on this host: scripts/setup --tests installs it')
+  if (!CHROMIUM) return
   browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] })
   context = await browser.newContext({ viewport: { width: 1200, height: 760 }, reducedMotion: 'reduce' })
   context.setDefaultTimeout(LIMIT_MS)
@@ -118,8 +122,60 @@ test('programs see no page, pages no key', async () => {
   assert.equal((await ask('/v2/sandboxes', { 'X-Hearth-Web': '1' })).status, 401)
 })
 
+async function sessionOf(apiKey) {
+  const mark = { 'X-Hearth-Web': '1' }
+  const response = await fetch(`${API}/web/session`, { method: 'POST', headers: mark, body: JSON.stringify({ apiKey }) })
+  const Cookie = response.headers.get('set-cookie')?.split(';')[0] ?? ''
+  const ask = async (method, path, body) => (await fetch(API + path, { method, headers: { ...mark, Cookie, 'Content-Type': 'application/json' }, body: body && JSON.stringify(body) })).status
+  return { status: response.status, ask }
+}
+
+test('a session may do what its key may, for as long', async () => {
+  const made = []
+  const key = async (grant) => {
+    made.push(await api('POST', '/api-keys', { name: 'of the test', ...grant }))
+    return sessionOf(made.at(-1).key)
+  }
+  const { sandboxID } = await api('POST', '/sandboxes', { templateID: 'base', timeout: 120 })
+  const looks = await key({ readOnly: true })
+  assert.equal(looks.status, 201)
+  assert.equal(await looks.ask('GET', `/sandboxes/${sandboxID}`), 200)
+  assert.equal(await looks.ask('POST', `/sandboxes/${sandboxID}/pause`), 403)
+  assert.equal(await looks.ask('DELETE', `/sandboxes/${sandboxID}`), 403)
+  // Nor by way of the agent.
+  assert.equal(await looks.ask('POST', `/web/agent/${sandboxID}/filesystem.Filesystem/ListDir`, { path: '/', depth: 1 }), 403)
+  assert.equal(await looks.ask('GET', `/web/agent/${sandboxID}/files?path=/etc/hostname`), 403)
+  const ours = await sessionOf(KEY)
+  assert.equal(await ours.ask('POST', `/web/agent/${sandboxID}/filesystem.Filesystem/ListDir`, { path: '/', depth: 1 }), 200)
+
+  const templates = await key({ scopes: ['templates'] })
+  assert.equal(await templates.ask('GET', '/v2/templates'), 200)
+  assert.equal(await templates.ask('GET', '/v2/sandboxes'), 403)
+  assert.equal(await templates.ask('GET', '/api-keys'), 403)
+  assert.equal(await templates.ask('GET', `/web/agent/${sandboxID}/files?path=/etc/hostname`), 403)
+
+  assert.equal((await key({ networks: ['203.0.113.0/24'] })).status, 403)
+
+  const expiresAt = new Date(Date.now() + 4000).toISOString()
+  const short = await key({ expiresAt })
+  assert.equal(await short.ask('GET', '/v2/sandboxes'), 200)
+  await new Promise((resolve) => setTimeout(resolve, Date.parse(expiresAt) - Date.now() + 100))
+  assert.equal(await short.ask('GET', '/v2/sandboxes'), 401)
+  assert.equal(await short.ask('GET', '/web/session'), 401)
+
+  for (const { id } of made) await api('DELETE', `/api-keys/${id}`)
+  assert.equal(await looks.ask('GET', '/v2/sandboxes'), 401)
+  assert.equal(await looks.ask('GET', `/web/agent/${sandboxID}/files?path=/etc/hostname`), 401)
+  await api('DELETE', `/sandboxes/${sandboxID}`)
+})
+
 test('signing in', async () => {
+  await devtools.send('Network.enable')
+  let loaded = 0
+  const count = ({ encodedDataLength }) => { loaded += encodedDataLength }
+  devtools.on('Network.loadingFinished', count)
   await open('/')
+  await page.getByLabel('API key').waitFor()
   await page.getByLabel('API key').fill(`e2b_${'0'.repeat(40)}`)
   await page.getByRole('button', { name: 'Sign in' }).click()
   await see('Invalid API key')
@@ -127,6 +183,10 @@ test('signing in', async () => {
   await page.getByLabel('API key').fill(KEY)
   await page.getByRole('button', { name: 'Sign in' }).click()
   await see('No sandboxes now')
+  await page.waitForLoadState('networkidle')
+  devtools.off('Network.loadingFinished', count)
+  console.log(`the first pages are ${Math.round(loaded / 1024)} KiB`)
+  assert.ok(loaded > 50 * 1024 && loaded <= FIRST_LOAD_BYTES, `${loaded} bytes for the first pages`)
   await check('no-sandboxes')
 })
 
@@ -240,6 +300,35 @@ test('pause, resume and kill', async () => {
   await open(`/dashboard/sandboxes/${id}`)
   await see('This sandbox is gone')
   await check('gone')
+})
+
+test('API keys', async () => {
+  await open('/dashboard/keys')
+  await page.getByRole('button', { name: 'New key' }).click()
+  await page.getByLabel('Name', { exact: true }).fill('for a program')
+  await page.getByLabel('Secrets', { exact: true }).uncheck()
+  await page.getByLabel('API keys', { exact: true }).uncheck()
+  await page.getByLabel('Read-only').check()
+  await page.getByLabel('Ends after (days)').fill('30')
+  await check('new-key')
+  await page.getByRole('button', { name: 'Create', exact: true }).click()
+  const key = await page.getByText(/^e2b_[0-9a-f]{40}$/).textContent()
+  await check('made-key')
+  await page.getByRole('button', { name: 'Done' }).click()
+  const { status, ask } = await sessionOf(key)
+  assert.deepEqual([status, await ask('GET', '/v2/sandboxes'), await ask('GET', '/secrets')], [201, 200, 403])
+  const known = (await api('GET', '/api-keys')).find(({ name }) => name === 'for a program')
+  assert.deepEqual([known.scopes, known.readOnly, known.networks], [['sandboxes', 'templates'], true, []])
+  assert.ok(Date.parse(known.expiresAt) - Date.now() > 29 * 86_400_000)
+  await page.getByRole('button', { name: 'Rename for a program' }).click()
+  await page.getByLabel('Name', { exact: true }).fill('for a robot')
+  await page.getByRole('button', { name: 'Rename', exact: true }).click()
+  await see('for a robot', { exact: true })
+  await check('keys')
+  await page.getByRole('button', { name: 'Delete for a robot' }).click()
+  await page.getByRole('button', { name: 'Delete', exact: true }).click()
+  await see('The key for a robot is deleted')
+  assert.equal(await ask('GET', '/v2/sandboxes'), 401)
 })
 
 test('templates, secrets, settings and the palette', async () => {
