@@ -49,7 +49,6 @@ impl Web {
     }
 
     /// Everything that this and the API behind it answer.
-    #[must_use]
     pub fn router(&self) -> Router {
         let web = self.clone();
         let answer = move |request: Request<Body>| {

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { after, before, test as plainTest } from 'node:test'
+import { after, before, test } from 'node:test'
 
 import { chromium } from 'playwright-core'
 
@@ -25,7 +25,7 @@ let devtools
 let id
 const complaints = []
 // On Debian scripts/setup --tests installs it.
-const test = (name, body) => plainTest(name, { skip: !CHROMIUM && 'there is no Chromium' }, body)
+const browse = (name, body) => test(name, { skip: !CHROMIUM && 'there is no Chromium' }, body)
 const strangers = []
 
 async function api(method, path, body) {
@@ -137,6 +137,9 @@ test('a session may do what its key may, for as long', async () => {
     return sessionOf(made.at(-1).key)
   }
   const { sandboxID } = await api('POST', '/sandboxes', { templateID: 'base', timeout: 120 })
+  const expiresAt = new Date(Date.now() + 12_000).toISOString()
+  const short = await key({ expiresAt })
+  assert.equal(short.status, 201)
   const looks = await key({ readOnly: true })
   assert.equal(looks.status, 201)
   assert.equal(await looks.ask('GET', `/sandboxes/${sandboxID}`), 200)
@@ -156,9 +159,6 @@ test('a session may do what its key may, for as long', async () => {
 
   assert.equal((await key({ networks: ['203.0.113.0/24'] })).status, 403)
 
-  const expiresAt = new Date(Date.now() + 4000).toISOString()
-  const short = await key({ expiresAt })
-  assert.equal(await short.ask('GET', '/v2/sandboxes'), 200)
   await new Promise((resolve) => setTimeout(resolve, Date.parse(expiresAt) - Date.now() + 100))
   assert.equal(await short.ask('GET', '/v2/sandboxes'), 401)
   assert.equal(await short.ask('GET', '/web/session'), 401)
@@ -169,7 +169,7 @@ test('a session may do what its key may, for as long', async () => {
   await api('DELETE', `/sandboxes/${sandboxID}`)
 })
 
-test('signing in', async () => {
+browse('signing in', async () => {
   await devtools.send('Network.enable')
   let loaded = 0
   const count = ({ encodedDataLength }) => { loaded += encodedDataLength }
@@ -190,7 +190,7 @@ test('signing in', async () => {
   await check('no-sandboxes')
 })
 
-test('creating a sandbox and finding it', async () => {
+browse('creating a sandbox and finding it', async () => {
   await page.getByRole('button', { name: 'Create a sandbox' }).click()
   await page.getByLabel('Ends after (minutes)').fill('30')
   await page.getByLabel('Metadata').fill('user=ada')
@@ -210,13 +210,13 @@ test('creating a sandbox and finding it', async () => {
   await check('sandboxes')
 })
 
-test('the link of the command line', async () => {
+browse('the link of the command line', async () => {
   await open(`/dashboard/inspect/sandbox/${id}`)
   await page.waitForURL(new RegExp(`/dashboard/sandboxes/${id}`))
   await see(id)
 })
 
-test('a terminal', async () => {
+browse('a terminal', async () => {
   await tab('Terminal')
   const screen = page.getByRole('group', { name: 'Terminal' })
   await screen.getByText('$').first().waitFor()
@@ -226,14 +226,14 @@ test('a terminal', async () => {
   await check('terminal')
 })
 
-test('ports', async () => {
+browse('ports', async () => {
   await tab('Ports')
   await page.getByRole('link', { name: /port 8000/ }).waitFor()
   assert.match(await page.getByRole('link', { name: /port 8000/ }).getAttribute('href'), new RegExp(`^http://8000-${id}\\.localhost:`))
   await check('ports')
 })
 
-test('files', async () => {
+browse('files', async () => {
   await tab('Files')
   await page.getByRole('button', { name: /made\.txt/ }).first().click()
   const content = page.getByLabel('Content of made.txt')
@@ -255,7 +255,7 @@ test('files', async () => {
   await check('files')
 })
 
-test('metrics and logs', async () => {
+browse('metrics and logs', async () => {
   await tab('Metrics')
   await page.getByRole('img', { name: /CPU.*now/ }).waitFor()
   await check('metrics')
@@ -264,7 +264,7 @@ test('metrics and logs', async () => {
   await check('logs')
 })
 
-test('network rules', async () => {
+browse('network rules', async () => {
   await tab('Network')
   await page.getByLabel('Denied').fill('192.0.2.0/24')
   await page.getByRole('button', { name: 'Apply' }).click()
@@ -273,7 +273,7 @@ test('network rules', async () => {
   await check('network')
 })
 
-test('snapshots', async () => {
+browse('snapshots', async () => {
   await tab('Snapshots')
   await page.getByRole('button', { name: 'Take a snapshot' }).first().click()
   await page.getByLabel('Name (optional)').fill('first')
@@ -285,7 +285,7 @@ test('snapshots', async () => {
   await check('snapshots')
 })
 
-test('pause, resume and kill', async () => {
+browse('pause, resume and kill', async () => {
   await page.getByRole('button', { name: 'Pause' }).click()
   await page.getByRole('button', { name: 'Resume' }).first().waitFor()
   await tab('Files')
@@ -302,7 +302,7 @@ test('pause, resume and kill', async () => {
   await check('gone')
 })
 
-test('API keys', async () => {
+browse('API keys', async () => {
   await open('/dashboard/keys')
   await page.getByRole('button', { name: 'New key' }).click()
   await page.getByLabel('Name', { exact: true }).fill('for a program')
@@ -331,7 +331,7 @@ test('API keys', async () => {
   assert.equal(await ask('GET', '/v2/sandboxes'), 401)
 })
 
-test('templates, secrets, settings and the palette', async () => {
+browse('templates, secrets, settings and the palette', async () => {
   await open('/dashboard/templates')
   await page.getByRole('link', { name: /^base/ }).click()
   await see('Builds')
@@ -356,7 +356,7 @@ test('templates, secrets, settings and the palette', async () => {
   assert.deepEqual(await context.cookies(), [])
 })
 
-test('no page complained, and none asked another host', () => {
+browse('no page complained, and none asked another host', () => {
   assert.deepEqual(complaints, [])
   assert.deepEqual(strangers, [])
 })

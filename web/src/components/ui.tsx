@@ -88,7 +88,7 @@ export const Textarea = ({ className, ...rest }: ComponentProps<'textarea'>) => 
 export function Switch({ label, hint, checked, onChange }: { label: string; hint?: string; checked: boolean; onChange: (checked: boolean) => void }) {
   return (
     <label className="flex cursor-pointer items-start gap-3">
-      <input type="checkbox" checked={checked} onChange={(event) => onChange(event.target.checked)} className="mt-0.5 size-4 accent-(--accent)" />
+      <input type="checkbox" checked={checked} onChange={(event) => onChange(event.target.checked)} className="mt-0.5 size-4 shrink-0 accent-(--accent)" />
       <span>
         <span className="block text-sm font-medium">{label}</span>
         {hint && <span className="block text-xs text-muted">{hint}</span>}
@@ -199,10 +199,10 @@ export async function copy(text: string) {
   }
 }
 
-export function CopyText({ text, className }: { text: string; className?: string }) {
+export function CopyText({ text, className, whole }: { text: string; className?: string; whole?: boolean }) {
   return (
     <span className={clsx('inline-flex max-w-full items-center gap-1', className)}>
-      <code className="truncate text-[13px]">{text}</code>
+      <code className={clsx('text-[13px]', whole ? 'break-all' : 'truncate')}>{text}</code>
       <button type="button" aria-label={`Copy ${text}`} className="rounded p-1 text-muted hover:bg-raised hover:text-text" onClick={() => copy(text)}>
         <Copy className="size-3.5" aria-hidden />
       </button>

@@ -88,7 +88,7 @@ function Create({ close }: { close: () => void }) {
     return (
       <Dialog open onOpenChange={close} title={`The key ${created.name}`} description="Copy it now: it is shown this once, and nobody can read it back.">
         <div className="space-y-4">
-          <div className="rounded-md border border-line bg-bg p-3"><CopyText text={created.key} /></div>
+          <div className="rounded-md border border-line bg-bg p-3"><CopyText text={created.key} whole /></div>
           <div className="flex justify-end"><Button look="primary" onClick={close}>Done</Button></div>
         </div>
       </Dialog>
