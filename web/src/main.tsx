@@ -12,7 +12,7 @@ function App() {
   return (
     <QueryClientProvider client={client}>
       <RouterProvider router={router} />
-      <Toaster theme={dark ? 'dark' : 'light'} position="bottom-right" closeButton />
+      <Toaster theme={dark ? 'dark' : 'light'} position="bottom-right" mobileOffset={{ bottom: 76 }} closeButton />
     </QueryClientProvider>
   );
 }

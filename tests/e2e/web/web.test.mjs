@@ -94,10 +94,13 @@ after(async () => {
 })
 
 test('programs see no page, pages no key', async () => {
-  for (const headers of [{ Accept: 'application/json' }, { Accept: '*/*' }, { Accept: 'text/html', 'X-API-Key': KEY }]) {
-    const response = await fetch(`${API}/`, { headers })
+  for (const Accept of ['application/json', '*/*']) {
+    const response = await fetch(`${API}/`, { headers: { Accept } })
     assert.deepEqual([response.status, (await response.json()).message], [404, 'Not found'])
   }
+  // Whoever shows a key gets what the API itself says there.
+  const withKey = await fetch(`${API}/`, { headers: { Accept: 'text/html', 'X-API-Key': KEY } })
+  assert.match(await withKey.text(), /This is a Hearth server/)
   for (const path of ['/sandboxes', '/v2/sandboxes', '/no/such/route']) {
     const response = await fetch(API + path, { headers: { Accept: 'text/html' } })
     assert.match(response.headers.get('content-type'), /^application\/json/)

@@ -1,6 +1,6 @@
 // The agent of a sandbox, through this origin: files and processes.
 import { ApiError, MARK, enc, failure } from './api';
-import { type ConnectFault, Unframer, envelope, fromBase64, toBase64 } from './connect';
+import { type ConnectFault, Unframer, envelope, toBase64 } from './connect';
 
 const base = (id: string) => `/web/agent/${enc(id)}`;
 
@@ -101,16 +101,6 @@ export async function start(id: string, what: Start, signal: AbortSignal, handle
       if (event) handle(event);
     }
   }
-}
-
-// Runs a program to its end; its standard output, decoded.
-export async function run(id: string, cmd: string, args: string[], signal: AbortSignal): Promise<string> {
-  const decoder = new TextDecoder();
-  let output = '';
-  await start(id, { cmd, args }, signal, (event) => {
-    if (event.data?.stdout) output += decoder.decode(fromBase64(event.data.stdout), { stream: true });
-  });
-  return output;
 }
 
 export const pty = {

@@ -89,7 +89,8 @@ function Row({ one, metric }: { one: Listed; metric: Metric | undefined }) {
 function Meter({ label, part, text }: { label: string; part: number | undefined; text: string }) {
   return (
     <span className="min-w-0 flex-1">
-      <span className="flex flex-wrap justify-between gap-x-1 text-xs"><span className="text-muted">{label}</span><span className="truncate tabular-nums">{text}</span></span>
+      <span className="block text-xs text-muted">{label}</span>
+      <span className="block truncate text-xs tabular-nums">{text}</span>
       <span aria-hidden className="mt-1 block h-1 overflow-hidden rounded bg-line">
         {part !== undefined && <span className="block h-full bg-accent" style={{ width: `${Math.min(100, Math.max(2, part * 100))}%` }} />}
       </span>

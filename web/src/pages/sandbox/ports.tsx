@@ -2,7 +2,7 @@ import { useQuery } from '@tanstack/react-query';
 import { ExternalLink } from 'lucide-react';
 import { useState } from 'react';
 import { Badge, Button, Card, CopyText, Empty, Field, Input, Loading, Problem } from '../../components/ui';
-import { run } from '../../lib/agent';
+import { files } from '../../lib/agent';
 import { listening, portUrl } from '../../lib/ports';
 import { session } from '../../lib/queries';
 import type { Detail } from '../../lib/types';
@@ -12,7 +12,12 @@ export function Ports({ one }: { one: Detail }) {
   const [other, setOther] = useState('3000');
   const found = useQuery({
     queryKey: ['ports', one.sandboxID],
-    queryFn: async ({ signal }) => listening(await run(one.sandboxID, 'cat', ['/proc/net/tcp', '/proc/net/tcp6'], signal)),
+    // Read as files: a program that is run for it would show in the logs.
+    queryFn: async () => {
+      const table = async (name: string) => (await files.read(one.sandboxID, `/proc/net/${name}`)).text();
+      // A kernel without IPv6 has no second one.
+      return listening(`${await table('tcp')}\n${await table('tcp6').catch(() => '')}`);
+    },
     refetchInterval: 5000,
   });
   const url = (port: number) => portUrl(port, one.sandboxID, domain, window.location);

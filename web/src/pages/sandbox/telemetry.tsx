@@ -62,7 +62,7 @@ export function SandboxLogs({ one }: { one: Detail }) {
       title="Logs"
       actions={
         <>
-          <Input aria-label="Search the logs" placeholder="Search" value={search} onChange={(event) => setSearch(event.target.value)} className="w-40" />
+          <div className="w-40"><Input aria-label="Search the logs" placeholder="Search" value={search} onChange={(event) => setSearch(event.target.value)} /></div>
           <div className="w-36"><Select label="Least level" value={level} onChange={setLevel} options={[{ value: 'debug', label: 'All' }, { value: 'info', label: 'Info and up' }, { value: 'warn', label: 'Warnings' }, { value: 'error', label: 'Errors' }]} /></div>
         </>
       }
