@@ -342,7 +342,7 @@ browse('templates, secrets, settings and the palette', async () => {
   await open('/dashboard/templates')
   await page.getByRole('link', { name: /^base/ }).click()
   await see('Builds')
-  await see('This build has no log')
+  await see('This template came with Hearth')
   assert.equal(await page.getByRole('alert').count(), 0)
   await check('template')
   await open('/dashboard/secrets')

@@ -4,7 +4,7 @@ import { Play, Tag as TagIcon, Trash2, X } from 'lucide-react';
 import { useEffect, useState } from 'react';
 import { Logs } from '../components/logs';
 import { Badge, Button, Card, Confirm, CopyText, Dialog, Facts, Field, IconButton, Input, Loading, PageHead, Problem, Select, stateTone } from '../components/ui';
-import { ApiError, api, enc } from '../lib/api';
+import { api, enc } from '../lib/api';
 import { ago, mib, span, when } from '../lib/format';
 import { tags, template, templateName, templates, useChange } from '../lib/queries';
 import type { Build, BuildInfo, BuildLog, Tag, TemplateWithBuilds } from '../lib/types';
@@ -48,7 +48,8 @@ export default function Template() {
             ))}
           </ul>
         </Card>
-        {shown && <BuildLogs key={shown.buildID} template={id} build={shown} />}
+        {shown && !one.isDefault && <BuildLogs key={shown.buildID} template={id} build={shown} />}
+        {one.isDefault && <p className="text-sm text-muted">This template came with Hearth: nobody built it here, so there is no log of a build.</p>}
       </div>
       <Confirm open={doomed} onOpenChange={doom} title={`Delete ${templateName(one)}?`} text="All its builds and tags go with it. Sandboxes can no longer be created from it. This cannot be undone." action="Delete" busy={remove.isPending} onConfirm={() => remove.mutate(undefined)} />
     </>
@@ -72,14 +73,12 @@ function BuildLogs({ template, build }: { template: string; build: Build }) {
   }, [state.data, state.isPlaceholderData]);
   const cancel = useChange(() => api.delete(path), 'The build is cancelled', [['template', template]]);
   const info = state.data;
-  // Templates that came with Hearth were not built by anybody here.
-  const missing = state.error instanceof ApiError && state.error.status === 404;
   const going = info && !['ready', 'error'].includes(info.status);
   return (
     <Card title={<>Log of the build <code className="text-xs font-normal">{build.buildID}</code></>} actions={<>{info && <Badge tone={stateTone(info.status)}>{info.status}</Badge>}{going && <Button look="danger" busy={cancel.isPending} onClick={() => cancel.mutate(undefined)}>Cancel the build</Button>}</>}>
-      {state.error && !missing && <Problem error={state.error} retry={() => state.refetch()} />}
+      {state.error && <Problem error={state.error} retry={() => state.refetch()} />}
       {info?.reason && <div role="alert" className="m-4 rounded-md bg-bad-soft px-4 py-3 text-sm text-bad">{info.reason.step && <strong>Step {info.reason.step}: </strong>}{info.reason.message}</div>}
-      <Logs label="Log of the build" lines={lines.map((line) => ({ ...line, from: line.step }))} empty={going ? 'Nothing yet.' : 'This build has no log: it came with Hearth or its log is no longer kept.'} />
+      <Logs label="Log of the build" lines={lines.map((line) => ({ ...line, from: line.step }))} empty={going ? 'Nothing yet.' : 'This build has no log: it is no longer kept.'} />
     </Card>
   );
 }
