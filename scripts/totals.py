@@ -3,7 +3,7 @@
 
     totals.py RESULTS_DIR [FAILED_STAGE...]
 
-Reads `*.pytest.xml` and `*.nextest.xml` (JUnit), `*.nextest.log`,
+Reads `*.pytest.xml`, `*.vitest.xml` and `*.nextest.xml` (JUnit), `*.nextest.log`,
 `*.cargo-test.log` and `*.node.tap`, and the wall time of each in `*.seconds`. The
 last line is `N passed, N failed, N skipped`. A stage that failed without any failed
 test (a build, a lint, a runner that died) counts as one failure, so the line never
@@ -47,7 +47,7 @@ class Part(NamedTuple):
     reasons: Counter = Counter()
 
 
-def pytest_part(path: Path) -> Part:
+def junit_part(path: Path) -> Part:
     """An error in a fixture is a failure, whatever the runner calls it."""
     total = Totals()
     root = ElementTree.parse(path).getroot()
@@ -118,7 +118,8 @@ def count(line: str, pattern: str) -> int:
 
 
 READERS = {
-    ".pytest.xml": pytest_part,
+    ".pytest.xml": junit_part,
+    ".vitest.xml": junit_part,
     ".nextest.log": nextest_part,
     ".nextest.xml": nextest_skips,
     ".cargo-test.log": cargo_test_part,

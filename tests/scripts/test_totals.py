@@ -71,9 +71,12 @@ def test_all_runners_are_added_up(tmp_path):
         '<testcase name="t"><skipped message="needs 2.60"/></testcase></testsuite></testsuites>'
     )
     (tmp_path / "js.node.tap").write_text("ok 1 - a # SKIP no browser\n# tests 3\n# pass 2\n# fail 0\n# skipped 1\n")
+    (tmp_path / "web.vitest.xml").write_text(
+        '<testsuites><testsuite tests="3" failures="0" errors="0" skipped="0"/></testsuites>'
+    )
     (tmp_path / "doc.cargo-test.log").write_text("test result: ok. 4 passed; 0 failed; 1 ignored\n")
     status, lines = totals(tmp_path)
-    assert (status, lines[-1]) == (0, "11 passed, 0 failed, 3 skipped")
+    assert (status, lines[-1]) == (0, "14 passed, 0 failed, 3 skipped")
     assert any("needs 2.60" in line for line in lines)
     assert any("no browser" in line for line in lines)
 

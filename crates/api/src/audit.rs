@@ -5,7 +5,7 @@
 //! when the client leaves before: its call may have changed something all the same.
 //! Handlers add what only they know ([`object`], [`created`]).
 
-use crate::source::Source;
+use crate::source::{BySession, Source};
 use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, StatusCode};
 use governor::clock::MonotonicClock;
@@ -101,6 +101,7 @@ impl Entry {
         let record = Record {
             request_id: Some(request_id.to_owned()),
             source: Some(Source::of(request.extensions()).to_string()),
+            via: request.extensions().get().map(|BySession| "session"),
             method: Some(method.to_string()),
             route: route.map(str::to_owned),
             object: route.and_then(|route| named_in(route, request.uri().path())),

@@ -29,7 +29,7 @@ mod state;
 
 pub use openapi::{openapi, openapi_json};
 pub use rate_limit::{Rate, RateLimits};
-pub use source::Source;
+pub use source::{BySession, Source};
 pub use state::AppState;
 
 use axum::Router;

@@ -13,6 +13,11 @@ pub enum Source {
     Sandbox(SandboxId),
 }
 
+/// A request that shows a session of the web interface, which stands for the key that it
+/// carries: an extension that whoever knows the session puts in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BySession;
+
 impl Source {
     pub(crate) fn of(extensions: &http::Extensions) -> Self {
         extensions

@@ -52,6 +52,9 @@ pub struct Record {
     /// Address of the client, or `sandbox:<id>` of a sandbox of this node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// `session` where a session of the web interface stood for the key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<&'static str>,
     /// `root`, or the user behind `sudo`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -91,6 +94,7 @@ impl Record {
             key_id: None,
             scope: None,
             source: None,
+            via: None,
             user: None,
             method: None,
             route: None,

@@ -15,6 +15,7 @@ use axum::http::{
 };
 use hearth_api::AppState;
 use hearth_edge::{Budget, ConnectionThreads, Edge, Peer};
+use hearth_web::{Front, Web};
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -102,11 +103,15 @@ impl Serving {
         if emulation::is_in_use(settings) {
             router = router.layer(axum::middleware::from_fn(tell_of_emulation));
         }
+        if settings.web.enabled {
+            router = Web::new(router, settings.domain()).router();
+        }
         if browsers_may_stay_on_tls(settings) {
             router = router.layer(axum::middleware::from_fn(stay_on_tls));
         }
         let edge = Edge::new(routes, settings.edge.config());
-        let service = edge.or_else(with_scheme(router, trust_forwarded));
+        let router = with_scheme(router, trust_forwarded);
+        let service = Front::new(edge.or_else(router.clone()), router);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         for listener in listeners.plain {
             let (service, limits, cores, stop) =

@@ -22,6 +22,7 @@ mod templates;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod web;
 
 pub use api::{ApiSettings, LimitSettings, MetricsSettings};
 pub use audit::AuditSettings;
@@ -33,6 +34,7 @@ pub use problem::{FileProblem, Problem};
 pub use rate_limits::RateLimitSettings;
 pub use templates::{CodeInterpreterSettings, TemplateSettings};
 pub use tls::TlsSettings;
+pub use web::WebSettings;
 
 use anyhow::{Context, bail};
 use schemars::JsonSchema;
@@ -102,6 +104,8 @@ pub struct Settings {
     pub audit: AuditSettings,
     /// `[rate_limits]`
     pub rate_limits: RateLimitSettings,
+    /// `[web]`
+    pub web: WebSettings,
 }
 
 impl Default for Settings {
@@ -128,6 +132,7 @@ impl Default for Settings {
             registries: RegistrySettings::default(),
             audit: AuditSettings::default(),
             rate_limits: RateLimitSettings::default(),
+            web: WebSettings::default(),
         }
     }
 }

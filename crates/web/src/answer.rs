@@ -1,0 +1,45 @@
+//! Answers of this crate's own: errors in the API's form, and headers that keep an answer
+//! from being taken for a page.
+
+use axum::body::Body;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+/// Data is no document: no script runs, nothing is loaded, nobody frames it.
+pub(crate) const DATA_POLICY: &str = "default-src 'none'; frame-ancestors 'none'; sandbox";
+
+pub(crate) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response<Body> {
+    let text = serde_json::to_vec(body).unwrap_or_default();
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    no_document(headers);
+    response
+}
+
+/// An error as the API writes it.
+pub(crate) fn error(status: StatusCode, message: &str) -> Response<Body> {
+    #[derive(Serialize)]
+    struct Told<'a> {
+        code: u16,
+        message: &'a str,
+    }
+    json(
+        status,
+        &Told {
+            code: status.as_u16(),
+            message,
+        },
+    )
+}
+
+pub(crate) fn no_document(headers: &mut HeaderMap) {
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(DATA_POLICY),
+    );
+}

@@ -1,0 +1,84 @@
+// What the pages ask for, and how often they ask again.
+import { type QueryKey, queryOptions, useMutation, useQueryClient } from '@tanstack/react-query';
+import { toast } from 'sonner';
+import { ApiError, all, api, enc } from './api';
+import type { ApiKey, Detail, Listed, Metric, Session, Snapshot, Tag, Template, TemplateWithBuilds, Secret } from './types';
+
+export const session = queryOptions({
+  queryKey: ['session'],
+  queryFn: async (): Promise<Session | null> => {
+    try {
+      return await api.get<Session>('/web/session');
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 401) return null;
+      throw error;
+    }
+  },
+  staleTime: 60_000,
+});
+
+export const sandboxes = queryOptions({
+  queryKey: ['sandboxes'],
+  queryFn: () => all<Listed>('/v2/sandboxes?state=running,paused'),
+  refetchInterval: 2500,
+});
+
+// The newest sample of each sandbox, 100 to a question.
+export const liveMetrics = (ids: string[]) =>
+  queryOptions({
+    queryKey: ['metrics', ...ids],
+    enabled: ids.length > 0,
+    placeholderData: (before: Record<string, Metric> | undefined) => before,
+    queryFn: async () => {
+      const found: Record<string, Metric> = {};
+      for (let at = 0; at < ids.length; at += 100) {
+        const some = ids.slice(at, at + 100).join(',');
+        Object.assign(found, (await api.get<{ sandboxes: Record<string, Metric> }>(`/sandboxes/metrics?sandbox_ids=${some}`)).sandboxes);
+      }
+      return found;
+    },
+    refetchInterval: 5000,
+  });
+
+export const sandbox = (id: string) =>
+  queryOptions({ queryKey: ['sandbox', id], queryFn: () => api.get<Detail>(`/sandboxes/${enc(id)}`), refetchInterval: 3000 });
+
+export const snapshots = (id: string) =>
+  queryOptions({ queryKey: ['snapshots', id], queryFn: () => all<Snapshot>(`/snapshots?sandboxID=${enc(id)}`) });
+
+export const templates = queryOptions({
+  queryKey: ['templates'],
+  queryFn: async () => {
+    const [own, defaults] = await Promise.all([all<Template>('/v2/templates'), api.get<Template[]>('/default-templates')]);
+    const known = new Set(own.map((template) => template.templateID));
+    return [...own, ...defaults.filter((template) => !known.has(template.templateID))];
+  },
+  refetchInterval: 5000,
+});
+
+export const template = (id: string) =>
+  queryOptions({ queryKey: ['template', id], queryFn: () => api.get<TemplateWithBuilds>(`/templates/${enc(id)}`), refetchInterval: 3000 });
+
+export const tags = (id: string) =>
+  queryOptions({ queryKey: ['tags', id], queryFn: () => api.get<Tag[]>(`/templates/${enc(id)}/tags`) });
+
+export const secrets = queryOptions({ queryKey: ['secrets'], queryFn: () => all<Secret>('/secrets') });
+
+export const keys = queryOptions({ queryKey: ['keys'], queryFn: () => api.get<ApiKey[]>('/api-keys'), refetchInterval: 30_000 });
+
+// A change: says what was done or why not, and has what it touched asked for anew.
+export function useChange<Input, Output = unknown>(change: (input: Input) => Promise<Output>, done: string | ((output: Output, input: Input) => string), touched: QueryKey[], then?: (output: Output, input: Input) => void) {
+  const client = useQueryClient();
+  return useMutation({
+    mutationFn: change,
+    onSuccess: (output, input) => {
+      toast.success(typeof done === 'string' ? done : done(output, input));
+      then?.(output, input);
+    },
+    onError: (error) => toast.error(error.message, { duration: 10_000 }),
+    onSettled: () => touched.forEach((queryKey) => void client.invalidateQueries({ queryKey })),
+  });
+}
+
+export const templateName = (template: Pick<Template, 'names' | 'aliases' | 'templateID'>) =>
+  template.names[0] ?? template.aliases[0] ?? template.templateID;
