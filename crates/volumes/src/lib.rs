@@ -4,7 +4,7 @@
 //! ```text
 //!  <state>/volumes/          0700: files in a tree may have any owner and any mode
 //!     <uuid>/tree/           the content of a volume, its root included
-//!     .staging/<uuid>/       a volume that is being made: appears by one rename
+//!     .staging/<uuid>        a volume or a file that is being made: appears by one rename
 //!     .removed/<name>/       what was deleted and is not yet gone from disk
 //! ```
 //!
@@ -15,11 +15,14 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod content;
 mod mount;
 mod removal;
+mod usage;
 
 pub use hearth_ids::VolumeId;
 pub use mount::VolumeMount;
+pub use usage::Usage;
 
 use removal::Removal;
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
@@ -41,6 +44,25 @@ pub const DEFAULT_OWNER: u32 = 9090;
 pub struct Volumes {
     root: PathBuf,
     removal: Removal,
+    limits: Limits,
+    counted: usage::Counted,
+}
+
+/// How much volumes may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes on disk of one volume.
+    pub max_bytes: u64,
+    /// Bytes of the file system that stay free.
+    pub reserve_bytes: u64,
+}
+
+impl Limits {
+    /// As much as the disk takes.
+    pub const NONE: Self = Self {
+        max_bytes: u64::MAX,
+        reserve_bytes: 0,
+    };
 }
 
 impl Volumes {
@@ -55,8 +77,13 @@ impl Volumes {
             make_private(&directory)?;
         }
         let removal = Removal::start(root.join(REMOVED))?;
-        let volumes = Self { root, removal };
-        // A volume whose making was interrupted belongs to nobody.
+        let volumes = Self {
+            root,
+            removal,
+            limits: Limits::NONE,
+            counted: usage::Counted::default(),
+        };
+        // What was not made to its end belongs to nobody.
         for entry in std::fs::read_dir(volumes.root.join(STAGING))? {
             volumes.removal.take(&entry?.path())?;
         }
@@ -119,13 +146,30 @@ impl Volumes {
         Ok(rustix::fs::open(self.tree(id), flags, Mode::empty())?)
     }
 
+    /// The same with limits of what they may hold.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// How much volumes may hold.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
     fn directory(&self, id: VolumeId) -> PathBuf {
         self.root.join(id.to_string())
     }
 
+    /// Where something is made before it appears in its place.
+    pub(crate) fn staged(&self, name: impl std::fmt::Display) -> PathBuf {
+        self.root.join(STAGING).join(name.to_string())
+    }
+
     /// An empty volume that nobody sees yet.
     fn stage(&self, id: VolumeId) -> io::Result<PathBuf> {
-        let staged = self.root.join(STAGING).join(id.to_string());
+        let staged = self.staged(id);
         make_private(&staged)?;
         let tree = staged.join(TREE);
         std::fs::create_dir(&tree)?;
