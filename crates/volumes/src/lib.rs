@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 pub mod content;
+mod copy;
 mod mount;
 mod removal;
 mod usage;
@@ -117,6 +118,12 @@ impl Volumes {
         }
     }
 
+    /// Whether there is a volume of this id on disk.
+    #[must_use]
+    pub fn exists(&self, id: VolumeId) -> bool {
+        self.directory(id).is_dir()
+    }
+
     /// The ids of the volumes on disk.
     ///
     /// # Errors
@@ -168,7 +175,7 @@ impl Volumes {
     }
 
     /// An empty volume that nobody sees yet.
-    fn stage(&self, id: VolumeId) -> io::Result<PathBuf> {
+    pub(crate) fn stage(&self, id: VolumeId) -> io::Result<PathBuf> {
         let staged = self.staged(id);
         make_private(&staged)?;
         let tree = staged.join(TREE);
@@ -177,7 +184,7 @@ impl Volumes {
         Ok(staged)
     }
 
-    fn publish(&self, staged: &Path, id: VolumeId) -> io::Result<()> {
+    pub(crate) fn publish(&self, staged: &Path, id: VolumeId) -> io::Result<()> {
         sync_directory(staged)?;
         let target = self.directory(id);
         rustix::fs::renameat_with(CWD, staged, CWD, &target, RenameFlags::NOREPLACE)?;

@@ -113,3 +113,64 @@ fn a_mount_is_written_as_documented() {
     let read: VolumeMount = serde_json::from_str(&text).expect("is read");
     assert_eq!(read, mount);
 }
+
+#[test]
+fn a_copy_is_like_its_original_and_apart_from_it() {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+    let (volumes, _state) = volumes();
+    let (from, to) = (VolumeId::random(), VolumeId::random());
+    volumes.create(from).expect("creates");
+    let tree = volumes.tree(from);
+    std::fs::create_dir_all(tree.join("a/b")).expect("makes");
+    std::fs::write(tree.join("a/b/file"), "content").expect("writes");
+    std::fs::hard_link(tree.join("a/b/file"), tree.join("a/other")).expect("links");
+    std::os::unix::fs::symlink("/nowhere", tree.join("link")).expect("links");
+    let mode = std::fs::Permissions::from_mode(0o4751);
+    std::fs::set_permissions(tree.join("a/b/file"), mode).expect("sets");
+    let sparse = std::fs::File::create(tree.join("sparse")).expect("makes");
+    sparse.write_all_at(b"end", 8 << 20).expect("writes");
+    let fifo = tree.join("fifo");
+    rustix::fs::mknodat(CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).expect("makes");
+    let old = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+    std::fs::File::open(tree.join("a"))
+        .expect("opens")
+        .set_modified(old)
+        .expect("sets");
+
+    volumes.copy(from, to).expect("copies");
+    let copy = volumes.tree(to);
+    let stat = |path: &str| {
+        let (one, other) = (tree.join(path), copy.join(path));
+        let one = std::fs::symlink_metadata(one).expect("is there");
+        let other = std::fs::symlink_metadata(other).expect("is there");
+        assert_eq!(
+            (one.mode(), one.uid()),
+            (other.mode(), other.uid()),
+            "{path}"
+        );
+        assert_eq!(
+            (one.len(), one.mtime()),
+            (other.len(), other.mtime()),
+            "{path}"
+        );
+        other
+    };
+    assert_eq!(stat("a").mtime(), 1000);
+    assert_eq!(stat("a/b/file").ino(), stat("a/other").ino());
+    assert!(stat("sparse").blocks() * 512 < 1 << 20, "holes stay");
+    stat("fifo");
+    stat("a/b");
+    let target = std::fs::read_link(copy.join("link")).expect("is a link");
+    assert_eq!(target, Path::new("/nowhere"));
+    std::fs::write(copy.join("a/b/file"), "changed").expect("writes");
+    let kept = std::fs::read(tree.join("a/b/file")).expect("reads");
+    assert_eq!(kept, b"content");
+
+    let again = volumes.copy(from, to).expect_err("is there");
+    assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+    let missing = volumes.copy(VolumeId::random(), VolumeId::random());
+    assert_eq!(
+        missing.expect_err("is missing").kind(),
+        io::ErrorKind::NotFound
+    );
+}

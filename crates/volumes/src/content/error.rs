@@ -35,14 +35,24 @@ pub enum ContentError {
     #[error("{0}")]
     Invalid(&'static str),
     /// The volume is full, or the disk is.
-    #[error("no space left: a volume takes at most {limit_mib} MiB, as far as the disk has room")]
+    #[error("{}", no_space(*.limit_mib))]
     NoSpace {
-        /// What a volume may hold.
+        /// What a volume may hold; [`u64::MAX`] / 2^20 where only the disk limits it.
         limit_mib: u64,
     },
     /// Whatever else the file system says.
     #[error("the volume's file system failed")]
     Io(#[source] io::Error),
+}
+
+/// Bytes without a limit, in MiB.
+const UNLIMITED_MIB: u64 = u64::MAX >> 20;
+
+fn no_space(limit_mib: u64) -> String {
+    if limit_mib == UNLIMITED_MIB {
+        return "no space left on the server's disk".to_owned();
+    }
+    format!("no space left: a volume takes at most {limit_mib} MiB, as far as the disk has room")
 }
 
 impl From<Errno> for ContentError {
@@ -57,7 +67,7 @@ impl From<Errno> for ContentError {
                 Self::Invalid("path is too long: 4095 bytes, and 255 for each of its parts")
             }
             Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Self::NoSpace {
-                limit_mib: u64::MAX >> 20,
+                limit_mib: UNLIMITED_MIB,
             },
             Errno::MLINK => Self::Invalid("the directory holds as much as it can"),
             other => Self::Io(other.into()),
