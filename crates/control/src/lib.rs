@@ -40,6 +40,8 @@ mod tokens;
 mod transitions;
 mod uploads;
 mod usage;
+mod volume_tokens;
+mod volumes;
 
 pub use access::{Access, Action, Resource};
 pub use agent::{Agent, AgentError, AgentMetrics};
@@ -64,7 +66,7 @@ pub use page::{Direction, Page, PageRequest};
 pub use sandboxes::{
     ConnectRequest, Connected, ForkRequest, ListRequest, ListedSandbox, Metric, NewSandbox,
     PauseRequest, SandboxAccess, SandboxPage, SandboxView, StateFilter, VisibleState, Visitor,
-    WakeRefusal, no_volumes,
+    WakeRefusal,
 };
 pub use secrets::{NewSecret, SecretInfo, SecretKeepError, SecretKeeper, SecretKey, SecretUpdate};
 pub use snapshots::{SnapshotFilter, SnapshotRequest, SnapshotView};
@@ -82,6 +84,9 @@ pub use templates::{TemplateAccess, TemplatePublication, TemplateView};
 pub use tokens::Tokens;
 pub use uploads::UploadTicket;
 
+pub use hearth_store::VolumeState;
+pub use volumes::{MountRequest, Volume, VolumeAccess};
+
 use fleet::Fleet;
 use hearth_store::Store;
 use limits::Reservations;
@@ -97,6 +102,7 @@ pub struct Control {
     agent: Arc<dyn Agent>,
     telemetry: OnceLock<Arc<dyn Telemetry>>,
     secrets: OnceLock<Arc<dyn SecretKeeper>>,
+    volumes: OnceLock<Arc<hearth_volumes::Volumes>>,
     config: Config,
     tokens: Tokens,
     keys: auth::KeyCache,
@@ -125,6 +131,7 @@ impl Control {
             agent,
             telemetry: OnceLock::new(),
             secrets: OnceLock::new(),
+            volumes: OnceLock::new(),
             config,
             keys: auth::KeyCache::default(),
             reservations: Arc::default(),
