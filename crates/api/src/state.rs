@@ -15,6 +15,7 @@ pub struct AppState {
     pub(crate) control: Arc<Control>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) content: ContentPermits,
+    pub(crate) counting: ContentPermits,
     trail: Option<Arc<Trail>>,
     draining: Arc<AtomicBool>,
 }
@@ -26,7 +27,8 @@ impl AppState {
         Self {
             control,
             limiter: Arc::new(Limiter::new(&RateLimits::unlimited())),
-            content: ContentPermits::default(),
+            content: ContentPermits::for_content(),
+            counting: ContentPermits::for_counting(),
             trail: None,
             draining: Arc::default(),
         }

@@ -92,6 +92,7 @@ use hearth_store::Store;
 use limits::Reservations;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use transitions::Transitions;
 
@@ -103,6 +104,7 @@ pub struct Control {
     telemetry: OnceLock<Arc<dyn Telemetry>>,
     secrets: OnceLock<Arc<dyn SecretKeeper>>,
     volumes: OnceLock<Arc<hearth_volumes::Volumes>>,
+    volume_copies: Arc<Semaphore>,
     config: Config,
     tokens: Tokens,
     keys: auth::KeyCache,
@@ -132,6 +134,7 @@ impl Control {
             telemetry: OnceLock::new(),
             secrets: OnceLock::new(),
             volumes: OnceLock::new(),
+            volume_copies: Arc::new(Semaphore::new(volumes::COPIES)),
             config,
             keys: auth::KeyCache::default(),
             reservations: Arc::default(),
@@ -170,6 +173,10 @@ impl Control {
     /// most `deadline`. Answers whether all of it came to its end.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         self.followers_stop.cancel();
+        self.volume_copies.close();
+        if let Some(volumes) = self.volumes.get() {
+            volumes.stop();
+        }
         self.tasks.close();
         let ended = tokio::time::timeout(deadline, async {
             self.tasks.wait().await;

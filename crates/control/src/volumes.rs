@@ -18,14 +18,16 @@ use chrono::Utc;
 use hearth_ids::VolumeId;
 pub use hearth_store::Volume;
 use hearth_store::VolumeState;
+use hearth_volumes::Volumes;
 use hearth_volumes::content::Content;
-use hearth_volumes::{Usage, Volumes};
 use secrecy::SecretString;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
+/// Copies that are made at the same time; others wait.
+pub(crate) const COPIES: usize = 2;
 const MAX_NAME_BYTES: usize = 128;
 /// As many as a guest can be told of in one message, by far.
 const MAX_MOUNTS: usize = 64;
@@ -149,6 +151,10 @@ impl Control {
         let volume = self.volume_begin(caller, name).await?;
         let (control, to) = (Arc::clone(self), volume.id);
         self.tasks.spawn(async move {
+            // When the process ends before its turn, the next start fails it.
+            let Ok(_turn) = control.volume_copies.acquire().await else {
+                return;
+            };
             let copied = tokio::task::spawn_blocking(move || files.copy(from, to)).await;
             if let Err(error) = control.volume_end(to, flat(copied)).await {
                 // The next start takes it for interrupted.
@@ -262,16 +268,6 @@ impl Control {
             }
         }
         Ok(())
-    }
-
-    /// How much a volume holds. Takes long for a large one.
-    ///
-    /// Errors: `NotFound`, `Conflict` while it is being made.
-    pub async fn volume_usage(&self, caller: &Caller, id: VolumeId) -> Result<Usage, Error> {
-        check_ready(&self.volume(caller, id).await?)?;
-        let files = Arc::clone(self.volume_files()?);
-        let usage = tokio::task::spawn_blocking(move || files.usage(id)).await;
-        usage.map_err(Error::internal)?.map_err(Error::internal)
     }
 
     /// The content of a volume, for whoever may have such access to it.

@@ -20,6 +20,8 @@ use std::os::fd::AsRawFd as _;
 
 /// Directories within directories, each of which takes two descriptors while it is copied.
 const MAX_DEPTH: usize = 256;
+/// What is copied of a file at a time.
+const PIECE_BYTES: u64 = 16 << 20;
 /// Names of extended attributes of one file.
 const MAX_ATTRIBUTE_NAMES: usize = 64 << 10;
 
@@ -88,10 +90,7 @@ fn copy_tree(volumes: &Volumes, source: OwnedFd, target: OwnedFd) -> io::Result<
         if is_self_or_parent(name) {
             continue;
         }
-        if disk_is_full(volumes)? {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let Some(below) = copy_entry(level, name, &mut linked)? else {
+        let Some(below) = copy_entry(volumes, level, name, &mut linked)? else {
             continue;
         };
         if levels.len() == MAX_DEPTH {
@@ -103,13 +102,24 @@ fn copy_tree(volumes: &Volumes, source: OwnedFd, target: OwnedFd) -> io::Result<
     Ok(())
 }
 
-fn disk_is_full(volumes: &Volumes) -> io::Result<bool> {
+/// Refuses to copy more to a full disk, and when the process is about to end.
+fn check(volumes: &Volumes) -> io::Result<()> {
+    volumes.go_on()?;
     let disk = rustix::fs::statvfs(&volumes.root)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize) < volumes.limits.reserve_bytes)
+    match disk.f_bavail.saturating_mul(disk.f_frsize) < volumes.limits.reserve_bytes {
+        true => Err(io::ErrorKind::StorageFull.into()),
+        false => Ok(()),
+    }
 }
 
 /// Copies one entry. A directory is answered, to be gone into.
-fn copy_entry(level: &Level, name: &CStr, linked: &mut Linked) -> io::Result<Option<Level>> {
+fn copy_entry(
+    volumes: &Volumes,
+    level: &Level,
+    name: &CStr,
+    linked: &mut Linked,
+) -> io::Result<Option<Level>> {
+    check(volumes)?;
     let (source, target) = (&level.source, &level.target);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = match rustix::fs::openat(source, name, flags, Mode::empty()) {
@@ -127,7 +137,7 @@ fn copy_entry(level: &Level, name: &CStr, linked: &mut Linked) -> io::Result<Opt
             let opened = reopen(&found, OFlags::DIRECTORY)?;
             return Level::open(opened, made).map(Some);
         }
-        FileType::RegularFile => copy_file(&found, &stat, target, name, linked)?,
+        FileType::RegularFile => copy_file(volumes, &found, &stat, target, name, linked)?,
         FileType::Symlink => {
             let to = rustix::fs::readlinkat(&found, "", Vec::new())?;
             rustix::fs::symlinkat(to, target, name)?;
@@ -150,6 +160,7 @@ fn copy_entry(level: &Level, name: &CStr, linked: &mut Linked) -> io::Result<Opt
 }
 
 fn copy_file(
+    volumes: &Volumes,
     found: &OwnedFd,
     stat: &Stat,
     target: &OwnedFd,
@@ -167,7 +178,7 @@ fn copy_file(
     match rustix::fs::ioctl_ficlone(&to, &from) {
         Ok(()) => {}
         // Whatever the reason, and there is one on most file systems.
-        Err(_) => copy_bytes(from, to.try_clone()?.into())?,
+        Err(_) => copy_bytes(volumes, from, to.try_clone()?.into())?,
     }
     adopt(found, &to, stat)?;
     rustix::fs::fsync(&to)?;
@@ -178,7 +189,7 @@ fn copy_file(
 }
 
 /// Copies what is written of a file; its holes stay holes.
-fn copy_bytes(mut from: File, mut to: File) -> io::Result<()> {
+fn copy_bytes(volumes: &Volumes, mut from: File, mut to: File) -> io::Result<()> {
     use std::io::{Read as _, Seek as _, SeekFrom};
     let length = from.metadata()?.len();
     let mut at = 0;
@@ -192,12 +203,13 @@ fn copy_bytes(mut from: File, mut to: File) -> io::Result<()> {
         let hole = rustix::fs::seek(&from, rustix::fs::SeekFrom::Hole(data)).unwrap_or(length);
         from.seek(SeekFrom::Start(data))?;
         to.seek(SeekFrom::Start(data))?;
-        let wanted = hole.saturating_sub(data);
+        let wanted = hole.saturating_sub(data).min(PIECE_BYTES);
+        check(volumes)?;
         if io::copy(&mut (&mut from).take(wanted), &mut to)? < wanted {
             // It was cut meanwhile.
             break;
         }
-        at = hole;
+        at = data + wanted;
     }
     to.set_len(from.metadata()?.len().max(to.metadata()?.len()))
 }

@@ -30,6 +30,7 @@ use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const STAGING: &str = ".staging";
 const REMOVED: &str = ".removed";
@@ -47,6 +48,8 @@ pub struct Volumes {
     removal: Removal,
     limits: Limits,
     counted: usage::Counted,
+    /// What takes long is to end.
+    stopped: AtomicBool,
 }
 
 /// How much volumes may hold.
@@ -83,6 +86,7 @@ impl Volumes {
             removal,
             limits: Limits::NONE,
             counted: usage::Counted::default(),
+            stopped: AtomicBool::new(false),
         };
         // What was not made to its end belongs to nobody.
         for entry in std::fs::read_dir(volumes.root.join(STAGING))? {
@@ -122,6 +126,20 @@ impl Volumes {
     #[must_use]
     pub fn exists(&self, id: VolumeId) -> bool {
         self.directory(id).is_dir()
+    }
+
+    /// Ends copies and counts that are under way, with errors, and begins no more of them:
+    /// they would keep the process from ending.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Refuses to go on with what takes long.
+    pub(crate) fn go_on(&self) -> io::Result<()> {
+        match self.stopped.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("the process is about to end")),
+            false => Ok(()),
+        }
     }
 
     /// The ids of the volumes on disk.

@@ -36,7 +36,7 @@ impl Volumes {
     /// # Errors
     /// `NotFound` where there is no such volume; whatever the file system says.
     pub fn usage(&self, id: VolumeId) -> io::Result<Usage> {
-        let usage = count(self.open_tree(id)?)?;
+        let usage = self.count(self.open_tree(id)?)?;
         let mut counted = self
             .counted
             .0
@@ -94,47 +94,48 @@ impl Volumes {
             .unwrap_or_else(PoisonError::into_inner);
         counted.remove(&id);
     }
-}
 
-/// Counts what is below an open directory.
-fn count(root: OwnedFd) -> io::Result<Usage> {
-    let mut usage = Usage::default();
-    let mut linked = HashSet::new();
-    let mut open = vec![(Dir::read_from(&root)?, root)];
-    while let Some((directory, descriptor)) = open.last_mut() {
-        let Some(entry) = directory.next() else {
-            open.pop();
-            continue;
-        };
-        let entry = entry?;
-        let name = entry.file_name();
-        if is_self_or_parent(name) {
-            continue;
-        }
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let stat = match rustix::fs::statat(&*descriptor, name, flags) {
-            Ok(stat) => stat,
-            // It went away meanwhile.
-            Err(rustix::io::Errno::NOENT) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        usage.entries += 1;
-        let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        if directory || stat.st_nlink == 1 || linked.insert(stat.st_ino) {
-            let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
-            usage.bytes = usage.bytes.saturating_add(blocks.saturating_mul(512));
-        }
-        if directory && open.len() < MAX_DEPTH {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let Some((_, descriptor)) = open.last() else {
+    /// Counts what is below an open directory.
+    fn count(&self, root: OwnedFd) -> io::Result<Usage> {
+        let mut usage = Usage::default();
+        let mut linked = HashSet::new();
+        let mut open = vec![(Dir::read_from(&root)?, root)];
+        while let Some((directory, descriptor)) = open.last_mut() {
+            self.go_on()?;
+            let Some(entry) = directory.next() else {
+                open.pop();
                 continue;
             };
-            match rustix::fs::openat(descriptor, name, flags, Mode::empty()) {
-                Ok(below) => open.push((Dir::read_from(&below)?, below)),
-                Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
+            let entry = entry?;
+            let name = entry.file_name();
+            if is_self_or_parent(name) {
+                continue;
+            }
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            let stat = match rustix::fs::statat(&*descriptor, name, flags) {
+                Ok(stat) => stat,
+                // It went away meanwhile.
+                Err(rustix::io::Errno::NOENT) => continue,
                 Err(error) => return Err(error.into()),
+            };
+            usage.entries += 1;
+            let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if directory || stat.st_nlink == 1 || linked.insert(stat.st_ino) {
+                let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+                usage.bytes = usage.bytes.saturating_add(blocks.saturating_mul(512));
+            }
+            if directory && open.len() < MAX_DEPTH {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let Some((_, descriptor)) = open.last() else {
+                    continue;
+                };
+                match rustix::fs::openat(descriptor, name, flags, Mode::empty()) {
+                    Ok(below) => open.push((Dir::read_from(&below)?, below)),
+                    Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
+        Ok(usage)
     }
-    Ok(usage)
 }

@@ -22,6 +22,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use hearth_control::Error;
 use hearth_volumes::content::{Attributes, Content, ContentError, Entry, EntryPath, EntryType};
 use hearth_wire::{SetVolumePath, VolumeContentError, VolumeEntry, VolumeEntryType};
 use std::sync::Arc;
@@ -33,28 +34,36 @@ type Result<T> = std::result::Result<T, ContentFailure>;
 
 /// Calls of volumes' file systems that run at the same time.
 const PLACES: usize = 32;
+/// Counts of what volumes hold that run at the same time.
+const COUNTING_PLACES: usize = 2;
 const DEFAULT_DEPTH: u32 = 1;
 
 /// Places for work on volumes' content.
 #[derive(Clone)]
 pub(crate) struct ContentPermits(Arc<Semaphore>);
 
-impl Default for ContentPermits {
-    fn default() -> Self {
+impl ContentPermits {
+    pub(crate) fn for_content() -> Self {
         Self(Arc::new(Semaphore::new(PLACES)))
     }
-}
 
-impl ContentPermits {
+    /// Apart, as counting takes long.
+    pub(crate) fn for_counting() -> Self {
+        Self(Arc::new(Semaphore::new(COUNTING_PLACES)))
+    }
+
     /// Runs work that may block, when there is a place for it.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> std::result::Result<T, Error> {
         let permit = Arc::clone(&self.0).acquire_owned().await;
-        let permit = permit.map_err(hearth_control::Error::internal)?;
+        let permit = permit.map_err(Error::internal)?;
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             work()
         });
-        Ok(done.await.map_err(hearth_control::Error::internal)?)
+        done.await.map_err(Error::internal)
     }
 }
 

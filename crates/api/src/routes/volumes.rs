@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use hearth_control::{Error, Kind, VolumeAccess};
+use hearth_control::{Access, Error, Kind, VolumeAccess};
 use hearth_ids::VolumeId;
 use hearth_wire::{
     ApiError, CopyVolume, NewVolume, Volume, VolumeAndToken, VolumeState, VolumeUsage,
@@ -164,7 +164,13 @@ pub(crate) async fn volume_usage(
     ForSandboxes(caller): ForSandboxes,
     SegmentPath(id): SegmentPath,
 ) -> Result<Json<VolumeUsage>> {
-    let usage = app.control.volume_usage(&caller, volume_id(&id)?).await?;
+    let id = volume_id(&id)?;
+    let content = app
+        .control
+        .volume_content(&caller, id, Access::Read)
+        .await?;
+    let counted = app.counting.run(move || content.usage()).await?;
+    let usage = counted.map_err(Error::internal)?;
     Ok(Json(VolumeUsage {
         bytes: usage.bytes,
         entries: usage.entries,

@@ -19,7 +19,7 @@ pub use error::ContentError;
 pub use path::EntryPath;
 pub use upload::Upload;
 
-use crate::{DEFAULT_OWNER, VolumeId, Volumes};
+use crate::{DEFAULT_OWNER, Usage, VolumeId, Volumes};
 use chrono::{DateTime, Utc};
 use lookup::Found;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -233,6 +233,14 @@ impl Content {
         let file = rustix::fs::open(magic_link(&found.descriptor), flags, Mode::empty())?;
         let size = u64::try_from(found.stat.st_size).unwrap_or(0);
         Ok((File::from(file), size))
+    }
+
+    /// How much the volume holds: see [`Volumes::usage`].
+    ///
+    /// # Errors
+    /// [`ContentError::NotFound`] when the volume is gone.
+    pub fn usage(&self) -> Result<Usage> {
+        Ok(self.volumes.usage(self.id)?)
     }
 
     /// The directory that something is to be made in; with `force`, made where missing.
