@@ -5,6 +5,7 @@ An SDK that has no volumes skips all of it, and the count of skipped tests says 
 
 import asyncio
 import io
+import json
 import os
 import uuid
 
@@ -196,3 +197,22 @@ async def test_an_asynchronous_sandbox_mounts_a_volume(volume):
         assert volume.read_file("/file") == "async\n"
     finally:
         await sandbox.kill()
+
+
+def test_the_command_line_makes_copies_counts_and_removes(hearth):
+    name = f"v-{uuid.uuid4().hex}"
+    made = hearth.run("volume", "create", name).stdout.strip()
+    Volume.connect(made).write_file("/file", b"x" * 100_000)
+    copy = hearth.run("volume", "cp", name, f"{name}-copy").stdout.strip()
+    assert Volume.connect(copy).read_file("/file", format="bytes") == b"x" * 100_000
+    listed = hearth.run("volume", "ls").stdout
+    assert name in listed and f"{name}-copy" in listed
+    [held] = json.loads(hearth.run("volume", "du", copy, "--json").stdout)
+    assert (held["name"], held["entries"]) == (f"{name}-copy", 1)
+    assert held["bytes"] >= 100_000
+    again = hearth.run("volume", "create", name, check=False)
+    assert again.returncode != 0 and "already exists" in again.stderr
+    assert hearth.run("volume", "rm", made, f"{name}-copy").returncode == 0
+    gone = hearth.run("volume", "rm", name, check=False)
+    assert gone.returncode != 0 and "there is no volume" in gone.stderr
+    assert name not in hearth.run("volume", "ls").stdout
