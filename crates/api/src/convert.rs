@@ -3,9 +3,9 @@
 
 use hearth_control::{
     Build, BuildStatus, EgressProxy, EgressProxyTls, Error, HeaderTransform, Lifecycle,
-    ListedSandbox, LogEntry, LogLevel, Metric, NetworkRule, NetworkSettings, NetworkUpdate,
-    NewSandbox, OnTimeout, SandboxAccess, SandboxView, SnapshotView, TagAssignment, TemplateAlias,
-    TemplateView, VisibleState, VolumeMount,
+    ListedSandbox, LogEntry, LogLevel, Metric, MountRequest, NetworkRule, NetworkSettings,
+    NetworkUpdate, NewSandbox, OnTimeout, SandboxAccess, SandboxView, SnapshotView, TagAssignment,
+    TemplateAlias, TemplateView, VisibleState, VolumeMount,
 };
 use hearth_wire as wire;
 use secrecy::ExposeSecret;
@@ -63,7 +63,7 @@ pub(crate) fn new_sandbox(request: wire::NewSandbox, generation: Generation) -> 
             .volume_mounts
             .unwrap_or_default()
             .into_iter()
-            .map(|mount| VolumeMount {
+            .map(|mount| MountRequest {
                 name: mount.name,
                 path: mount.path,
             })
@@ -254,10 +254,6 @@ pub(crate) fn listed_sandbox(listed: ListedSandbox) -> wire::ListedSandbox {
         state: visible,
     } = listed;
     let summary = Arc::unwrap_or_clone(summary);
-    let mounts = match summary.paused {
-        Some(_) => Vec::new(),
-        None => summary.volume_mounts,
-    };
     wire::ListedSandbox {
         template_id: summary.template_id.to_string(),
         sandbox_id: summary.sandbox_id.to_string(),
@@ -271,7 +267,7 @@ pub(crate) fn listed_sandbox(listed: ListedSandbox) -> wire::ListedSandbox {
         metadata: summary.metadata,
         state: state(visible),
         envd_version: summary.envd_version,
-        volume_mounts: volume_mounts(mounts),
+        volume_mounts: volume_mounts(summary.volume_mounts),
     }
 }
 

@@ -53,7 +53,7 @@ callers!(
 );
 
 /// What a method does to what its route is about.
-fn access(method: &Method) -> Access {
+pub(crate) fn access(method: &Method) -> Access {
     match *method {
         Method::GET | Method::HEAD => Access::Read,
         Method::DELETE => Access::CleanUp,

@@ -9,13 +9,15 @@
 
 use crate::audit::Entry;
 use crate::error::Failure;
-use crate::extract::api_key;
+use crate::extract::{SegmentPath, api_key};
 use crate::layers::REQUEST_TIMEOUT;
 use crate::rate_limit::{Allowance, Exceeded, Group};
+use crate::routes::volume_content::ContentFailure;
 use crate::source::Source;
 use crate::state::AppState;
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -151,4 +153,97 @@ async fn guard_upload(State(state): State<AppState>, request: Request, next: Nex
     };
     identify_request(&mut response, &id);
     response
+}
+
+/// Volumes' content is opened by tokens, each of which stands for the key that it was
+/// given to: what holds for that key holds for it.
+pub(crate) fn apply_to_volume_content(
+    routes: Router<AppState>,
+    state: &AppState,
+) -> Router<AppState> {
+    routes.layer(middleware::from_fn_with_state(
+        state.clone(),
+        guard_volume_content,
+    ))
+}
+
+async fn guard_volume_content(
+    State(state): State<AppState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let id = Uuid::new_v4().simple().to_string();
+    let mut entry = state.begin(&request, &id);
+    let (mut parts, body) = request.into_parts();
+    let identity = match volume_caller(&state, &mut parts).await {
+        Ok(caller) => {
+            if let Some(entry) = &mut entry {
+                entry.caller(&caller);
+            }
+            let group = Group::of(&parts.method, None).unwrap_or(Group::Write);
+            let allowance = state.limiter.caller(&caller, group);
+            let source = Source::of(&parts.extensions).address();
+            allowance.map(|allowance| {
+                let usable = caller.check_use(Utc::now(), source);
+                (allowance, usable.map(|()| caller))
+            })
+        }
+        Err(refused) => {
+            let allowance = state.limiter.source(&Source::of(&parts.extensions));
+            allowance.map(|allowance| (allowance, Err(refused)))
+        }
+    };
+    let mut response = match identity {
+        Ok((allowance, identity)) => {
+            parts.extensions.insert(Identity(identity));
+            let request = Request::from_parts(parts, body);
+            let mut response = carry_out(entry, request, next, StatusCode::UNAUTHORIZED).await;
+            if let Some(allowance) = allowance {
+                allowance.show(response.headers_mut());
+            }
+            response
+        }
+        Err(exceeded) => {
+            let told = refuse(entry, exceeded);
+            let message = "Rate limit exceeded";
+            let failure = ContentFailure::new(told.status(), "RATE_LIMITED", message);
+            let mut response = failure.into_response();
+            let content_type = response.headers_mut().remove(CONTENT_TYPE);
+            let length = response.headers_mut().remove(CONTENT_LENGTH);
+            *response.headers_mut() = told.headers().clone();
+            for (name, value) in [(CONTENT_TYPE, content_type), (CONTENT_LENGTH, length)] {
+                if let Some(value) = value {
+                    response.headers_mut().insert(name, value);
+                }
+            }
+            response
+        }
+    };
+    identify_request(&mut response, &id);
+    response
+}
+
+/// The caller that the request's token was given to.
+async fn volume_caller(
+    state: &AppState,
+    parts: &mut axum::http::request::Parts,
+) -> Result<Caller, Error> {
+    let refuse = |message: &str| Error::new(Kind::Unauthenticated, message);
+    let missing = "The volume token is missing: send it as Authorization: Bearer TOKEN";
+    let value = parts.headers.get(AUTHORIZATION).cloned();
+    let value = value.ok_or_else(|| refuse(missing))?;
+    let text = value.to_str().map_err(|_| refuse(missing))?;
+    let (scheme, token) = text.split_once(' ').ok_or_else(|| refuse(missing))?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(refuse(missing));
+    }
+    let Ok(SegmentPath(volume)) = SegmentPath::from_request_parts(parts, state).await else {
+        return Err(Error::new(Kind::Invalid, "Invalid volume ID"));
+    };
+    let volume = volume.parse();
+    let volume = volume.map_err(|_| Error::new(Kind::Invalid, "Invalid volume ID"))?;
+    let asked = state.control.volume_authenticate(token.trim(), volume);
+    tokio::time::timeout(REQUEST_TIMEOUT, asked)
+        .await
+        .unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "The request took too long")))
 }

@@ -30,11 +30,6 @@ const EXPOSED: [HeaderName; 7] = [
 ];
 
 pub(crate) fn apply(routes: Router<AppState>, state: &AppState) -> Router<AppState> {
-    let cors = CorsLayer::new()
-        .allow_origin(cors::Any)
-        .allow_methods(cors::Any)
-        .allow_headers(cors::Any)
-        .expose_headers(EXPOSED);
     routes
         .fallback(|| async { Failure::http(StatusCode::NOT_FOUND, "Not found") })
         .method_not_allowed_fallback(|| async {
@@ -44,8 +39,27 @@ pub(crate) fn apply(routes: Router<AppState>, state: &AppState) -> Router<AppSta
         .layer(middleware::from_fn(limit_time))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(state.clone(), guard::guard))
-        .layer(cors)
+        .layer(cors())
         .layer(middleware::from_fn(trace))
+}
+
+/// The same for volumes' content: files have no limit of size, and uploads one of silence
+/// instead of one of time.
+pub(crate) fn apply_to_volume_content(routes: Router<AppState>) -> Router<AppState> {
+    routes
+        // Of what is read whole, which files are not.
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(cors())
+        .layer(middleware::from_fn(trace))
+}
+
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(cors::Any)
+        .allow_methods(cors::Any)
+        .allow_headers(cors::Any)
+        .expose_headers(EXPOSED)
 }
 
 async fn limit_time(request: Request, next: Next) -> Response {

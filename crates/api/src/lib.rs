@@ -39,8 +39,10 @@ use axum::Router;
 pub fn router(state: AppState) -> Router {
     let (routes, _document) = routes::routes().split_for_parts();
     let uploads = guard::apply_to_uploads(routes::uploads::router(), &state);
+    let content = guard::apply_to_volume_content(routes::volume_content::router(), &state);
     layers::apply(routes, &state)
         .merge(uploads)
+        .merge(layers::apply_to_volume_content(content))
         .layer(axum::middleware::map_response(layers::harden))
         .with_state(state)
 }

@@ -2,13 +2,15 @@
 //! in `docs/openapi.json` is checked against it by a test.
 
 use crate::routes;
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, Info, OpenApi, OpenApiBuilder};
 
 /// The document.
 #[must_use]
 pub fn openapi() -> OpenApi {
-    let (_router, document) = routes::routes().split_for_parts();
+    let (_router, mut document) = routes::routes().split_for_parts();
+    let (_router, content) = routes::volume_content::routes().split_for_parts();
+    document.merge(content);
     document
 }
 
@@ -30,6 +32,15 @@ pub(crate) fn base() -> OpenApi {
     components.add_security_scheme(
         "ApiKeyAuth",
         SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))),
+    );
+    components.add_security_scheme(
+        "VolumeToken",
+        SecurityScheme::Http(
+            HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .bearer_format("JWT")
+                .build(),
+        ),
     );
     OpenApiBuilder::new()
         .info(info)

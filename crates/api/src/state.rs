@@ -2,6 +2,7 @@
 
 use crate::audit::{Entry, Trail};
 use crate::rate_limit::{Limiter, RateLimits};
+use crate::routes::volume_content::ContentPermits;
 use axum::extract::Request;
 use hearth_audit::AuditLog;
 use hearth_control::Control;
@@ -13,6 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct AppState {
     pub(crate) control: Arc<Control>,
     pub(crate) limiter: Arc<Limiter>,
+    pub(crate) content: ContentPermits,
+    pub(crate) counting: ContentPermits,
     trail: Option<Arc<Trail>>,
     draining: Arc<AtomicBool>,
 }
@@ -24,6 +27,8 @@ impl AppState {
         Self {
             control,
             limiter: Arc::new(Limiter::new(&RateLimits::unlimited())),
+            content: ContentPermits::for_content(),
+            counting: ContentPermits::for_counting(),
             trail: None,
             draining: Arc::default(),
         }

@@ -176,3 +176,43 @@ async fn a_client_that_leaves_leaves_a_record() {
     assert_eq!(records[0]["route"], "/v2/sandboxes");
     assert_eq!(records[0].get("status"), None);
 }
+
+/// A change by a volume's token is one of the key that the token was given to.
+#[tokio::test]
+async fn changes_of_volumes_are_recorded_with_the_key_behind_the_token() {
+    let audited = Audited::start().await;
+    let api = &audited.api;
+    let state = tempfile::tempdir().expect("a directory");
+    let volumes = hearth_volumes::Volumes::open(state.path()).expect("opens");
+    api.control.connect_volumes(Arc::new(volumes));
+    let made = api.post("/volumes", &json!({"name": "data"})).await.json();
+    let (id, token) = (made["volumeID"].as_str(), made["token"].as_str());
+    let (id, token) = (
+        id.expect("an id").to_owned(),
+        token.expect("a token").to_owned(),
+    );
+    let content = |method: Method, token: &str| {
+        Request::builder()
+            .method(method)
+            .uri(format!("/volumecontent/{id}/file?path=/a"))
+            .header("authorization", format!("Bearer {token}"))
+            .body(Body::from("x"))
+            .expect("a request")
+    };
+    assert_eq!(api.send(content(Method::PUT, &token)).await.status, 201);
+    assert_eq!(api.send(content(Method::GET, &token)).await.status, 200);
+    assert_eq!(api.send(content(Method::GET, "x.y.z")).await.status, 401);
+    let records = audited.records();
+    assert_eq!(records.len(), 3, "{records:?}");
+    assert_eq!(records[0]["created"], id.as_str());
+    assert_eq!(records[1]["object"], format!("{id}:/a"));
+    assert_eq!(records[1]["key_id"], records[0]["key_id"]);
+    assert_eq!(records[1]["team"], records[0]["team"]);
+    assert_eq!(
+        (&records[1]["event"], &records[1]["status"]),
+        (&json!("api"), &json!(201))
+    );
+    assert_eq!(records[2]["event"], "refused");
+    let all = format!("{records:?}");
+    assert!(!all.contains(&token), "a token is in the log");
+}

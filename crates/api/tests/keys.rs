@@ -281,6 +281,7 @@ async fn quotas_are_refused_by_name_before_anything_is_done() {
     assert!(refused.error(429).contains("snapshots"));
     assert_eq!(narrow.node.build_count(), builds);
     let none = TeamLimits {
+        max_volumes: 0,
         max_stored_mib: 0,
         ..TeamLimits::default()
     };

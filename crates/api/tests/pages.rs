@@ -4,7 +4,7 @@
 mod support;
 
 use axum::body::Body;
-use axum::http::{Method, Request};
+use axum::http::Request;
 use hearth_ids::SandboxId;
 use serde_json::json;
 use support::Api;
@@ -58,44 +58,6 @@ async fn a_sandbox_that_there_is_not_does_not_exist_whatever_is_wanted_of_it() {
         let answer = api.post(&path, &json!({"timeout": 60})).await;
         assert_eq!(answer.error(404), expected, "{what}");
     }
-}
-
-#[tokio::test]
-async fn volumes_are_refused_with_what_is_there_instead() {
-    let api = Api::start().await;
-    for (method, path) in [
-        (Method::GET, "/volumes"),
-        (Method::POST, "/volumes"),
-        (Method::GET, "/volumes/7c1b3a52-0000-4000-8000-000000000000"),
-        (
-            Method::DELETE,
-            "/volumes/7c1b3a52-0000-4000-8000-000000000000",
-        ),
-    ] {
-        let body = Body::from(json!({"name": "data"}).to_string());
-        let answer = api.call(method.clone(), path, body).await;
-        assert_eq!(answer.header("should-retry"), Some("false"));
-        let message = answer.error(501);
-        assert!(
-            message.starts_with("Volumes are not available"),
-            "{method}: {message}"
-        );
-    }
-    let mounts = json!({"templateID": "base", "volumeMounts": [{"name": "v", "path": "/v"}]});
-    for path in ["/sandboxes", "/v2/sandboxes"] {
-        let message = api.post(path, &mounts).await.error(501);
-        assert!(
-            message.starts_with("Volumes are not available"),
-            "{message}"
-        );
-    }
-    assert_eq!(api.node.count(), 0);
-    // The other API's errors have a code that is a text.
-    let content = api.anonymous("/volumecontent/x/file?path=a").await;
-    assert_eq!(content.status, 501);
-    assert_eq!(content.json()["code"], "NOT_SUPPORTED");
-    // Whoever shows no key learns nothing.
-    api.anonymous("/volumes").await.error(401);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@
 mod control;
 mod sandbox;
 mod templates;
+mod volumes;
 
 pub use control::{ControlClient, ListQuery, LogQuery, Page};
 pub use hearth_agent_client::{
@@ -36,6 +37,6 @@ pub use hearth_wire::{
     FromImageRegistry, ListedSandbox, LogLevel, NewSandbox, NewTemplateBuild, OnTimeout,
     RequestedTemplate, Sandbox, SandboxDetail, SandboxLogEntry, SandboxState, SnapshotInfo,
     StartTemplateBuild, Template, TemplateBuild, TemplateBuildInfo, TemplateStep, TemplateTag,
-    TemplateWithBuilds,
+    TemplateWithBuilds, Volume, VolumeAndToken, VolumeState, VolumeUsage,
 };
 pub use sandbox::SandboxClient;

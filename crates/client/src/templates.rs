@@ -166,7 +166,7 @@ impl ControlClient {
         self.call(request).await.map(drop)
     }
 
-    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
+    pub(crate) async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
         let request = self.request(Method::GET, path, full_body(Bytes::new()))?;
         let response = self.call(request).await?;
         self.decode(response).await

@@ -39,8 +39,6 @@ pub struct Features {
     pub egress_proxy: bool,
     /// `network.rules`: transforms of outgoing requests.
     pub network_rules: bool,
-    /// `volumeMounts`.
-    pub volumes: bool,
     /// `iam.tokens`.
     pub identity_tokens: bool,
 }

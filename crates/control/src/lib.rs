@@ -40,6 +40,8 @@ mod tokens;
 mod transitions;
 mod uploads;
 mod usage;
+mod volume_tokens;
+mod volumes;
 
 pub use access::{Access, Action, Resource};
 pub use agent::{Agent, AgentError, AgentMetrics};
@@ -64,7 +66,7 @@ pub use page::{Direction, Page, PageRequest};
 pub use sandboxes::{
     ConnectRequest, Connected, ForkRequest, ListRequest, ListedSandbox, Metric, NewSandbox,
     PauseRequest, SandboxAccess, SandboxPage, SandboxView, StateFilter, VisibleState, Visitor,
-    WakeRefusal, no_volumes,
+    WakeRefusal,
 };
 pub use secrets::{NewSecret, SecretInfo, SecretKeepError, SecretKeeper, SecretKey, SecretUpdate};
 pub use snapshots::{SnapshotFilter, SnapshotRequest, SnapshotView};
@@ -82,11 +84,15 @@ pub use templates::{TemplateAccess, TemplatePublication, TemplateView};
 pub use tokens::Tokens;
 pub use uploads::UploadTicket;
 
+pub use hearth_store::VolumeState;
+pub use volumes::{MountRequest, Volume, VolumeAccess};
+
 use fleet::Fleet;
 use hearth_store::Store;
 use limits::Reservations;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use transitions::Transitions;
 
@@ -97,6 +103,8 @@ pub struct Control {
     agent: Arc<dyn Agent>,
     telemetry: OnceLock<Arc<dyn Telemetry>>,
     secrets: OnceLock<Arc<dyn SecretKeeper>>,
+    volumes: OnceLock<Arc<hearth_volumes::Volumes>>,
+    volume_copies: Arc<Semaphore>,
     config: Config,
     tokens: Tokens,
     keys: auth::KeyCache,
@@ -125,6 +133,8 @@ impl Control {
             agent,
             telemetry: OnceLock::new(),
             secrets: OnceLock::new(),
+            volumes: OnceLock::new(),
+            volume_copies: Arc::new(Semaphore::new(volumes::COPIES)),
             config,
             keys: auth::KeyCache::default(),
             reservations: Arc::default(),
@@ -163,6 +173,10 @@ impl Control {
     /// most `deadline`. Answers whether all of it came to its end.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         self.followers_stop.cancel();
+        self.volume_copies.close();
+        if let Some(volumes) = self.volumes.get() {
+            volumes.stop();
+        }
         self.tasks.close();
         let ended = tokio::time::timeout(deadline, async {
             self.tasks.wait().await;

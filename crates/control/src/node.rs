@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
+pub use hearth_volumes::VolumeMount;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -68,12 +69,6 @@ impl Default for Lifecycle {
 pub enum OnTimeout {
     Kill,
     Pause,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VolumeMount {
-    pub name: String,
-    pub path: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

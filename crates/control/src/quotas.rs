@@ -18,6 +18,8 @@ pub(crate) enum Demand {
     Snapshot { snapshots: usize },
     /// A template under a new name.
     Template { templates: usize },
+    /// A volume, when there are as many as there may be.
+    Volume,
     /// Bytes on disk, however many more.
     Store { stored_bytes: u64 },
 }
@@ -48,6 +50,8 @@ pub(crate) fn decide(demand: Demand, limits: &TeamLimits) -> Result<(), Exceeded
             let most = limits.max_templates;
             (templates < count(most), most)
         }
+        // The store counts them.
+        Demand::Volume => (false, limits.max_volumes),
         Demand::Store { stored_bytes } => {
             let most = limits.max_stored_mib;
             (stored_bytes < u64::from(most) << 20, most)
@@ -88,6 +92,12 @@ impl From<Exceeded> for Error {
                 &format!("{templates} of {most}"),
                 "delete some of them",
                 "--templates",
+            ),
+            Demand::Volume => reached(
+                "volumes",
+                &format!("{most} of {most}"),
+                "delete some of them",
+                "--volumes",
             ),
             Demand::Store { stored_bytes } => reached(
                 "stored MiB",

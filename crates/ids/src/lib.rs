@@ -10,7 +10,7 @@ mod uuids;
 
 pub use sandbox::SandboxId;
 pub use template::{DEFAULT_TAG, TemplateId, TemplateReference};
-pub use uuids::{BuildId, ExecutionId, TeamId};
+pub use uuids::{BuildId, ExecutionId, TeamId, VolumeId};
 
 /// Why a text is not the identifier that it should be. The message is fit for
 /// the caller who sent the text.

@@ -62,3 +62,7 @@ uuid_id!(
     /// One run of a sandbox: changes at every start of the same sandbox id.
     ExecutionId, "execution"
 );
+uuid_id!(
+    /// A directory tree that outlives sandboxes and that many of them may mount.
+    VolumeId, "volume"
+);

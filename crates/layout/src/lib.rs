@@ -23,6 +23,12 @@ pub fn builds_dir(state_dir: &Path) -> PathBuf {
     state_dir.join("builds")
 }
 
+/// Volumes, one folder for each, below the state directory.
+#[must_use]
+pub fn volumes_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("volumes")
+}
+
 /// What only the daemon's owner may read, below the state directory.
 #[must_use]
 pub fn keys_dir(state_dir: &Path) -> PathBuf {

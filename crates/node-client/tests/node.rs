@@ -16,7 +16,7 @@ use hearth_control::{
     Lifecycle, NetworkSettings, Node, NodeError, NodeSandbox, NodeSandboxState, OnTimeout,
     Revision, SandboxConfig, SandboxQuery, SandboxUpdate, VolumeMount,
 };
-use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
+use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId, VolumeId};
 use hearth_node_client::NodeClient;
 use hearth_node_proto::hearth::node::v1 as proto;
 use secrecy::{ExposeSecret, SecretString};
@@ -390,6 +390,7 @@ fn config() -> SandboxConfig {
             initial_timeout_seconds: Some(60),
         },
         volume_mounts: vec![VolumeMount {
+            volume: VolumeId::random(),
             name: "v".to_owned(),
             path: "/v".to_owned(),
         }],

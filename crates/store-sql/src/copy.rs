@@ -29,7 +29,7 @@ struct Table {
 }
 
 /// Every table, each after those that it refers to.
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     Table {
         name: "teams",
         columns: &[
@@ -45,6 +45,7 @@ const TABLES: [Table; 10] = [
             ("max_snapshots", Number),
             ("max_templates", Number),
             ("max_stored_mib", Number),
+            ("max_volumes", Number),
             ("limits_by_operator", Number),
             ("banned", Number),
             ("blocked_reason", Text),
@@ -69,6 +70,16 @@ const TABLES: [Table; 10] = [
             ("read_only", Number),
             ("expires_at", Number),
             ("networks", Text),
+        ],
+    },
+    Table {
+        name: "volumes",
+        columns: &[
+            ("id", Text),
+            ("team_id", Text),
+            ("name", Text),
+            ("state", Text),
+            ("created_at", Number),
         ],
     },
     Table {

@@ -26,6 +26,7 @@ mod snapshot;
 mod statement;
 mod team;
 mod template;
+mod volume;
 
 pub use copy::{Copied, copy};
 pub use database::{Columns, Database, Session};

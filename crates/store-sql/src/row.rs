@@ -4,7 +4,7 @@ use crate::Columns;
 use chrono::{DateTime, Utc};
 use hearth_store::{
     ApiKey, Build, BuildStatus, Error, KeyGrant, KeyMask, LimitsSetBy, OwnerId, Result, Scope,
-    Snapshot, TagAssignment, Team, TeamLimits, Template, TemplateAlias,
+    Snapshot, TagAssignment, Team, TeamLimits, Template, TemplateAlias, Volume, VolumeState,
 };
 use std::str::FromStr;
 
@@ -77,6 +77,7 @@ impl Record for Team {
                 max_paused_sandboxes: number(row, "max_paused_sandboxes")?,
                 max_snapshots: number(row, "max_snapshots")?,
                 max_templates: number(row, "max_templates")?,
+                max_volumes: number(row, "max_volumes")?,
                 max_stored_mib: number(row, "max_stored_mib")?,
             },
             limits_set_by: match row.number("limits_by_operator")? {
@@ -218,6 +219,40 @@ impl Record for Snapshot {
             build_id: parse("build id", row.text("build_id")?)?,
             sandbox_id: parse("sandbox id", row.text("sandbox_id")?)?,
             tag: row.text("tag")?,
+            created_at: time(row, "created_at")?,
+        })
+    }
+}
+
+pub(crate) fn volume_state_text(state: VolumeState) -> &'static str {
+    match state {
+        VolumeState::Making => "making",
+        VolumeState::Ready => "ready",
+        VolumeState::Failed => "failed",
+        VolumeState::Removing => "removing",
+    }
+}
+
+fn volume_state(text: String) -> Result<VolumeState> {
+    match text.as_str() {
+        "making" => Ok(VolumeState::Making),
+        "ready" => Ok(VolumeState::Ready),
+        "failed" => Ok(VolumeState::Failed),
+        "removing" => Ok(VolumeState::Removing),
+        _ => Err(Error::Corrupt {
+            what: "volume state",
+            text,
+        }),
+    }
+}
+
+impl Record for Volume {
+    fn read(row: &impl Columns) -> Result<Self> {
+        Ok(Self {
+            id: parse("volume id", row.text("id")?)?,
+            team_id: parse("team id", row.text("team_id")?)?,
+            name: row.text("name")?,
+            state: volume_state(row.text("state")?)?,
             created_at: time(row, "created_at")?,
         })
     }

@@ -1,5 +1,5 @@
 //! What Hearth remembers: teams, API keys, templates with their builds and tags,
-//! and the outcomes of idempotent requests. Which sandboxes run is not here: the
+//! volumes, and the outcomes of idempotent requests. Which sandboxes run is not here: the
 //! nodes know that.
 //!
 //! One file per resource: its records, and the trait of what can be done with them.
@@ -24,6 +24,7 @@ mod team;
 mod template;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod volume;
 
 pub use api_key::{ApiKey, ApiKeyStore, KeyGrant, KeyMask, NewApiKey, Scope};
 pub use build::{Build, BuildStatus, BuildStore, NewBuild, TagAssignment};
@@ -35,6 +36,7 @@ pub use lease::{LeaseName, LeaseStore, OwnerId};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotStore};
 pub use team::{LimitsSetBy, NewTeam, Team, TeamLimits, TeamStore};
 pub use template::{NewTemplate, Template, TemplateAlias, TemplateStore};
+pub use volume::{Volume, VolumeState, VolumeStore};
 
 /// The port to whatever keeps Hearth's records.
 pub trait Store:
@@ -47,6 +49,7 @@ pub trait Store:
     + DiscardStore
     + IdempotencyStore
     + LeaseStore
+    + VolumeStore
     + 'static
 {
 }
@@ -61,6 +64,7 @@ impl<S> Store for S where
         + DiscardStore
         + IdempotencyStore
         + LeaseStore
+        + VolumeStore
         + 'static
 {
 }

@@ -24,6 +24,8 @@ pub struct TeamLimits {
     pub max_snapshots: u32,
     /// Templates that are no snapshots.
     pub max_templates: u32,
+    /// Volumes.
+    pub max_volumes: u32,
     /// What all builds of its templates and snapshots account for on disk.
     pub max_stored_mib: u32,
 }
@@ -48,6 +50,7 @@ impl Default for TeamLimits {
             max_paused_sandboxes: 1000,
             max_snapshots: 1000,
             max_templates: 500,
+            max_volumes: 100,
             max_stored_mib: 524_288,
         }
     }
@@ -116,6 +119,6 @@ pub trait TeamStore: Send + Sync {
         blocked_reason: Option<&str>,
     ) -> Result<bool>;
     /// Deletes a team with its API keys. Answers whether there was one. Errors:
-    /// [`crate::Error::Dangling`] when it has templates or snapshots.
+    /// [`crate::Error::Dangling`] when it has templates, snapshots or volumes.
     async fn team_delete(&self, id: TeamId) -> Result<bool>;
 }

@@ -18,6 +18,7 @@ mod team;
 mod template;
 mod template_build;
 mod time;
+mod volume;
 
 pub use api_key::{ApiKeyMask, CreatedApiKey, NewApiKey, TeamApiKey, UpdateApiKey};
 pub use error::ApiError;
@@ -44,6 +45,11 @@ pub use template_build::{
     TemplateNames, TemplateStep, TemplateUpdate,
 };
 pub use time::{parse_rfc3339, rfc3339_millis};
+
+pub use volume::{
+    CopyVolume, NewVolume, SetVolumePath, Volume, VolumeAndToken, VolumeContentError, VolumeEntry,
+    VolumeEntryType, VolumeState, VolumeUsage,
+};
 
 /// The `clientID` of every response: the contract keeps the field, nothing
 /// reads it any more.

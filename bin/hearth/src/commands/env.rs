@@ -10,7 +10,7 @@ use anyhow::Context;
 use std::{net::ToSocketAddrs, process::ExitCode};
 
 /// Base URLs; the SDKs prefer them to the domain.
-const URLS: [&str; 2] = ["E2B_API_URL", "E2B_SANDBOX_URL"];
+const URLS: [&str; 3] = ["E2B_API_URL", "E2B_SANDBOX_URL", "E2B_VOLUME_API_URL"];
 /// Where the CLI links to: the server says there what it has instead.
 const PAGES: [(&str, &str); 2] = [
     ("E2B_DASHBOARD_BASE", "/dashboard"),

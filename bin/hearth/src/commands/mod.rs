@@ -24,6 +24,7 @@ mod team;
 mod template;
 mod trust;
 mod up;
+mod volume;
 
 use crate::settings::Settings;
 use clap::{Parser, Subcommand};
@@ -64,6 +65,8 @@ enum Command {
     Migrate(migrate::Args),
     /// Keep secrets that rules put into requests
     Secret(secret::Args),
+    /// Make, list, copy and delete volumes
+    Volume(volume::Args),
     /// List, pause, resume, copy and end sandboxes
     Sandbox(sandbox::Args),
     /// Run a command in a sandbox of its own, which ends with it
@@ -121,6 +124,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Team(args) => team::run(&settings, args).await,
             Command::Migrate(args) => migrate::run(&settings, args).await,
             Command::Secret(args) => secret::run(&settings, args).await,
+            Command::Volume(args) => volume::run(&settings, args).await,
             Command::Sandbox(args) => sandbox::run(&settings, args).await,
             Command::Run(args) => run::run(&settings, args).await,
             Command::Exec(args) => run::exec(&settings, args).await,

@@ -51,7 +51,7 @@ enum Command {
         /// Slug or ID of the team
         team: String,
     },
-    /// Delete a team with its API keys and secrets; it must have no sandboxes and templates
+    /// Delete a team with its API keys and secrets; it must have no sandboxes, templates and volumes
     Rm {
         /// Slug or ID of the team
         team: String,
@@ -85,6 +85,9 @@ struct LimitChange {
     /// Templates
     #[arg(long, value_name = "N")]
     templates: Option<u32>,
+    /// Volumes
+    #[arg(long, value_name = "N")]
+    volumes: Option<u32>,
     /// Disk that builds of templates and snapshots take together
     #[arg(long, value_name = "MIB")]
     stored_mib: Option<u32>,
@@ -103,6 +106,7 @@ impl LimitChange {
             max_paused_sandboxes: self.paused_sandboxes.unwrap_or(limits.max_paused_sandboxes),
             max_snapshots: self.snapshots.unwrap_or(limits.max_snapshots),
             max_templates: self.templates.unwrap_or(limits.max_templates),
+            max_volumes: self.volumes.unwrap_or(limits.max_volumes),
             max_stored_mib: self.stored_mib.unwrap_or(limits.max_stored_mib),
         }
     }
@@ -228,7 +232,7 @@ async fn remove(settings: &Settings, store: &dyn Store, name: &str) -> anyhow::R
         Ok(true) => {}
         Ok(false) => bail!("the team {name:?} was deleted meanwhile"),
         Err(hearth_store::Error::Dangling) => {
-            bail!("the team {name:?} has templates or snapshots; delete them first")
+            bail!("the team {name:?} has templates, snapshots or volumes; delete them first")
         }
         Err(error) => return Err(error.into()),
     }
@@ -298,6 +302,7 @@ fn json(team: &Team) -> serde_json::Value {
             "pausedSandboxes": limits.max_paused_sandboxes,
             "snapshots": limits.max_snapshots,
             "templates": limits.max_templates,
+            "volumes": limits.max_volumes,
             "storedMiB": limits.max_stored_mib,
         },
     })

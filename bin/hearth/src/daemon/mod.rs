@@ -25,6 +25,7 @@ mod source;
 mod telemetry;
 mod templates;
 pub mod tls;
+mod volumes;
 
 use crate::settings::Settings;
 use anyhow::Context;
@@ -47,6 +48,7 @@ use hearth_snapshot::LocalStore;
 use hearth_store::{NewTeam, OwnerId, Store, Team};
 use hearth_telemetry::Collector;
 use hearth_template_build::Templates;
+use hearth_volumes::Volumes;
 pub use network::network_config;
 use secrecy::ExposeSecret;
 use std::{
@@ -94,6 +96,7 @@ impl Daemon {
         .context("open what sandboxes told")?;
         prepare::end_leftovers(settings)?;
         let events = hearth_telemetry::EventLog::start(told.clone());
+        let volumes = volumes::open(settings)?;
         let started = start_node(settings, share, events).await?;
         let Started {
             node,
@@ -103,7 +106,7 @@ impl Daemon {
             store,
         } = started;
         let started = async {
-            let control = start_control(settings).await?;
+            let control = start_control(settings, volumes).await?;
             let admin = recipes::Admin::start(recipes::Kitchen {
                 settings: settings.clone(),
                 engine,
@@ -315,14 +318,19 @@ pub async fn engine(settings: &Settings) -> anyhow::Result<QemuEngine> {
     .await?
 }
 
-async fn start_control(settings: &Settings) -> anyhow::Result<Arc<Control>> {
+async fn start_control(settings: &Settings, volumes: Arc<Volumes>) -> anyhow::Result<Arc<Control>> {
     let (control, config) = open_control(settings).await?;
+    control.connect_volumes(volumes);
     control.watch_node();
     // First of all: it refuses a database that another daemon uses.
     control
         .housekeeping_start()
         .await
         .context("take up what an earlier run left")?;
+    control
+        .volumes_take_up()
+        .await
+        .context("take up volumes that an earlier run left half done")?;
     let bootstrapped = hearth_control::bootstrap(control.store().as_ref(), &config)
         .await
         .context("set up the first team")?;
@@ -371,6 +379,7 @@ fn limits(settings: &Settings) -> TeamLimits {
         max_paused_sandboxes: settings.limits.paused_sandboxes,
         max_snapshots: settings.limits.snapshots,
         max_templates: settings.limits.templates,
+        max_volumes: settings.limits.volumes,
         max_stored_mib: settings.limits.stored_mib,
         ..TeamLimits::default()
     }

@@ -82,6 +82,10 @@ pub struct LimitSettings {
     pub templates: u32,
     /// MiB of disk that all builds of templates and snapshots may account for.
     pub stored_mib: u32,
+    /// Volumes that may be kept.
+    pub volumes: u32,
+    /// MiB of disk that one volume, of whichever team, may take.
+    pub volume_mib: u32,
 }
 
 impl Default for LimitSettings {
@@ -94,6 +98,8 @@ impl Default for LimitSettings {
             snapshots: 1000,
             templates: 500,
             stored_mib: 512 << 10,
+            volumes: 100,
+            volume_mib: 64 << 10,
         }
     }
 }

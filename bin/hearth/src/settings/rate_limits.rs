@@ -19,7 +19,7 @@ pub struct RateLimitSettings {
     pub write_per_second: u32,
     /// Such requests at once.
     pub write_burst: u32,
-    /// Requests of one API key that make or start sandboxes, or make snapshots or builds,
+    /// Requests of one API key that make or start sandboxes, or make snapshots, volumes or builds,
     /// per second; 0 for any number.
     pub create_per_second: u32,
     /// Such requests at once.

@@ -16,7 +16,7 @@ pub struct RateLimits {
     pub read: Rate,
     /// … that change something that is there.
     pub write: Rate,
-    /// … that make sandboxes, snapshots or builds.
+    /// … that make sandboxes, snapshots, volumes or builds.
     pub create: Rate,
     /// All keys of a team together get this many times as much; 0: any number.
     pub team_multiple: u32,

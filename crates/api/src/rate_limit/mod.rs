@@ -36,7 +36,7 @@ pub(crate) enum Group {
 }
 
 /// What makes or starts something, by the end of the route's pattern.
-const CREATES: [&str; 9] = [
+const CREATES: [&str; 11] = [
     "/sandboxes",
     "/resume",
     "/connect",
@@ -46,6 +46,8 @@ const CREATES: [&str; 9] = [
     "/v2/templates",
     "/v3/templates",
     "/builds/{buildID}",
+    "/volumes",
+    "/volumes/{volumeID}/copy",
 ];
 
 impl Group {

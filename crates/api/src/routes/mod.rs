@@ -16,6 +16,7 @@ mod template_builds;
 mod template_changes;
 mod templates;
 pub(crate) mod uploads;
+pub(crate) mod volume_content;
 mod volumes;
 
 use crate::state::AppState;
@@ -24,7 +25,7 @@ use utoipa_axum::routes as collect;
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     let routes = OpenApiRouter::with_openapi(crate::openapi::base());
-    volumes::add(pages::add(docker_builds::add(routes)))
+    pages::add(docker_builds::add(routes))
         .routes(collect!(health::health_check))
         .routes(collect!(
             list::sandbox_list_v1,
@@ -56,6 +57,10 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
             secrets::secret_update,
             secrets::secret_delete
         ))
+        .routes(collect!(volumes::volume_list, volumes::volume_create))
+        .routes(collect!(volumes::volume_get, volumes::volume_delete))
+        .routes(collect!(volumes::volume_copy))
+        .routes(collect!(volumes::volume_usage))
         .routes(collect!(teams::team_list))
         .routes(collect!(api_keys::api_key_list, api_keys::api_key_create))
         .routes(collect!(api_keys::api_key_update, api_keys::api_key_delete))

@@ -6,7 +6,6 @@ const ALL: Features = Features {
     egress_rules: true,
     egress_proxy: true,
     network_rules: true,
-    volumes: true,
     identity_tokens: true,
 };
 

@@ -21,6 +21,7 @@ use crate::node::{
 };
 use crate::quotas::{self, Demand};
 use crate::templates::Resolved;
+use crate::volumes::MountRequest;
 use chrono::{TimeDelta, Utc};
 use hearth_ids::{SandboxId, TeamId};
 use hearth_store::Team;
@@ -51,7 +52,7 @@ pub struct NewSandbox {
     pub env_vars: BTreeMap<String, String>,
     /// Whether the caller asks for identity tokens.
     pub identity_tokens: bool,
-    pub volume_mounts: Vec<VolumeMount>,
+    pub volume_mounts: Vec<MountRequest>,
 }
 
 /// Why there is no sandbox.
@@ -66,17 +67,6 @@ pub(crate) struct Placement<'a> {
     pub(crate) team: &'a Team,
     pub(crate) time: TimeDelta,
     pub(crate) config: SandboxConfig,
-}
-
-/// What whoever asks for a volume is told where there are none.
-#[must_use]
-pub fn no_volumes() -> Error {
-    Error::new(
-        Kind::Unimplemented,
-        "Volumes are not available on this server. Files outlive a sandbox where it is paused \
-         instead of ended, in snapshots of it, and in templates",
-    )
-    .never_retry()
 }
 
 /// Whether a sandbox counts for its team's limit: one that ends or is paused does
@@ -118,9 +108,6 @@ impl NewSandbox {
         }
         if self.identity_tokens && !features.identity_tokens {
             return Err(Error::new(Kind::Forbidden, "use of iam is not enabled"));
-        }
-        if !self.volume_mounts.is_empty() && !features.volumes {
-            return Err(no_volumes());
         }
         check_map("metadata", &self.metadata, MAX_METADATA_BYTES)?;
         check_map("envVars", &self.env_vars, MAX_ENV_BYTES)?;
@@ -304,7 +291,8 @@ impl Control {
             self.check_paused(&caller.team, 1).await?;
         }
         let resolved = self.template_resolve(caller, &reference).await?;
-        let config = self.sandbox_config(caller, request, resolved, id);
+        let mounts = self.volume_mounts(caller, &request.volume_mounts).await?;
+        let config = self.sandbox_config(caller, request, resolved, mounts, id);
         let placement = Placement {
             team: &caller.team,
             time,
@@ -385,6 +373,7 @@ impl Control {
         caller: &Caller,
         request: &NewSandbox,
         resolved: Resolved,
+        mounts: Vec<VolumeMount>,
         id: SandboxId,
     ) -> SandboxConfig {
         SandboxConfig {
@@ -402,7 +391,7 @@ impl Control {
                 initial_timeout_seconds: Some(request.timeout_seconds),
                 ..request.lifecycle
             },
-            volume_mounts: request.volume_mounts.clone(),
+            volume_mounts: mounts,
             sandbox_id: id,
         }
     }

@@ -15,7 +15,7 @@ mod metrics;
 mod reserve;
 mod wake;
 
-pub use create::{NewSandbox, no_volumes};
+pub use create::NewSandbox;
 pub use fork::ForkRequest;
 pub use lifecycle::{ConnectRequest, Connected, PauseRequest};
 pub use list::{ListRequest, ListedSandbox, SandboxPage, StateFilter};

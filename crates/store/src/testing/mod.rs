@@ -17,6 +17,7 @@ mod records;
 mod snapshots;
 mod teams;
 mod templates;
+mod volumes;
 
 pub use build_requests::*;
 pub use idempotency::*;
@@ -25,6 +26,7 @@ pub use records::Shared;
 pub use snapshots::*;
 pub use teams::*;
 pub use templates::*;
+pub use volumes::*;
 
 /// Runs every function of the suite, each over a store of its own, which `$fresh` makes:
 /// as a test each, or, with `in_turn`, all within the test where it stands.
@@ -62,6 +64,9 @@ macro_rules! store_suite {
             claims_race,
             a_lease_is_its_holders_until_its_time_is_over,
             of_many_who_want_a_lease_one_gets_it,
+            volumes_are_found_until_they_are_removed,
+            a_team_has_no_more_volumes_than_it_may,
+            unfinished_volumes_are_known,
         );
     };
     (@tests $fresh:ident: $($name:ident),+ $(,)?) => {

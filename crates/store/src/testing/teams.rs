@@ -25,6 +25,7 @@ pub async fn teams_are_kept(store: Shared) {
         max_paused_sandboxes: 4,
         max_snapshots: 5,
         max_templates: 6,
+        max_volumes: 7,
         max_stored_mib: 8,
     };
     let by = LimitsSetBy::Operator;
