@@ -33,7 +33,11 @@ pub(crate) fn write(writer: &mut Writer, volume: u64, stat: &Stat) {
     writer.u32(stat.st_uid);
     writer.u32(stat.st_gid);
     writer.u64(u64::try_from(stat.st_size).unwrap_or(0));
-    writer.u64(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
+    writer.u64(
+        u64::try_from(stat.st_blocks)
+            .unwrap_or(0)
+            .saturating_mul(512),
+    );
     // No device is served as one.
     writer.u64(0);
     writer.u64(volume);
@@ -54,12 +58,7 @@ pub(crate) fn write_after(writer: &mut Writer, volume: u64, stat: Option<&Stat>)
 
 /// Writes `wcc_data`: what a client needs to tell its own change from others'. `before`
 /// is only good when nobody else changes the file in between.
-pub(crate) fn write_change(
-    writer: &mut Writer,
-    volume: u64,
-    before: &Stat,
-    after: Option<&Stat>,
-) {
+pub(crate) fn write_change(writer: &mut Writer, volume: u64, before: &Stat, after: Option<&Stat>) {
     writer.bool(true);
     writer.u64(u64::try_from(before.st_size).unwrap_or(0));
     for (seconds, nanoseconds) in [modified(before), changed(before)] {
@@ -162,7 +161,9 @@ impl Changes {
             return Ok(());
         }
         let changes_owner = self.uid.is_some_and(|uid| uid != file.uid);
-        let foreign_group = self.gid.is_some_and(|gid| gid != file.gid && !who.is_in(gid));
+        let foreign_group = self
+            .gid
+            .is_some_and(|gid| gid != file.gid && !who.is_in(gid));
         let owned = self.mode.is_some() || self.uid.is_some() || self.gid.is_some();
         let exact = |time| matches!(time, SetTime::To(_));
         let exact = exact(self.accessed) || exact(self.modified);
@@ -177,12 +178,7 @@ impl Changes {
     }
 
     /// Makes the changes that the caller may make. Whoever changes a file holds its lock.
-    pub(crate) fn apply(
-        &self,
-        tree: &Tree,
-        node: &Node,
-        who: &Credentials,
-    ) -> Result<(), Failure> {
+    pub(crate) fn apply(&self, tree: &Tree, node: &Node, who: &Credentials) -> Result<(), Failure> {
         let file = subject(&node.stat);
         self.permitted(who, &file)?;
         if let Some(size) = self.size {
@@ -214,7 +210,12 @@ impl Changes {
             last_access: self.accessed.timespec()?,
             last_modification: self.modified.timespec()?,
         };
-        Ok(rustix::fs::utimensat(&node.file, "", &times, AtFlags::EMPTY_PATH)?)
+        Ok(rustix::fs::utimensat(
+            &node.file,
+            "",
+            &times,
+            AtFlags::EMPTY_PATH,
+        )?)
     }
 }
 
@@ -233,7 +234,13 @@ pub(crate) fn set_owner(node: &Node, uid: Option<u32>, gid: Option<u32>) -> Resu
         return Err(Status::Invalid.into());
     }
     let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
-    Ok(rustix::fs::chownat(&node.file, "", uid, gid, AtFlags::EMPTY_PATH)?)
+    Ok(rustix::fs::chownat(
+        &node.file,
+        "",
+        uid,
+        gid,
+        AtFlags::EMPTY_PATH,
+    )?)
 }
 
 /// Sets the permission bits. A symbolic link has none of its own.

@@ -85,7 +85,12 @@ impl HandleKey {
         let key = *hasher.finalize().as_bytes();
         let public = blake3::hash(volume.to_string().as_bytes());
         let mut hint = [0; HINT];
-        hint.copy_from_slice(public.as_bytes().first_chunk::<HINT>().unwrap_or(&[0; HINT]));
+        hint.copy_from_slice(
+            public
+                .as_bytes()
+                .first_chunk::<HINT>()
+                .unwrap_or(&[0; HINT]),
+        );
         VolumeKey { key, hint }
     }
 }

@@ -15,7 +15,10 @@ impl Losses {
     pub(crate) fn new() -> Self {
         let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_else(|_| {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            now.map_or_else(|_| Vec::new(), |since| since.as_nanos().to_be_bytes().to_vec())
+            now.map_or_else(
+                |_| Vec::new(),
+                |since| since.as_nanos().to_be_bytes().to_vec(),
+            )
         });
         let hash = blake3::hash(&boot);
         Self {

@@ -137,7 +137,10 @@ impl VolumeServer {
     pub async fn stop(&self, limit: Duration) {
         self.stop.cancel();
         self.tasks.close();
-        if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(limit, self.tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("volume server did not end in time");
         }
     }

@@ -237,7 +237,10 @@ impl Tree {
         other: &Node,
     ) -> (MutexGuard<'_, ()>, Option<MutexGuard<'_, ()>>) {
         // In one order for everybody, so that nobody waits for each other.
-        let (low, high) = (stripe(one).min(stripe(other)), stripe(one).max(stripe(other)));
+        let (low, high) = (
+            stripe(one).min(stripe(other)),
+            stripe(one).max(stripe(other)),
+        );
         let first = self.lock_at(low);
         (first, (low != high).then(|| self.lock_at(high)))
     }

@@ -152,7 +152,11 @@ mod tests {
         let five = five.into_bytes();
         assert_eq!(Reader::new(&five).opaque(5), Ok(&b"12345"[..]));
         assert_eq!(Reader::new(&five).opaque(4), Err(Malformed));
-        assert_eq!(Reader::new(&five[..11]).opaque(5), Err(Malformed), "padding");
+        assert_eq!(
+            Reader::new(&five[..11]).opaque(5),
+            Err(Malformed),
+            "padding"
+        );
     }
 
     #[test]

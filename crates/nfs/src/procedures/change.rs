@@ -97,12 +97,16 @@ fn write_at(
     data: &[u8],
     offset: u64,
 ) -> Result<usize, Status> {
-    let end = offset.checked_add(data.len() as u64).ok_or(Status::TooLarge)?;
+    let end = offset
+        .checked_add(data.len() as u64)
+        .ok_or(Status::TooLarge)?;
     if i64::try_from(end).is_err() {
         return Err(Status::TooLarge);
     }
     let size = u64::try_from(node.stat.st_size).unwrap_or(0);
-    let kept = u64::try_from(node.stat.st_blocks).unwrap_or(0).saturating_mul(512);
+    let kept = u64::try_from(node.stat.st_blocks)
+        .unwrap_or(0)
+        .saturating_mul(512);
     // What is there already can be written anew on a full disk.
     if end > size || kept < size {
         tree.require_room(data.len() as u64)?;

@@ -121,18 +121,30 @@ fn fill(
         let before = reply.len();
         reply.bool(true);
         // What is above the root is not the guest's to know.
-        reply.u64(if name == b".." { directory.stat.st_ino } else { entry.ino() });
+        reply.u64(if name == b".." {
+            directory.stat.st_ino
+        } else {
+            entry.ino()
+        });
         reply.opaque(name);
         reply.u64(entry.next_entry_cookie());
         // Before it is looked up: most that an entry takes.
-        let details = if plus { 4 + FATTR_BYTES + 8 + handle::LONGEST } else { 0 };
+        let details = if plus {
+            4 + FATTR_BYTES + 8 + handle::LONGEST
+        } else {
+            0
+        };
         if reply.len().saturating_add(details) > limit {
             reply.truncate(before);
             return Ok(false);
         }
         if plus {
             // It may be gone by now; then it has a name and no more.
-            let child = if own { None } else { tree.child(directory, name).ok() };
+            let child = if own {
+                None
+            } else {
+                tree.child(directory, name).ok()
+            };
             attributes::write_after(reply, tree.fsid, child.as_ref().map(|node| &node.stat));
             reply.bool(child.is_some());
             if let Some(child) = &child {

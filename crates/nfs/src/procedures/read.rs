@@ -63,7 +63,11 @@ pub(super) fn access(
         answer |= if directory { ACCESS_DELETE } else { 0 };
     }
     if granted & EXECUTE != 0 {
-        answer |= if directory { ACCESS_LOOKUP } else { ACCESS_EXECUTE };
+        answer |= if directory {
+            ACCESS_LOOKUP
+        } else {
+            ACCESS_EXECUTE
+        };
     }
     attributes::write_after(reply, tree.fsid, Some(&node.stat));
     reply.u32(answer & wanted);
