@@ -100,15 +100,7 @@ impl VolumeServer {
     /// When one of the volumes cannot be served; then there is nobody at the address.
     pub fn enter(&self, address: Ipv4Addr, exports: &[Export]) -> Result<(), Error> {
         self.leave(address);
-        if exports.len() > MOST_EXPORTS {
-            return Err(Error::TooMany(exports.len()));
-        }
-        let mut volumes: Vec<(String, Arc<Tree>)> = Vec::with_capacity(exports.len());
-        for export in exports {
-            if volumes.iter().all(|(name, _)| *name != export.name) {
-                volumes.push((export.name.clone(), self.tree(export)?));
-            }
-        }
+        let volumes = self.volumes(exports)?;
         if volumes.is_empty() {
             return Ok(());
         }
@@ -145,10 +137,34 @@ impl VolumeServer {
         }
     }
 
+    /// Whether these volumes can be served.
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    pub fn check(&self, exports: &[Export]) -> Result<(), Error> {
+        self.volumes(exports).map(drop)
+    }
+
+    fn volumes(&self, exports: &[Export]) -> Result<Vec<(String, Arc<Tree>)>, Error> {
+        if exports.len() > MOST_EXPORTS {
+            return Err(Error::TooMany(exports.len()));
+        }
+        let mut volumes: Vec<(String, Arc<Tree>)> = Vec::with_capacity(exports.len());
+        for export in exports {
+            // One volume at several places is one export.
+            if volumes.iter().all(|(name, _)| *name != export.name) {
+                volumes.push((export.name.clone(), self.tree(export)?));
+            }
+        }
+        Ok(volumes)
+    }
+
     fn tree(&self, export: &Export) -> Result<Arc<Tree>, Error> {
         let Export { volume, tree, .. } = export;
         let mut trees = self.trees();
-        if let Some(known) = trees.get(volume).and_then(Weak::upgrade) {
+        let known = trees.get(volume).and_then(Weak::upgrade);
+        // One that was deleted may still be served to somebody.
+        if let Some(known) = known.filter(|known| known.is_at(tree)) {
             return Ok(known);
         }
         let (key, reserve) = (&self.config.key, self.config.reserve_bytes);

@@ -120,6 +120,11 @@ impl Tree {
         })
     }
 
+    /// Whether the tree is still where it was.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        rustix::fs::lstat(path).is_ok_and(|stat| place(&stat) == self.place)
+    }
+
     /// The root's handle, as guests see it.
     pub(crate) fn root_handle(&self) -> Vec<u8> {
         self.key.seal(&self.root_handle)

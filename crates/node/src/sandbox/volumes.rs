@@ -1,0 +1,107 @@
+//! Volumes of a sandbox: what the node's server has for it, and what its agent mounts.
+//!
+//! They are part of the settings, and so are there again after a resume or a restart of
+//! the daemon. A volume that was deleted meanwhile is left out: its sandbox goes on
+//! without it.
+
+use crate::{
+    error::{Error, chain},
+    node::Shared,
+    spec::SandboxSpec,
+};
+use hearth_agent_client::VolumeMount as GuestMount;
+use hearth_network::{Slot, services::SERVICE_ADDRESS};
+use hearth_nfs::{Export, HandleKey, Limits, ServerConfig, VolumeServer};
+use hearth_volumes::VolumeMount;
+use std::{path::Path, sync::Arc};
+
+/// The key to the handles that guests have of files, among the node's keys.
+const KEY_FILE: &str = "volume-handles.key";
+/// Of a volume's directory, what is in it.
+const TREE: &str = "tree";
+
+/// The server, whose key is kept so that guests' handles outlive the daemon.
+pub(crate) fn server(state_dir: &Path, reserve_bytes: u64) -> Result<Arc<VolumeServer>, Error> {
+    let keys = hearth_layout::keys_dir(state_dir);
+    let key = std::fs::create_dir_all(&keys)
+        .and_then(|()| HandleKey::open_or_create(&keys.join(KEY_FILE)))
+        .map_err(Error::step("read the key to handles of volumes"))?;
+    Ok(VolumeServer::new(ServerConfig {
+        key,
+        reserve_bytes,
+        limits: Limits::default(),
+    }))
+}
+
+/// The volumes in a sandbox's settings.
+///
+/// # Errors
+/// [`Error::Invalid`] where they cannot be read.
+pub(crate) fn mounts(spec: &SandboxSpec) -> Result<Vec<VolumeMount>, Error> {
+    if spec.volume_mounts_json.is_empty() {
+        return Ok(Vec::new());
+    }
+    serde_json::from_str(&spec.volume_mounts_json)
+        .map_err(|error| Error::Invalid(format!("the volume mounts cannot be read: {error}")))
+}
+
+/// Refuses a new sandbox one of whose volumes cannot be served.
+pub(crate) fn check(shared: &Shared, spec: &SandboxSpec) -> Result<(), Error> {
+    let exports = exports(shared, &mounts(spec)?);
+    match shared.volumes.check(&exports) {
+        Err(hearth_nfs::Error::TooMany(count)) => Err(Error::Invalid(format!(
+            "a sandbox can mount {} volumes, not {count}",
+            hearth_nfs::MOST_EXPORTS
+        ))),
+        outcome => outcome.map_err(Error::step("serve the sandbox's volumes")),
+    }
+}
+
+/// Serves a sandbox's volumes at its slot.
+pub(crate) fn enter(shared: &Shared, spec: &SandboxSpec, slot: &Slot) {
+    let exports = exports(shared, &present(shared, spec));
+    if let Err(error) = shared.volumes.enter(slot.host_address, &exports) {
+        tracing::error!(sandbox = %spec.sandbox_id, error = %chain(&error), "a sandbox has no volumes");
+    }
+}
+
+/// What the agent is to mount.
+pub(crate) fn for_guest(shared: &Shared, spec: &SandboxSpec) -> Vec<GuestMount> {
+    let mounts = present(shared, spec).into_iter();
+    let mounts = mounts.map(|mount| GuestMount {
+        nfs_target: format!("{SERVICE_ADDRESS}:/{}", mount.name),
+        path: mount.path,
+    });
+    mounts.collect()
+}
+
+/// The volumes in a sandbox's settings that can be served now.
+fn present(shared: &Shared, spec: &SandboxSpec) -> Vec<VolumeMount> {
+    let mut mounts = mounts(spec).unwrap_or_else(|error| {
+        tracing::error!(sandbox = %spec.sandbox_id, error = %chain(&error), "a sandbox has no volumes");
+        Vec::new()
+    });
+    mounts.retain(|mount| {
+        let served = shared.volumes.check(&[export(shared, mount)]);
+        served
+            .inspect_err(|error| {
+                let (sandbox, volume) = (&spec.sandbox_id, mount.volume);
+                tracing::warn!(%sandbox, %volume, error = %chain(error), "a sandbox goes on without a volume");
+            })
+            .is_ok()
+    });
+    mounts
+}
+
+fn exports(shared: &Shared, mounts: &[VolumeMount]) -> Vec<Export> {
+    mounts.iter().map(|mount| export(shared, mount)).collect()
+}
+
+fn export(shared: &Shared, mount: &VolumeMount) -> Export {
+    let volumes = hearth_layout::volumes_dir(&shared.config.state_dir);
+    Export {
+        volume: mount.volume,
+        name: mount.name.clone(),
+        tree: volumes.join(mount.volume.to_string()).join(TREE),
+    }
+}
