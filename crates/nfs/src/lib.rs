@@ -58,7 +58,7 @@ pub const MOST_EXPORTS: usize = 16;
 pub struct Export {
     /// Which volume.
     pub volume: VolumeId,
-    /// By what the sandbox mounts it: `192.0.2.1:/<name>`.
+    /// By what the sandbox mounts it: `192.0.2.1:/<name>`. It may have slashes.
     pub name: String,
     /// Where its content is on this host.
     pub tree: PathBuf,

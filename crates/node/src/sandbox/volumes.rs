@@ -69,7 +69,7 @@ pub(crate) fn enter(shared: &Shared, spec: &SandboxSpec, slot: &Slot) {
 pub(crate) fn for_guest(shared: &Shared, spec: &SandboxSpec) -> Vec<GuestMount> {
     let mounts = present(shared, spec).into_iter();
     let mounts = mounts.map(|mount| GuestMount {
-        nfs_target: format!("{SERVICE_ADDRESS}:/{}", mount.name),
+        nfs_target: format!("{SERVICE_ADDRESS}:/{}", export_name(&mount)),
         path: mount.path,
     });
     mounts.collect()
@@ -93,6 +93,12 @@ fn present(shared: &Shared, spec: &SandboxSpec) -> Vec<VolumeMount> {
     mounts
 }
 
+/// By the name alone a guest that was kept for long could take a volume for another one
+/// that was called so before.
+fn export_name(mount: &VolumeMount) -> String {
+    format!("{}/{}", mount.name, mount.volume)
+}
+
 fn exports(shared: &Shared, mounts: &[VolumeMount]) -> Vec<Export> {
     mounts.iter().map(|mount| export(shared, mount)).collect()
 }
@@ -101,7 +107,7 @@ fn export(shared: &Shared, mount: &VolumeMount) -> Export {
     let volumes = hearth_layout::volumes_dir(&shared.config.state_dir);
     Export {
         volume: mount.volume,
-        name: mount.name.clone(),
+        name: export_name(mount),
         tree: volumes.join(mount.volume.to_string()).join(TREE),
     }
 }
