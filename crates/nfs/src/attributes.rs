@@ -117,8 +117,8 @@ impl SetTime {
 
     fn timespec(self) -> Result<Timespec, Status> {
         let (tv_sec, tv_nsec) = match self {
-            Self::Keep => (0, UTIME_OMIT.into()),
-            Self::Now => (0, UTIME_NOW.into()),
+            Self::Keep => (0, UTIME_OMIT),
+            Self::Now => (0, UTIME_NOW),
             Self::To((_, nanoseconds)) if nanoseconds >= 1_000_000_000 => {
                 return Err(Status::Invalid);
             }

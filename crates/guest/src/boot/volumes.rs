@@ -133,7 +133,7 @@ fn attach(volume: &VolumeMount) -> io::Result<()> {
     match rustix::mount::mount(target, path, KIND, flags, Some(options.as_c_str())) {
         Err(rustix::io::Errno::NODEV) => Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            "the template's kernel has no NFS client; the template must be rebuilt",
+            "the template's kernel has no NFS client",
         )),
         outcome => Ok(outcome?),
     }

@@ -127,6 +127,9 @@ async fn mount(volumes: Vec<VolumeMount>) -> Result<(), HttpError> {
     let mounting = tokio::task::spawn_blocking(move || volumes::ensure(&volumes));
     match tokio::time::timeout(volumes::LIMIT, mounting).await {
         Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(error))) if error.kind() == std::io::ErrorKind::Unsupported => Err(
+            HttpError::new(http::StatusCode::NOT_IMPLEMENTED, error.to_string()),
+        ),
         Ok(Ok(Err(error))) => Err(HttpError::internal(format!(
             "cannot mount volumes: {error}"
         ))),

@@ -370,5 +370,5 @@ async fn greet_agent(
         .map_err(Error::step("hand the agent its settings"))?;
     vm.init(&agent, &settings, shared.config.agent_timeout)
         .await
-        .map_err(Error::step("hand the agent its settings"))
+        .map_err(|error| volumes::refusal(error, spec))
 }

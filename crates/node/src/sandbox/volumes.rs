@@ -75,6 +75,23 @@ pub(crate) fn for_guest(shared: &Shared, spec: &SandboxSpec) -> Vec<GuestMount> 
     mounts.collect()
 }
 
+/// Why an agent did not take its settings. An agent or a kernel from before there were
+/// volumes says that it has no such thing.
+pub(crate) fn refusal(error: hearth_microvm::Error, spec: &SandboxSpec) -> Error {
+    const NOT_IMPLEMENTED: u16 = 501;
+    let unable = match &error {
+        hearth_microvm::Error::Agent(cause) => cause.status() == Some(NOT_IMPLEMENTED),
+        _ => false,
+    };
+    match unable && !spec.volume_mounts_json.is_empty() {
+        true => Error::Invalid(format!(
+            "volumes are not supported; template must be rebuilt: {}",
+            chain(&error)
+        )),
+        false => Error::step("hand the agent its settings")(error),
+    }
+}
+
 /// The volumes in a sandbox's settings that can be served now.
 fn present(shared: &Shared, spec: &SandboxSpec) -> Vec<VolumeMount> {
     let mut mounts = mounts(spec).unwrap_or_else(|error| {
@@ -109,5 +126,42 @@ fn export(shared: &Shared, mount: &VolumeMount) -> Export {
         volume: mount.volume,
         name: export_name(mount),
         tree: volumes.join(mount.volume.to_string()).join(TREE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> SandboxSpec {
+        let journal = include_str!("../journal/fixtures/oldest.json");
+        let mut journal: serde_json::Value = serde_json::from_str(journal).expect("a journal");
+        serde_json::from_value(journal["spec"].take()).expect("settings")
+    }
+
+    #[test]
+    fn a_journal_from_before_there_were_volumes_has_none() {
+        assert_eq!(mounts(&spec()).expect("settings"), []);
+    }
+
+    #[test]
+    fn mounts_are_read_as_the_control_plane_writes_them() {
+        let volume = hearth_ids::VolumeId::random();
+        let json = format!(r#"[{{"volume": "{volume}", "name": "data", "path": "/mnt"}}]"#);
+        let read = |volume_mounts_json: String| {
+            mounts(&SandboxSpec {
+                volume_mounts_json,
+                ..spec()
+            })
+        };
+        let mount = VolumeMount {
+            volume,
+            name: "data".to_owned(),
+            path: "/mnt".to_owned(),
+        };
+        assert_eq!(read(json).expect("mounts"), [mount.clone()]);
+        assert_eq!(export_name(&mount), format!("data/{volume}"));
+        let nameless = r#"[{"path": "/mnt"}]"#.to_owned();
+        assert!(matches!(read(nameless), Err(Error::Invalid(_))));
     }
 }
