@@ -64,6 +64,18 @@ pub struct Export {
     pub tree: PathBuf,
 }
 
+/// How much volumes may hold: of the host's disk, and each of them.
+pub trait Space: std::fmt::Debug + Send + Sync {
+    /// Bytes that may still be written to a volume.
+    ///
+    /// # Errors
+    /// When that cannot be found out; then nothing new is written.
+    fn room(&self, volume: VolumeId) -> io::Result<u64>;
+
+    /// New bytes were written to a volume.
+    fn written(&self, volume: VolumeId, bytes: u64);
+}
+
 /// Why a volume cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -3,7 +3,7 @@
 use crate::exports::Exports;
 use crate::handle::HandleKey;
 use crate::tree::Tree;
-use crate::{Error, Export, Losses, MOST_EXPORTS, record};
+use crate::{Error, Export, Losses, MOST_EXPORTS, Space, record};
 use hearth_ids::VolumeId;
 use std::collections::HashMap;
 use std::io;
@@ -44,8 +44,8 @@ impl Default for Limits {
 pub struct ServerConfig {
     /// The node's key to handles.
     pub key: HandleKey,
-    /// Free bytes of the host's disk that volumes leave.
-    pub reserve_bytes: u64,
+    /// What volumes may hold.
+    pub space: Arc<dyn Space>,
     /// How much may be under way.
     pub limits: Limits,
 }
@@ -167,8 +167,8 @@ impl VolumeServer {
         if let Some(known) = known.filter(|known| known.is_at(tree)) {
             return Ok(known);
         }
-        let (key, reserve) = (&self.config.key, self.config.reserve_bytes);
-        let opened = Arc::new(Tree::open(*volume, tree, key, reserve)?);
+        let space = Arc::clone(&self.config.space);
+        let opened = Arc::new(Tree::open(*volume, tree, &self.config.key, space)?);
         trees.retain(|_, tree| tree.strong_count() > 0);
         trees.insert(*volume, Arc::downgrade(&opened));
         Ok(opened)

@@ -2,16 +2,16 @@
 //! tree, or by one name in a directory that was; no link is followed and no mount is
 //! entered on the way.
 
-use crate::Error;
 use crate::handle::{HandleKey, VolumeKey};
 use crate::status::Status;
 use crate::sys::{self, KernelHandle};
+use crate::{Error, Space};
 use hearth_ids::VolumeId;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatVfs};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Longest name of a file.
 pub(crate) const LONGEST_NAME: usize = 255;
@@ -28,8 +28,8 @@ pub(crate) struct Tree {
     key: VolumeKey,
     /// What clients tell file systems apart by.
     pub(crate) fsid: u64,
-    /// Free bytes of the host's disk that are not the guests'.
-    reserve_bytes: u64,
+    volume: VolumeId,
+    space: Arc<dyn Space>,
     locks: [Mutex<()>; LOCKS],
 }
 
@@ -91,7 +91,7 @@ impl Tree {
         volume: VolumeId,
         path: &Path,
         key: &HandleKey,
-        reserve_bytes: u64,
+        space: Arc<dyn Space>,
     ) -> Result<Self, Error> {
         let failed = |source: Errno| Error::Open {
             volume,
@@ -115,7 +115,8 @@ impl Tree {
             place: place(&stat),
             fsid: u64::from_be_bytes(key.tag(b"file system")),
             key,
-            reserve_bytes,
+            volume,
+            space,
             locks: [const { Mutex::new(()) }; LOCKS],
         })
     }
@@ -213,20 +214,28 @@ impl Tree {
 
     /// Whether this many new bytes may be kept.
     pub(crate) fn require_room(&self, bytes: u64) -> Result<(), Status> {
-        match self.available_bytes(&self.space()?) > bytes {
+        match self.room()? > bytes {
             true => Ok(()),
             false => Err(Status::NoSpace),
         }
     }
 
-    pub(crate) fn space(&self) -> Result<StatVfs, Status> {
-        Ok(rustix::fs::fstatvfs(&self.root)?)
+    /// Bytes that guests may still write.
+    pub(crate) fn room(&self) -> Result<u64, Status> {
+        self.space.room(self.volume).map_err(|error| {
+            tracing::error!(volume = %self.volume, %error, "ask for a volume's room failed");
+            Status::Io
+        })
     }
 
-    /// What guests may still fill.
-    pub(crate) fn available_bytes(&self, space: &StatVfs) -> u64 {
-        let free = space.f_bavail.saturating_mul(space.f_frsize);
-        free.saturating_sub(self.reserve_bytes)
+    /// Notes new bytes.
+    pub(crate) fn written(&self, bytes: u64) {
+        self.space.written(self.volume, bytes);
+    }
+
+    /// The file system that the volume is on.
+    pub(crate) fn file_system(&self) -> Result<StatVfs, Status> {
+        Ok(rustix::fs::fstatvfs(&self.root)?)
     }
 
     /// Keeps others from changing a file while its attributes before and after a change

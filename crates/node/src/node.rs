@@ -116,7 +116,7 @@ impl Node {
             .await
             .map_err(Error::step("listen for guests"))?;
         network.services = Some(egress.ports());
-        let volumes = volumes::server(&config.state_dir, config.disk_reserve_bytes)?;
+        let volumes = volumes::server(&config)?;
         let slots = SlotPool::start(network, &found.slots())
             .await
             .map_err(Error::step("prepare the network"))?;

@@ -7,7 +7,7 @@ mod support;
 
 use hearth_ids::{BuildId, VolumeId};
 use hearth_node::{Error, Node, SandboxSpec, Status};
-use hearth_volumes::{VolumeMount, Volumes};
+use hearth_volumes::VolumeMount;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use support::{Home, in_an_hour, isolated, run, until};
 
@@ -15,7 +15,7 @@ const DIES: &str = "HEARTH_TEST_DIES";
 
 /// A new volume of a home, and where its content is on the host.
 fn volume(home: &Home) -> (VolumeId, PathBuf) {
-    let volumes = Volumes::open(&home.state()).unwrap();
+    let volumes = home.volumes();
     let id = VolumeId::random();
     volumes.create(id).unwrap();
     (id, volumes.tree(id))
@@ -181,10 +181,7 @@ fn a_volume_is_there_after_a_pause_and_in_a_fork() {
 
             // A volume that is deleted meanwhile does not keep its sandbox from going on.
             node.pause(&id, BuildId::random(), true).await.unwrap();
-            Volumes::open(&home.state())
-                .unwrap()
-                .remove(volume)
-                .unwrap();
+            home.volumes().unwrap().remove(volume).unwrap();
             let resumed = node.resume(&id, in_an_hour(), false).await.unwrap();
             run(&resumed, "! grep -q ' nfs ' /proc/mounts").await;
             let spec = with(home.spec(home.base), &mounts);

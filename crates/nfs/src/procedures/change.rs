@@ -108,7 +108,8 @@ fn write_at(
         .unwrap_or(0)
         .saturating_mul(512);
     // What is there already can be written anew on a full disk.
-    if end > size || kept < size {
+    let new = end > size || kept < size;
+    if new {
         tree.require_room(data.len() as u64)?;
     }
     let mut length = 0;
@@ -120,6 +121,9 @@ fn write_at(
             Err(_) if length > 0 => break,
             Err(error) => return Err(error.into()),
         }
+    }
+    if new {
+        tree.written(length as u64);
     }
     Ok(length)
 }

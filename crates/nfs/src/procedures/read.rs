@@ -145,8 +145,8 @@ pub(super) fn space(
     reply: &mut Writer,
 ) -> Outcome {
     let (tree, node) = request.node(arguments)?;
-    let space = tree.space()?;
-    let available = tree.available_bytes(&space);
+    let space = tree.file_system()?;
+    let available = tree.room()?;
     attributes::write_after(reply, tree.fsid, Some(&node.stat));
     let bytes = space.f_blocks.saturating_mul(space.f_frsize);
     for number in [bytes, available, available] {

@@ -93,7 +93,7 @@ struct Served {
 
 fn served() -> Served {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     Served { volume, exports }
 }
 

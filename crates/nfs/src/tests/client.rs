@@ -13,10 +13,12 @@ use nfs3_types::rpc::{
 use nfs3_types::xdr_codec::{Opaque, Pack, Unpack};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use tempfile::TempDir;
 
 pub(super) const NULL: u32 = 0;
+/// As much as a test needs.
+pub(super) const ROOM: u64 = 1 << 40;
 
 /// A volume on this host's disk.
 pub(super) struct Volume {
@@ -40,8 +42,23 @@ impl Volume {
         self.directory.path().join("tree")
     }
 
-    pub(super) fn tree(&self, key: &HandleKey, reserve_bytes: u64) -> Arc<Tree> {
-        Arc::new(Tree::open(self.id, &self.path(), key, reserve_bytes).unwrap())
+    pub(super) fn tree(&self, key: &HandleKey, room: u64) -> Arc<Tree> {
+        let space = Arc::new(Room(AtomicU64::new(room)));
+        Arc::new(Tree::open(self.id, &self.path(), key, space).unwrap())
+    }
+}
+
+/// Bytes that a volume may still take.
+#[derive(Debug)]
+pub(super) struct Room(pub(super) AtomicU64);
+
+impl crate::Space for Room {
+    fn room(&self, _: VolumeId) -> std::io::Result<u64> {
+        Ok(self.0.load(Ordering::Relaxed))
+    }
+
+    fn written(&self, _: VolumeId, bytes: u64) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 

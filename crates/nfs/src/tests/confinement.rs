@@ -10,8 +10,8 @@ use std::os::unix::fs::FileTypeExt as _;
 fn a_handle_of_another_volume_or_made_up_is_refused() {
     let key = HandleKey::random().unwrap();
     let (own, foreign) = (Volume::new(), Volume::new());
-    let own = exports(vec![("data", own.tree(&key, 0))]);
-    let foreign = exports(vec![("data", foreign.tree(&key, 0))]);
+    let own = exports(vec![("data", own.tree(&key, ROOM))]);
+    let foreign = exports(vec![("data", foreign.tree(&key, ROOM))]);
     let (client, other) = (Client::root(&own), Client::root(&foreign));
     let root = client.mount("/data").unwrap();
     let secret = other.create(&other.mount("/data").unwrap(), "secret", 0o644);
@@ -35,8 +35,8 @@ fn two_volumes_of_a_sandbox_are_two_file_systems() {
     let key = HandleKey::random().unwrap();
     let (one, other) = (Volume::new(), Volume::new());
     let both = exports(vec![
-        ("one", one.tree(&key, 0)),
-        ("other", other.tree(&key, 0)),
+        ("one", one.tree(&key, ROOM)),
+        ("other", other.tree(&key, ROOM)),
     ]);
     let client = Client::root(&both);
     let (one, other) = (
@@ -60,7 +60,7 @@ fn two_volumes_of_a_sandbox_are_two_file_systems() {
 fn a_link_out_of_the_volume_is_only_text() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
     std::fs::write(volume.directory.path().join("outside"), b"secret").unwrap();
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let (up, file) = ("..", "../outside");
@@ -98,7 +98,7 @@ fn a_link_out_of_the_volume_is_only_text() {
 #[test]
 fn names_are_names_of_one_directory() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let below = client.mkdir(&root, "below", 0o755).unwrap();
@@ -141,7 +141,7 @@ fn names_are_names_of_one_directory() {
 #[test]
 fn a_directory_that_was_moved_out_of_the_volume_leads_nowhere() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let below = client.mkdir(&root, "below", 0o755).unwrap();
@@ -153,7 +153,7 @@ fn a_directory_that_was_moved_out_of_the_volume_leads_nowhere() {
 #[test]
 fn there_are_pipes_and_sockets_and_no_devices() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let make = |name, what| -> Result<nfs_fh3, nfsstat3> {
@@ -197,7 +197,7 @@ fn a_device_that_is_there_already_is_not_opened() {
     if made.is_err() {
         return;
     }
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let device = client.lookup(&root, "zero").unwrap();
@@ -209,7 +209,7 @@ fn a_device_that_is_there_already_is_not_opened() {
 #[test]
 fn handles_have_the_length_that_clients_keep() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let root = Client::root(&exports).mount("/data").unwrap();
     assert!(root.packed_size() <= 4 + NFS3_FHSIZE);
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 #[test]
 fn what_one_sandbox_writes_another_reads() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let tree = volume.tree(&key, 0);
+    let tree = volume.tree(&key, ROOM);
     let (one, other) = (
         exports(vec![("data", tree.clone())]),
         exports(vec![("shared", tree)]),
@@ -40,7 +40,7 @@ fn what_one_sandbox_writes_another_reads() {
 #[test]
 fn a_change_tells_what_was_before_and_what_is_after() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let file = client.create(&root, "a", 0o644).unwrap();
@@ -62,7 +62,7 @@ fn a_change_tells_what_was_before_and_what_is_after() {
 #[test]
 fn written_data_is_there_until_the_verifier_changes() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let file = client.create(&root, "a", 0o644).unwrap();
@@ -85,7 +85,7 @@ fn written_data_is_there_until_the_verifier_changes() {
 #[test]
 fn a_handle_follows_its_file_and_ends_with_it() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let below = client.mkdir(&root, "below", 0o755).unwrap();
@@ -112,18 +112,18 @@ fn a_handle_follows_its_file_and_ends_with_it() {
 fn handles_outlive_the_server_and_not_its_key() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
     let (root, file) = {
-        let exports = exports(vec![("data", volume.tree(&key, 0))]);
+        let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
         let client = Client::root(&exports);
         let root = client.mount("/data").unwrap();
         let file = client.create(&root, "a", 0o644).unwrap();
         (root, file)
     };
-    let next = exports(vec![("data", volume.tree(&key, 0))]);
+    let next = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&next);
     client.write(&file, 0, b"on", stable_how::UNSTABLE).unwrap();
     assert_eq!(client.lookup(&root, "a").unwrap(), file);
     let other_key = HandleKey::random().unwrap();
-    let foreign = exports(vec![("data", volume.tree(&other_key, 0))]);
+    let foreign = exports(vec![("data", volume.tree(&other_key, ROOM))]);
     let refused = Client::root(&foreign).attributes(&file).unwrap_err();
     assert_eq!(refused, nfsstat3::NFS3ERR_BADHANDLE);
 }
@@ -131,7 +131,7 @@ fn handles_outlive_the_server_and_not_its_key() {
 #[test]
 fn an_exclusive_creation_can_be_repeated_by_its_author_alone() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let exclusive = |mark| createhow3::EXCLUSIVE(createverf3([mark; 8]));
@@ -147,7 +147,7 @@ fn an_exclusive_creation_can_be_repeated_by_its_author_alone() {
 #[test]
 fn an_unchecked_creation_truncates_what_is_there_and_changes_nothing_else() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let file = client.create(&root, "a", 0o640).unwrap();
@@ -172,7 +172,7 @@ fn an_unchecked_creation_truncates_what_is_there_and_changes_nothing_else() {
 #[test]
 fn a_guarded_change_is_of_the_file_that_was_seen() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let file = client.create(&root, "a", 0o640).unwrap();
@@ -192,7 +192,7 @@ fn a_guarded_change_is_of_the_file_that_was_seen() {
 #[test]
 fn times_lengths_and_owners_are_set() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let file = client.create(&root, "a", 0o644).unwrap();
@@ -224,7 +224,7 @@ fn times_lengths_and_owners_are_set() {
 #[test]
 fn a_file_has_more_names_than_one() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let file = client.create(&root, "a", 0o644).unwrap();
@@ -242,7 +242,7 @@ fn a_file_has_more_names_than_one() {
 #[test]
 fn a_repeated_request_is_answered_and_not_done_again() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     client.create(&root, "a", 0o644).unwrap();
@@ -263,14 +263,14 @@ fn a_repeated_request_is_answered_and_not_done_again() {
 #[test]
 fn a_full_disk_takes_no_new_data_and_gives_everything_back() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let roomy = exports(vec![("data", volume.tree(&key, 0))]);
+    let roomy = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&roomy);
     let root = client.mount("/data").unwrap();
     let file = client.create(&root, "a", 0o644).unwrap();
     client
         .write(&file, 0, &[1; 5000], stable_how::FILE_SYNC)
         .unwrap();
-    let full = exports(vec![("data", volume.tree(&key, u64::MAX))]);
+    let full = exports(vec![("data", volume.tree(&key, 0))]);
     let client = Client::root(&full);
     let more = client.write(&file, 5000, &[2; 100], stable_how::UNSTABLE);
     assert_eq!(more.unwrap_err(), nfsstat3::NFS3ERR_NOSPC);
@@ -286,4 +286,22 @@ fn a_full_disk_takes_no_new_data_and_gives_everything_back() {
     assert_eq!(checked(space).unwrap().abytes, 0);
     client.remove(&root, "a").unwrap();
     assert_eq!(std::fs::metadata(volume.path()).unwrap().nlink(), 2);
+}
+
+#[test]
+fn a_volume_takes_what_it_may_hold() {
+    let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
+    let exports = exports(vec![("data", volume.tree(&key, 100_000))]);
+    let client = Client::root(&exports);
+    let root = client.mount("/data").unwrap();
+    let file = client.create(&root, "a", 0o644).unwrap();
+    let piece = [1; 30_000];
+    let written = (0..10)
+        .map(|number| client.write(&file, number * 30_000, &piece, stable_how::UNSTABLE))
+        .take_while(Result::is_ok)
+        .count();
+    assert_eq!(written, 3);
+    let more = client.write(&file, 90_000, &piece, stable_how::UNSTABLE);
+    assert_eq!(more.unwrap_err(), nfsstat3::NFS3ERR_NOSPC);
+    assert_eq!(client.attributes(&file).unwrap().size, 90_000);
 }

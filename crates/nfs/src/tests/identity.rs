@@ -11,7 +11,7 @@ const TEAM: u32 = 50;
 #[test]
 fn what_is_made_belongs_to_whoever_asked() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let (alice, root) = (
         Client::user(&exports, ALICE, TEAM, &[]),
         Client::root(&exports),
@@ -36,7 +36,7 @@ fn what_is_made_belongs_to_whoever_asked() {
 #[test]
 fn others_have_what_the_mode_says() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let alice = Client::user(&exports, ALICE, ALICE, &[TEAM]);
     let bob = Client::user(&exports, BOB, BOB, &[TEAM]);
     let top = alice.mount("/data").unwrap();
@@ -76,7 +76,7 @@ fn others_have_what_the_mode_says() {
 #[test]
 fn directories_keep_their_names_from_others() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let alice = Client::user(&exports, ALICE, ALICE, &[]);
     let bob = Client::user(&exports, BOB, BOB, &[]);
     let root = Client::root(&exports);
@@ -105,7 +105,7 @@ fn directories_keep_their_names_from_others() {
 #[test]
 fn what_others_write_to_is_not_run_as_its_owner_any_more() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let (root, bob) = (
         Client::root(&exports),
         Client::user(&exports, BOB, BOB, &[]),

@@ -59,7 +59,7 @@ fn every_name_comes_once_however_small_the_pieces() {
     for name in &wanted {
         std::fs::write(volume.path().join(name), name).unwrap();
     }
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     for count in [512, 4096, u32::MAX] {
@@ -74,7 +74,7 @@ fn every_name_comes_once_however_small_the_pieces() {
 #[test]
 fn entries_come_with_what_they_stand_for_within_the_size_asked() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     for number in 0..300 {
@@ -114,7 +114,7 @@ fn entries_come_with_what_they_stand_for_within_the_size_asked() {
 #[test]
 fn a_cookie_belongs_to_its_directory() {
     let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
-    let exports = exports(vec![("data", volume.tree(&key, 0))]);
+    let exports = exports(vec![("data", volume.tree(&key, ROOM))]);
     let client = Client::root(&exports);
     let root = client.mount("/data").unwrap();
     let below = client.mkdir(&root, "below", 0o755).unwrap();

@@ -1,6 +1,6 @@
 //! Connections: who is served, and how much of it.
 
-use super::client::{NULL, Volume, call, results};
+use super::client::{NULL, ROOM, Room, Volume, call, results};
 use crate::{Error, Export, HandleKey, Limits, ServerConfig, VolumeServer, mountd, procedures};
 use nfs3_types::mount::{dirpath, mountres3};
 use nfs3_types::rpc::auth_unix;
@@ -25,7 +25,7 @@ impl Node {
     async fn start(limits: Limits) -> Self {
         let server = VolumeServer::new(ServerConfig {
             key: HandleKey::random().unwrap(),
-            reserve_bytes: 0,
+            space: Arc::new(Room(ROOM.into())),
             limits,
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

@@ -5,32 +5,45 @@
 //! without it.
 
 use crate::{
+    config::NodeConfig,
     error::{Error, chain},
     node::Shared,
     spec::SandboxSpec,
 };
 use hearth_agent_client::VolumeMount as GuestMount;
 use hearth_network::{Slot, services::SERVICE_ADDRESS};
-use hearth_nfs::{Export, HandleKey, Limits, ServerConfig, VolumeServer};
-use hearth_volumes::VolumeMount;
-use std::{path::Path, sync::Arc};
+use hearth_nfs::{Export, HandleKey, Limits, ServerConfig, Space, VolumeServer};
+use hearth_volumes::{VolumeId, VolumeMount, Volumes};
+use std::{io, sync::Arc};
 
 /// The key to the handles that guests have of files, among the node's keys.
 const KEY_FILE: &str = "volume-handles.key";
-/// Of a volume's directory, what is in it.
-const TREE: &str = "tree";
 
 /// The server, whose key is kept so that guests' handles outlive the daemon.
-pub(crate) fn server(state_dir: &Path, reserve_bytes: u64) -> Result<Arc<VolumeServer>, Error> {
-    let keys = hearth_layout::keys_dir(state_dir);
+pub(crate) fn server(config: &NodeConfig) -> Result<Arc<VolumeServer>, Error> {
+    let keys = hearth_layout::keys_dir(&config.state_dir);
     let key = std::fs::create_dir_all(&keys)
         .and_then(|()| HandleKey::open_or_create(&keys.join(KEY_FILE)))
         .map_err(Error::step("read the key to handles of volumes"))?;
     Ok(VolumeServer::new(ServerConfig {
         key,
-        reserve_bytes,
+        space: Arc::new(Room(Arc::clone(&config.volumes))),
         limits: Limits::default(),
     }))
+}
+
+/// What volumes may hold, as the server asks it.
+#[derive(Debug)]
+struct Room(Arc<Volumes>);
+
+impl Space for Room {
+    fn room(&self, volume: VolumeId) -> io::Result<u64> {
+        self.0.room(volume)
+    }
+
+    fn written(&self, volume: VolumeId, bytes: u64) {
+        self.0.note_written(volume, bytes);
+    }
 }
 
 /// The volumes in a sandbox's settings.
@@ -121,11 +134,10 @@ fn exports(shared: &Shared, mounts: &[VolumeMount]) -> Vec<Export> {
 }
 
 fn export(shared: &Shared, mount: &VolumeMount) -> Export {
-    let volumes = hearth_layout::volumes_dir(&shared.config.state_dir);
     Export {
         volume: mount.volume,
         name: export_name(mount),
-        tree: volumes.join(mount.volume.to_string()).join(TREE),
+        tree: shared.config.volumes.tree(mount.volume),
     }
 }
 
