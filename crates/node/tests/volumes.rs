@@ -181,7 +181,7 @@ fn a_volume_is_there_after_a_pause_and_in_a_fork() {
 
             // A volume that is deleted meanwhile does not keep its sandbox from going on.
             node.pause(&id, BuildId::random(), true).await.unwrap();
-            home.volumes().unwrap().remove(volume).unwrap();
+            home.volumes().remove(volume).unwrap();
             let resumed = node.resume(&id, in_an_hour(), false).await.unwrap();
             run(&resumed, "! grep -q ' nfs ' /proc/mounts").await;
             let spec = with(home.spec(home.base), &mounts);
