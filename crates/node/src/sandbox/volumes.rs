@@ -171,7 +171,7 @@ mod tests {
             name: "data".to_owned(),
             path: "/mnt".to_owned(),
         };
-        assert_eq!(read(json).expect("mounts"), [mount.clone()]);
+        assert_eq!(read(json).expect("mounts"), std::slice::from_ref(&mount));
         assert_eq!(export_name(&mount), format!("data/{volume}"));
         let nameless = r#"[{"path": "/mnt"}]"#.to_owned();
         assert!(matches!(read(nameless), Err(Error::Invalid(_))));
