@@ -207,6 +207,9 @@ impl VolumeServer {
     /// Answers one connection's requests, several at a time, in whatever order.
     async fn serve(&self, guest: &Arc<Guest>, stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
+        // A connection ends at once, with a reset: a guest uses the same port again, when it
+        // is resumed or asks the next daemon, and must not meet the rest of the last one.
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
         let (mut requests, answers) = stream.into_split();
         let answers = Arc::new(tokio::sync::Mutex::new(answers));
         // Ends what is under way when the connection does.

@@ -151,7 +151,7 @@ fn a_volume_is_there_after_a_pause_and_in_a_fork() {
             }
             // Every line once, in order, whatever came between.
             let now = node.status(&id).unwrap();
-            run(&now, "pkill -f 'exec 3>'; sync -f /data").await;
+            run(&now, "pkill -f 'exec [3]>'; sync -f /data").await;
             assert_counts(&std::fs::read_to_string(tree.join("log")).unwrap(), None);
 
             // Copies of the sandbox see the same volume, and none but those that are to.
