@@ -55,6 +55,19 @@ pub struct Init<'a> {
     /// Certificates, in PEM, that the guest's programs trust besides the usual ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_bundle: Option<&'a str>,
+    /// All volumes that the guest is to have mounted; others of the node's are taken
+    /// away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_mounts: Option<Vec<VolumeMount>>,
+}
+
+/// A volume to mount in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VolumeMount {
+    /// Address and name: `192.0.2.1:/data`.
+    pub nfs_target: String,
+    /// Where: absolute.
+    pub path: String,
 }
 
 impl<'a> Init<'a> {
@@ -73,6 +86,7 @@ impl<'a> Init<'a> {
             machine_id: None,
             hyperloop_ip: None,
             ca_bundle: None,
+            volume_mounts: None,
         }
     }
 

@@ -23,7 +23,7 @@ mod files;
 mod terminal;
 pub mod transport;
 
-pub use agent::{Agent, Init, Operation};
+pub use agent::{Agent, Init, Operation, VolumeMount};
 pub use client::{AgentClient, ProcessInfo, Signal};
 pub use command::{Command, CommandEvent, CommandStream, Exit, Output};
 pub use error::Error;

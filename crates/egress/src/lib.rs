@@ -50,6 +50,7 @@ use std::time::Duration;
 
 use hearth_ids::SandboxId;
 use hearth_network::services::ServicePorts;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -183,6 +184,14 @@ impl Egress {
         self.ports
     }
 
+    /// The socket at which guests look for volumes, for whoever serves those. It is
+    /// closed by [`Self::start`] unless it is taken before.
+    #[must_use]
+    pub fn take_volumes_listener(&self) -> Option<TcpListener> {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.as_mut()?.listeners.volumes.take()
+    }
+
     /// Begins to serve. A second call does nothing.
     pub fn start(&self) {
         let parts = self
@@ -197,6 +206,7 @@ impl Egress {
             events,
             proxy,
             edge,
+            ..
         } = parts.listeners;
         let (tasks, stop) = (&self.tasks, &self.stop);
         let each = || (tasks.clone(), stop.clone());

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use hearth_network::services::{NODE_ADDRESS, ServicePorts};
+use hearth_network::services::{NODE_ADDRESS, ServicePorts, VOLUMES_PORT};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket,
     sockopt,
@@ -23,17 +23,23 @@ pub(crate) struct Listeners {
     pub(crate) events: TcpListener,
     pub(crate) proxy: TcpListener,
     pub(crate) edge: TcpListener,
+    /// Until somebody takes it to serve it.
+    pub(crate) volumes: Option<TcpListener>,
+    volumes_port: u16,
 }
 
 impl Listeners {
     pub(crate) async fn bind() -> io::Result<Self> {
         let (datagrams, streams) = name_service()?;
+        let volumes = volumes_listener()?;
         Ok(Self {
             datagrams,
             streams,
             events: stream_listener(0)?,
             proxy: stream_listener(0)?,
             edge: stream_listener(0)?,
+            volumes_port: volumes.local_addr()?.port(),
+            volumes: Some(volumes),
         })
     }
 
@@ -43,6 +49,7 @@ impl Listeners {
             events: self.events.local_addr()?.port(),
             proxy: self.proxy.local_addr()?.port(),
             edge: self.edge.local_addr()?.port(),
+            volumes: self.volumes_port,
         })
     }
 }
@@ -66,6 +73,12 @@ fn stream_listener(port: u16) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
+/// The same port for each daemon, where it is free: a guest's connection, which the kernel
+/// remembers with the port behind it, then leads to the next daemon as well.
+fn volumes_listener() -> io::Result<TcpListener> {
+    stream_listener(VOLUMES_PORT).or_else(|_| stream_listener(0))
+}
+
 fn datagram_socket(port: u16) -> io::Result<UdpSocket> {
     let socket = bound(SockType::Datagram, port)?;
     UdpSocket::from_std(std::net::UdpSocket::from(socket))
@@ -75,6 +88,10 @@ fn bound(kind: SockType, port: u16) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Inet, kind, flags, None)?;
     setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    if kind == SockType::Stream {
+        // Connections of a former daemon may linger on the port.
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    }
     let address = SockaddrIn::from(SocketAddrV4::new(NODE_ADDRESS, port));
     bind(socket.as_raw_fd(), &address)?;
     Ok(socket)
@@ -92,9 +109,15 @@ mod tests {
         let ports = listeners.ports().unwrap();
         let datagrams = listeners.datagrams.local_addr().unwrap();
         assert_eq!(datagrams, SocketAddr::from((NODE_ADDRESS, ports.dns)));
-        let mut all = vec![ports.dns, ports.events, ports.proxy, ports.edge];
+        let mut all = vec![
+            ports.dns,
+            ports.events,
+            ports.proxy,
+            ports.edge,
+            ports.volumes,
+        ];
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 4);
+        assert_eq!(all.len(), 5);
     }
 }

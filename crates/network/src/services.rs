@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// Name service, events and the proxy. The address is part of the wire contract.
 pub const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The port of [`SERVICE_ADDRESS`] behind which volumes are.
+pub const VOLUMES_PORT: u16 = 2049;
 /// The edge, as guests see it: the answer to names of sandboxes.
 pub const EDGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// Where the services listen. Link-local, of which machines use the upper half if
@@ -34,4 +36,6 @@ pub struct ServicePorts {
     pub proxy: u16,
     /// Connections to [`EDGE_ADDRESS`] on any port.
     pub edge: u16,
+    /// Volumes (NFS), behind [`VOLUMES_PORT`].
+    pub volumes: u16,
 }

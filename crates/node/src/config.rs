@@ -1,7 +1,8 @@
 //! The node's settings. Only binaries read the environment; they fill this.
 
 use hearth_block::IoLimits;
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use hearth_volumes::Volumes;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 /// Sandboxes that one node runs at most, unless configured.
 pub const DEFAULT_MAX_SANDBOXES: usize = 256;
@@ -39,6 +40,8 @@ pub struct NodeConfig {
     pub ca_bundle: Option<String>,
     /// The services that guests find at the node.
     pub egress: hearth_egress::EgressConfig,
+    /// What sandboxes can mount.
+    pub volumes: Arc<Volumes>,
 }
 
 /// Where the gRPC service listens.

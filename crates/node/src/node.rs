@@ -10,7 +10,7 @@ use crate::{
     journal::{Journals, Keeping, Origin, Record},
     listing, recovery,
     registry::{Count, Registry},
-    sandbox::{Command, Handle, driver::Driver, ground::Ground, resources::Resources},
+    sandbox::{Command, Handle, driver::Driver, ground::Ground, resources::Resources, volumes},
     spec::{SandboxSpec, SandboxState, Status},
     warm_pool::{self, WarmPool, WarmSandbox},
     watch::{Revision, Source, Watcher},
@@ -20,6 +20,7 @@ use hearth_egress::Egress;
 use hearth_ids::{BuildId, SandboxId};
 use hearth_machine::Engine;
 use hearth_network::SlotPool;
+use hearth_nfs::VolumeServer;
 use hearth_snapshot::{BuildCache, BuildCollection, Kind, LocalStore};
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub engine: Arc<dyn Engine>,
     pub slots: SlotPool,
     pub egress: Egress,
+    pub volumes: Arc<VolumeServer>,
     pub journals: Journals,
     pub registry: Registry,
     pub builds: Arc<LocalStore>,
@@ -114,6 +116,7 @@ impl Node {
             .await
             .map_err(Error::step("listen for guests"))?;
         network.services = Some(egress.ports());
+        let volumes = volumes::server(&config)?;
         let slots = SlotPool::start(network, &found.slots())
             .await
             .map_err(Error::step("prepare the network"))?;
@@ -123,6 +126,7 @@ impl Node {
             engine,
             slots,
             egress,
+            volumes,
             journals,
             registry: Registry::default(),
             builds,
@@ -145,6 +149,9 @@ impl Node {
         node.drivers
             .spawn(collect_garbage(Arc::clone(&node.shared)));
         node.drivers.spawn(warm_pool::run(Arc::clone(&node.shared)));
+        if let Some(listener) = node.shared.egress.take_volumes_listener() {
+            node.shared.volumes.start(listener);
+        }
         node.shared.egress.start();
         Ok(node)
     }
@@ -163,6 +170,7 @@ impl Node {
         if end_at <= now {
             return Err(Error::Invalid("the end time has passed".to_owned()));
         }
+        volumes::check(&self.shared, &spec)?;
         // Leased before it is looked at, by `Ground` for as long as it is needed.
         let _lease = self.shared.builds.lease(spec.build_id);
         let build = spec.build_id;
@@ -547,6 +555,7 @@ impl Node {
             tracing::error!("sandboxes were still being changed at the stop; their journals tell");
         }
         self.shared.egress.stop(limit).await;
+        self.shared.volumes.stop(limit).await;
         let keep = self.shared.journals.kept_slots();
         if let Err(error) = self.shared.slots.shutdown(&keep).await {
             tracing::error!(error = %chain(&error), "cleaning up the network failed");

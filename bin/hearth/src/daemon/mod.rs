@@ -97,7 +97,8 @@ impl Daemon {
         prepare::end_leftovers(settings)?;
         let events = hearth_telemetry::EventLog::start(told.clone());
         let volumes = volumes::open(settings)?;
-        let started = start_node(settings, share, events).await?;
+        let node_volumes = Arc::clone(&volumes);
+        let started = start_node(settings, share, events, node_volumes).await?;
         let Started {
             node,
             templates,
@@ -193,8 +194,9 @@ async fn start_node(
     settings: &Settings,
     share: descriptors::Share,
     events: hearth_telemetry::EventLog,
+    volumes: Arc<Volumes>,
 ) -> anyhow::Result<Started> {
-    let mut config = node_config(settings)?;
+    let mut config = node_config(settings, volumes)?;
     config.egress.limits = share.egress;
     config.egress.log = Some(Arc::new(telemetry::GuestLog(events)));
     let grpc = config.grpc.clone();
@@ -237,7 +239,7 @@ async fn start_node(
     }
 }
 
-fn node_config(settings: &Settings) -> anyhow::Result<NodeConfig> {
+fn node_config(settings: &Settings, volumes: Arc<Volumes>) -> anyhow::Result<NodeConfig> {
     let tcp = match (settings.node.grpc_address, &settings.node.grpc_token_file) {
         (Some(address), Some(file)) => {
             let text = std::fs::read_to_string(file)
@@ -268,6 +270,7 @@ fn node_config(settings: &Settings) -> anyhow::Result<NodeConfig> {
         },
         ca_bundle: settings.certificates()?,
         egress: egress_config(settings),
+        volumes,
     })
 }
 
@@ -475,7 +478,8 @@ pub async fn clean_up(settings: &Settings) -> anyhow::Result<usize> {
         pool_size: 0,
         ..network_config(settings)?
     };
-    let node = Node::start(node_config(settings)?, engine, builds, network).await?;
+    let config = node_config(settings, volumes::open(settings)?)?;
+    let node = Node::start(config, engine, builds, network).await?;
     let left = node
         .list()
         .iter()

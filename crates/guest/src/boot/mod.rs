@@ -15,3 +15,4 @@ pub mod identity;
 pub mod initramfs;
 pub mod modules;
 pub mod system;
+pub mod volumes;

@@ -19,6 +19,7 @@ use http::HeaderMap;
 
 use super::{HttpError, Response, caller};
 use crate::Agent;
+use crate::boot::volumes::{self, VolumeMount};
 use crate::settings::Settings;
 use crate::sys::{clock, entropy};
 
@@ -52,12 +53,16 @@ pub struct InitRequest {
     /// Names one life of the sandbox. Nothing depends on it here.
     #[serde(rename = "lifecycleID")]
     pub lifecycle_id: Option<String>,
-    /// Network file systems to mount. Refused when there are any.
-    pub volume_mounts: Option<Vec<serde_json::Value>>,
+    /// All volumes that the sandbox is to have mounted. The answer waits for them.
+    pub volume_mounts: Option<Vec<VolumeMount>>,
 }
 
 /// Applies a request. The result has no body.
-pub fn handle(agent: &Agent, headers: &HeaderMap, body: &[u8]) -> Result<Response, HttpError> {
+pub async fn handle(
+    agent: &Agent,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, HttpError> {
     let request = parse(body)?;
     let current = agent.settings.snapshot();
     if !admitted(&current, headers, &request) {
@@ -80,18 +85,17 @@ pub fn handle(agent: &Agent, headers: &HeaderMap, body: &[u8]) -> Result<Respons
         })
         .transpose()?;
 
-    if request
-        .volume_mounts
-        .as_ref()
-        .is_some_and(|mounts| !mounts.is_empty())
-    {
-        return Err(HttpError::new(
-            http::StatusCode::NOT_IMPLEMENTED,
-            "this agent cannot mount volumes",
-        ));
-    }
+    let volumes = request.volume_mounts.clone();
     if agent.config.manage_system {
         set_system(&request, time, entropy.as_deref());
+        if let Some(volumes) = volumes {
+            mount(volumes).await?;
+        }
+    } else if volumes.is_some_and(|volumes| !volumes.is_empty()) {
+        return Err(HttpError::new(
+            http::StatusCode::NOT_IMPLEMENTED,
+            "volumes are mounted in guests alone",
+        ));
     }
     agent.settings.change(|settings| -> Result<(), HttpError> {
         // Again under the lock: another request may have set a token meanwhile.
@@ -116,6 +120,25 @@ pub fn handle(agent: &Agent, headers: &HeaderMap, body: &[u8]) -> Result<Respons
         .headers_mut()
         .insert("x-envd-handover", agent.generation.into());
     Ok(response)
+}
+
+/// Mounts volumes before any program of the sandbox may look for them.
+async fn mount(volumes: Vec<VolumeMount>) -> Result<(), HttpError> {
+    let mounting = tokio::task::spawn_blocking(move || volumes::ensure(&volumes));
+    match tokio::time::timeout(volumes::LIMIT, mounting).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(error))) if error.kind() == std::io::ErrorKind::Unsupported => Err(
+            HttpError::new(http::StatusCode::NOT_IMPLEMENTED, error.to_string()),
+        ),
+        Ok(Ok(Err(error))) => Err(HttpError::internal(format!(
+            "cannot mount volumes: {error}"
+        ))),
+        Ok(Err(error)) => Err(HttpError::internal(error.to_string())),
+        Err(_) => Err(HttpError::internal(format!(
+            "cannot mount volumes: the node does not answer within {} s",
+            volumes::LIMIT.as_secs()
+        ))),
+    }
 }
 
 /// An absent body says nothing. Other JSON than an object is refused, although

@@ -10,7 +10,7 @@ use http::StatusCode;
 
 use super::{HttpError, Response};
 use crate::Agent;
-use crate::boot::system::GUEST_ADDRESS;
+use crate::boot::{system::GUEST_ADDRESS, volumes};
 use crate::sys::{disk, heap};
 
 /// Who sent a request; in the extensions of every request.
@@ -101,6 +101,10 @@ fn carry_out(agent: &Agent, operation: Operation) -> io::Result<()> {
             // Noted first: half a freeze must be undone as well.
             agent.frozen.programs.store(true, Ordering::Release);
             cgroups.set_frozen(frozen)?;
+            if frozen && agent.config.manage_system {
+                // From here on nobody writes more.
+                volumes::flush();
+            }
             agent.frozen.programs.store(frozen, Ordering::Release);
             Ok(())
         }

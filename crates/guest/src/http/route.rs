@@ -206,7 +206,7 @@ impl Routes {
         internal::admit(&self.agent, request.extensions().get())?;
         let (parts, body) = request.into_parts();
         let body = read_body(body).await?;
-        init::handle(&self.agent, &parts.headers, &body)
+        init::handle(&self.agent, &parts.headers, &body).await
     }
 }
 

@@ -9,7 +9,9 @@ use ipnet::Ipv4Net;
 use super::{DENIED_RANGES, TABLE};
 use crate::address::{Plan, VETH_PREFIX};
 use crate::policy::{Divert, EVERYWHERE, Policy};
-use crate::services::{EDGE_ADDRESS, NODE_ADDRESS, ON_BEHALF_MARK, SERVICE_ADDRESS, ServicePorts};
+use crate::services::{
+    EDGE_ADDRESS, NODE_ADDRESS, ON_BEHALF_MARK, SERVICE_ADDRESS, ServicePorts, VOLUMES_PORT,
+};
 
 /// What the host's table depends on.
 pub(crate) struct HostRules<'a> {
@@ -184,22 +186,25 @@ fn services(ports: ServicePorts, guests: &str) -> (String, String) {
         events,
         proxy,
         edge,
+        volumes,
     } = ports;
     let input = format!(
         "iifname {guests} ct status dnat ip daddr {NODE_ADDRESS} udp dport {dns} accept
         iifname {guests} ct status dnat ip daddr {NODE_ADDRESS} tcp dport {{ {} }} accept
         iifname != \"lo\" iifname != {guests} ip daddr {NODE_ADDRESS} drop",
-        elements_of(&[dns, events, proxy, edge]),
+        elements_of(&[dns, events, proxy, edge, volumes]),
     );
     let to = |port: u16| format!("dnat ip to {NODE_ADDRESS}:{port}");
     let diverted = format!(
         "iifname != {guests} accept
         ip daddr {SERVICE_ADDRESS} meta l4proto {{ tcp, udp }} th dport 53 {}
         ip daddr {SERVICE_ADDRESS} tcp dport 80 {}
+        ip daddr {SERVICE_ADDRESS} tcp dport {VOLUMES_PORT} {}
         ip daddr {EDGE_ADDRESS} meta l4proto tcp {}
         ip saddr vmap @diversions",
         to(dns),
         to(events),
+        to(volumes),
         to(edge),
     );
     (input, diverted)

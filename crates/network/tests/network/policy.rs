@@ -17,6 +17,7 @@ const PORTS: ServicePorts = ServicePorts {
     events: 20_080,
     proxy: 20_443,
     edge: 20_444,
+    volumes: 22_049,
 };
 
 fn net(text: &str) -> Ipv4Net {

@@ -29,6 +29,7 @@ pub(crate) mod keep;
 mod lifecycle;
 pub(crate) mod resources;
 pub(crate) mod setup;
+pub(crate) mod volumes;
 
 use crate::{
     error::Error,

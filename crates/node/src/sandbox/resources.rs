@@ -1,6 +1,6 @@
 //! What a sandbox holds of the host, and how it gives it back.
 
-use super::{egress, ground::Ground, setup};
+use super::{egress, ground::Ground, setup, volumes};
 use crate::{
     error::{Error, chain},
     journal::Record,
@@ -40,6 +40,7 @@ impl Resources {
         };
         let rules = egress::rules(&record.spec);
         egress::announce(shared, &record.spec, &slot, rules);
+        volumes::enter(shared, &record.spec, &slot);
         let (owner, run_dir) = (Owner::Sandbox(id.clone()), setup::run_dir(shared, id));
         let mut vm = Launched::adopt(machine, slot, &shared.slots, &owner, run_dir);
         let disk = setup::disk(shared, ground, record);
@@ -138,6 +139,7 @@ impl Resources {
             return Ok(());
         };
         shared.egress.leave(held.slot().host_address);
+        shared.volumes.leave(held.slot().host_address);
         match held.release().await {
             Ok(()) => Ok(()),
             Err(NotReleased::Occupied { held, source }) => {

@@ -7,6 +7,7 @@ use super::{
     egress,
     ground::{Ground, Secrets},
     resources::Resources,
+    volumes,
 };
 use crate::{
     artefacts, error::Error, hooks::Step, journal::Record, node::Shared, spec::SandboxState,
@@ -74,6 +75,7 @@ pub(crate) async fn hand_over(
     let vm = resources.vm();
     let vm = vm.ok_or_else(|| Error::step("let the VM run")("it has none".to_owned()))?;
     egress::enter(shared, &record.spec, vm.slot()).await?;
+    volumes::enter(shared, &record.spec, vm.slot());
     write_journal(shared, record)?;
     vm.machine()
         .resume()
@@ -170,6 +172,7 @@ impl Journal for StartJournal<'_> {
     async fn slot_held(&mut self, slot: &Slot) -> Result<(), Cause> {
         self.record.slot = Some(slot.index);
         egress::enter(self.shared, &self.record.spec, slot).await?;
+        volumes::enter(self.shared, &self.record.spec, slot);
         write_journal(self.shared, self.record)?;
         self.step(Step::SlotTaken)
     }
@@ -348,6 +351,7 @@ async fn greet_agent(
         template_id: Some(spec.template_id.as_str()),
         hyperloop_ip: Some(SERVICE_ADDRESS),
         ca_bundle: ca_bundle.as_deref(),
+        volume_mounts: Some(volumes::for_guest(shared, spec)),
         ..match identity {
             Identity::New => settings.with_new_machine_id(),
             Identity::Same => settings,
@@ -366,5 +370,5 @@ async fn greet_agent(
         .map_err(Error::step("hand the agent its settings"))?;
     vm.init(&agent, &settings, shared.config.agent_timeout)
         .await
-        .map_err(Error::step("hand the agent its settings"))
+        .map_err(|error| volumes::refusal(error, spec))
 }

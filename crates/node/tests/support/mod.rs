@@ -20,6 +20,7 @@ use hearth_node::{
     hooks::{Hooks, NoHooks},
 };
 use hearth_snapshot::{BuildCache, Kind, LocalStore};
+use hearth_volumes::{Limits, Volumes};
 use std::{
     collections::BTreeMap,
     os::unix::fs::PermissionsExt,
@@ -91,6 +92,8 @@ pub(crate) struct Home {
     pub(crate) warm_pool_size: usize,
     /// What guests leave of the disk.
     pub(crate) disk_reserve_bytes: u64,
+    /// What one volume may hold.
+    pub(crate) volume_bytes: u64,
 }
 
 impl Drop for Home {
@@ -148,6 +151,7 @@ impl Home {
             base: newest.build_id,
             warm_pool_size: 0,
             disk_reserve_bytes: 0,
+            volume_bytes: u64::MAX,
         }
     }
 
@@ -162,6 +166,7 @@ impl Home {
                     base: base.parse().unwrap(),
                     warm_pool_size: 0,
                     disk_reserve_bytes: 0,
+                    volume_bytes: u64::MAX,
                 }
             }
         }
@@ -204,6 +209,13 @@ impl Home {
         self.dir.path().join("state")
     }
 
+    pub(crate) fn volumes(&self) -> Volumes {
+        Volumes::open(&self.state()).unwrap().with_limits(Limits {
+            max_bytes: self.volume_bytes,
+            reserve_bytes: self.disk_reserve_bytes,
+        })
+    }
+
     pub(crate) fn run(&self) -> PathBuf {
         self.dir.path().join("run")
     }
@@ -242,6 +254,7 @@ impl Home {
             },
             ca_bundle: None,
             egress: hearth_egress::EgressConfig::default(),
+            volumes: Arc::new(self.volumes()),
         };
         let network = NetworkConfig {
             state_dir: self.state(),
