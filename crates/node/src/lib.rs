@@ -13,6 +13,7 @@ mod artefacts;
 mod builds;
 pub mod config;
 mod error;
+mod events;
 pub mod hooks;
 mod journal;
 mod listing;
@@ -41,6 +42,7 @@ pub fn lease_builds(
 pub use builds::BuildInfo;
 pub use config::NodeConfig;
 pub use error::Error;
+pub use events::{Details as EventDetails, Event, EventKind, SandboxEvent, reason};
 pub use node::{EndAt, Info, Node, Target};
 pub use recovery::{QuarantinedSandbox, quarantine_of_daemon, quarantine_to_be};
 pub use server::Server;
