@@ -18,7 +18,9 @@ mod build;
 mod build_request;
 mod copy;
 mod database;
+mod delivery;
 mod discard;
+mod event;
 mod idempotency;
 mod lease;
 mod row;
@@ -26,6 +28,7 @@ mod snapshot;
 mod statement;
 mod team;
 mod template;
+mod webhook;
 
 pub use copy::{Copied, copy};
 pub use database::{Columns, Database, Session};

@@ -1,5 +1,5 @@
-//! What Hearth remembers: teams, API keys, templates with their builds and tags,
-//! and the outcomes of idempotent requests. Which sandboxes run is not here: the
+//! What Hearth remembers: teams, API keys, templates with their builds and tags, what
+//! happened and where that is told, and the outcomes of idempotent requests. Which sandboxes run is not here: the
 //! nodes know that.
 //!
 //! One file per resource: its records, and the trait of what can be done with them.
@@ -15,8 +15,10 @@
 mod api_key;
 mod build;
 mod build_request;
+mod delivery;
 mod discard;
 mod error;
+mod event;
 mod idempotency;
 mod lease;
 mod snapshot;
@@ -24,17 +26,24 @@ mod team;
 mod template;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod webhook;
 
 pub use api_key::{ApiKey, ApiKeyStore, KeyGrant, KeyMask, NewApiKey, Scope};
 pub use build::{Build, BuildStatus, BuildStore, NewBuild, TagAssignment};
 pub use build_request::{BuildRequest, NewBuildRequest, TemplateBuildStore};
+pub use delivery::{
+    Attempt, AttemptStats, Delivery, DeliveryPlace, DeliveryQuery, DeliveryState, DeliveryStore,
+    DueDelivery, Redelivery, Verdict,
+};
 pub use discard::DiscardStore;
 pub use error::{Error, Result};
+pub use event::{Event, EventQuery, EventStore};
 pub use idempotency::{IdempotencyClaim, IdempotencyHolder, IdempotencyRequest, IdempotencyStore};
 pub use lease::{LeaseName, LeaseStore, OwnerId};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotStore};
 pub use team::{LimitsSetBy, NewTeam, Team, TeamLimits, TeamStore};
 pub use template::{NewTemplate, Template, TemplateAlias, TemplateStore};
+pub use webhook::{NewWebhook, Webhook, WebhookChange, WebhookStore};
 
 /// The port to whatever keeps Hearth's records.
 pub trait Store:
@@ -47,6 +56,9 @@ pub trait Store:
     + DiscardStore
     + IdempotencyStore
     + LeaseStore
+    + EventStore
+    + WebhookStore
+    + DeliveryStore
     + 'static
 {
 }
@@ -61,6 +73,9 @@ impl<S> Store for S where
         + DiscardStore
         + IdempotencyStore
         + LeaseStore
+        + EventStore
+        + WebhookStore
+        + DeliveryStore
         + 'static
 {
 }
