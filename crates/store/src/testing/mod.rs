@@ -11,6 +11,7 @@
 //! What comes with the store (a directory, a server) is dropped after the test.
 
 mod build_requests;
+mod events;
 mod idempotency;
 mod leases;
 mod records;
@@ -19,6 +20,7 @@ mod teams;
 mod templates;
 
 pub use build_requests::*;
+pub use events::*;
 pub use idempotency::*;
 pub use leases::*;
 pub use records::Shared;
@@ -62,6 +64,13 @@ macro_rules! store_suite {
             claims_race,
             a_lease_is_its_holders_until_its_time_is_over,
             of_many_who_want_a_lease_one_gets_it,
+            an_event_is_kept_once_and_found,
+            old_events_are_deleted,
+            webhooks_are_kept,
+            deliveries_of_a_sandbox_wait_for_each_other,
+            deliveries_are_listed_counted_and_begun_again,
+            a_webhook_that_fails_for_long_is_disabled,
+            the_end_of_a_build_is_an_event,
         );
     };
     (@tests $fresh:ident: $($name:ident),+ $(,)?) => {
