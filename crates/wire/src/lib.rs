@@ -9,6 +9,7 @@
 
 mod api_key;
 mod error;
+mod event;
 mod log;
 mod metric;
 mod network;
@@ -18,9 +19,11 @@ mod team;
 mod template;
 mod template_build;
 mod time;
+mod webhook;
 
 pub use api_key::{ApiKeyMask, CreatedApiKey, NewApiKey, TeamApiKey, UpdateApiKey};
 pub use error::ApiError;
+pub use event::SandboxEvent;
 pub use log::{LogLevel, SandboxLog, SandboxLogEntry, SandboxLogs, SandboxLogsV2};
 pub use metric::{SandboxMetric, SandboxesWithMetrics};
 pub use network::{
@@ -44,6 +47,10 @@ pub use template_build::{
     TemplateNames, TemplateStep, TemplateUpdate,
 };
 pub use time::{parse_rfc3339, rfc3339_millis};
+pub use webhook::{
+    DeliveryAttempt, DeliveryBucket, DeliveryStatus, DurationStats, NewWebhook, UpdateWebhook,
+    Webhook, WebhookDeliveries, WebhookDelivery, WebhookStats,
+};
 
 /// The `clientID` of every response: the contract keeps the field, nothing
 /// reads it any more.

@@ -11,6 +11,7 @@ mod audit;
 mod builds;
 mod edge;
 mod environment;
+mod events;
 mod file;
 mod network;
 mod node;
@@ -27,6 +28,7 @@ pub use api::{ApiSettings, LimitSettings, MetricsSettings};
 pub use audit::AuditSettings;
 pub use builds::{BuildSettings, RegistrySettings};
 pub use edge::{ConnectionSettings, EdgeSettings};
+pub use events::EventSettings;
 pub use network::NetworkSettings;
 pub use node::NodeSettings;
 pub use problem::{FileProblem, Problem};
@@ -102,6 +104,8 @@ pub struct Settings {
     pub audit: AuditSettings,
     /// `[rate_limits]`
     pub rate_limits: RateLimitSettings,
+    /// `[events]`
+    pub events: EventSettings,
 }
 
 impl Default for Settings {
@@ -128,6 +132,7 @@ impl Default for Settings {
             registries: RegistrySettings::default(),
             audit: AuditSettings::default(),
             rate_limits: RateLimitSettings::default(),
+            events: EventSettings::default(),
         }
     }
 }
@@ -193,6 +198,7 @@ impl Settings {
         self.tls.check()?;
         self.audit.check()?;
         self.rate_limits.check()?;
+        self.events.check()?;
         api::check_domain(&self.domain_host())
     }
 

@@ -3,6 +3,7 @@
 mod api_keys;
 mod change;
 mod docker_builds;
+mod events;
 mod health;
 mod lifecycle;
 mod list;
@@ -17,6 +18,7 @@ mod template_changes;
 mod templates;
 pub(crate) mod uploads;
 mod volumes;
+mod webhooks;
 
 use crate::state::AppState;
 use utoipa_axum::router::OpenApiRouter;
@@ -56,6 +58,17 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
             secrets::secret_update,
             secrets::secret_delete
         ))
+        .routes(collect!(events::event_list))
+        .routes(collect!(events::event_list_of_sandbox))
+        .routes(collect!(webhooks::webhook_list, webhooks::webhook_create))
+        .routes(collect!(
+            webhooks::webhook_get,
+            webhooks::webhook_update,
+            webhooks::webhook_delete
+        ))
+        .routes(collect!(webhooks::webhook_deliveries))
+        .routes(collect!(webhooks::webhook_stats))
+        .routes(collect!(webhooks::webhook_redeliver))
         .routes(collect!(teams::team_list))
         .routes(collect!(api_keys::api_key_list, api_keys::api_key_create))
         .routes(collect!(api_keys::api_key_update, api_keys::api_key_delete))
