@@ -275,8 +275,21 @@ pub async fn deliveries_of_a_sandbox_wait_for_each_other(store: Shared) {
     assert_eq!(store.delivery_next(at(0)).await.expect("reads"), None);
 }
 
-/// Deliveries are listed in pages with their attempts, counted, and begun again.
-pub async fn deliveries_are_listed_counted_and_begun_again(store: Shared) {
+/// Notes an attempt at a delivery with what follows.
+async fn note(
+    store: &Shared,
+    webhook: &Webhook,
+    (event, success, seconds): (&Event, bool, i64),
+    verdict: Verdict,
+) -> Attempt {
+    let attempt = attempt(webhook, event, success, seconds);
+    let noted = store.delivery_attempted(&attempt, &verdict, at(seconds));
+    noted.await.expect("writes");
+    attempt
+}
+
+/// Deliveries are listed in pages with their attempts.
+pub async fn deliveries_are_listed(store: Shared) {
     let owner = team(&store, "a").await;
     let sandbox = SandboxId::random();
     let hook = webhook(&store, owner, &[CREATED, KILLED]).await;
@@ -285,87 +298,53 @@ pub async fn deliveries_are_listed_counted_and_begun_again(store: Shared) {
         event(owner, &sandbox, KILLED, 2),
     ];
     insert(&store, &events).await;
-    let note = async |event: &Event, success, seconds, verdict: Verdict| {
-        let attempt = attempt(&hook, event, success, seconds);
-        let noted = store.delivery_attempted(&attempt, &verdict, at(seconds));
-        noted.await.expect("writes");
-        attempt
-    };
-    let first = note(&events[0], false, 10, Verdict::Again(at(20))).await;
-    let second = note(&events[0], true, 20, Verdict::Success).await;
-    let all = deliveries(&store, &deliveries_of(&hook)).await;
+    let again = Verdict::Again(at(20));
+    let first = note(&store, &hook, (&events[0], false, 10), again).await;
+    let second = note(&store, &hook, (&events[0], true, 20), Verdict::Success).await;
+    let base = deliveries_of(&hook);
+    let all = deliveries(&store, &base).await;
     assert_eq!(all.len(), 2);
     assert_eq!(all[0].attempts, [first, second]);
     assert_eq!(
         (all[0].state, all[1].state),
         (DeliveryState::Success, DeliveryState::Pending)
     );
-    let count = async |query: DeliveryQuery| deliveries(&store, &query).await.len();
     let after = DeliveryPlace {
         occurred_at: events[0].occurred_at,
         event_id: events[0].id,
     };
-    for (query, found) in [
+    type Change = Box<dyn Fn(&mut DeliveryQuery)>;
+    let (newer, older) = (Some(after.clone()), Some(after));
+    let cases: [(Change, usize); 8] = [
+        (Box::new(move |query| query.after = newer.clone()), 1),
         (
-            DeliveryQuery {
-                after: Some(after.clone()),
-                ..deliveries_of(&hook)
-            },
-            1,
-        ),
-        (
-            DeliveryQuery {
-                after: Some(after),
-                ascending: false,
-                ..deliveries_of(&hook)
-            },
+            Box::new(move |query| (query.after, query.ascending) = (older.clone(), false)),
             0,
         ),
-        (
-            DeliveryQuery {
-                success: Some(true),
-                ..deliveries_of(&hook)
-            },
-            1,
-        ),
-        (
-            DeliveryQuery {
-                success: Some(false),
-                ..deliveries_of(&hook)
-            },
-            0,
-        ),
-        (
-            DeliveryQuery {
-                types: vec![KILLED.to_owned()],
-                ..deliveries_of(&hook)
-            },
-            1,
-        ),
-        (
-            DeliveryQuery {
-                start: Some(at(2)),
-                ..deliveries_of(&hook)
-            },
-            1,
-        ),
-        (
-            DeliveryQuery {
-                end: Some(at(2)),
-                ..deliveries_of(&hook)
-            },
-            1,
-        ),
-        (
-            DeliveryQuery {
-                limit: 1,
-                ..deliveries_of(&hook)
-            },
-            1,
-        ),
-    ] {
-        assert_eq!(count(query.clone()).await, found, "{query:?}");
+        (Box::new(|query| query.success = Some(true)), 1),
+        (Box::new(|query| query.success = Some(false)), 0),
+        (Box::new(|query| query.types = vec![KILLED.to_owned()]), 1),
+        (Box::new(|query| query.start = Some(at(2))), 1),
+        (Box::new(|query| query.end = Some(at(2))), 1),
+        (Box::new(|query| query.limit = 1), 1),
+    ];
+    for (change, found) in cases {
+        let mut query = base.clone();
+        change(&mut query);
+        assert_eq!(deliveries(&store, &query).await.len(), found, "{query:?}");
     }
+}
+
+/// Attempts are counted, and deliveries begun again.
+pub async fn deliveries_are_counted_and_begun_again(store: Shared) {
+    let owner = team(&store, "a").await;
+    let sandbox = SandboxId::random();
+    let hook = webhook(&store, owner, &[CREATED]).await;
+    let event = event(owner, &sandbox, CREATED, 1);
+    insert(&store, std::slice::from_ref(&event)).await;
+    let again = Verdict::Again(at(20));
+    note(&store, &hook, (&event, false, 10), again).await;
+    note(&store, &hook, (&event, true, 20), Verdict::Success).await;
     let stats = store.delivery_stats(hook.id, at(0)..at(20), 60_000).await;
     let stats = stats.expect("reads");
     assert_eq!((stats.len(), stats[0].total, stats[0].failed), (1, 1, 1));
@@ -377,13 +356,13 @@ pub async fn deliveries_are_listed_counted_and_begun_again(store: Shared) {
         (10, 10, 10)
     );
     let other = team(&store, "b").await;
-    let redeliver = async |team, event: &Event| {
+    let redeliver = async |team| {
         let again = store.delivery_redeliver(team, hook.id, event.id, at(30));
         again.await.expect("writes")
     };
-    assert_eq!(redeliver(other, &events[0]).await, Redelivery::NotFound);
-    assert_eq!(redeliver(owner, &events[0]).await, Redelivery::Begun);
-    assert_eq!(due(&store, &hook, at(30)).await, [(events[0].id, 0)]);
+    assert_eq!(redeliver(other).await, Redelivery::NotFound);
+    assert_eq!(redeliver(owner).await, Redelivery::Begun);
+    assert_eq!(due(&store, &hook, at(30)).await, [(event.id, 0)]);
 }
 
 /// A webhook at which everything has failed for long is disabled, which is an event; one

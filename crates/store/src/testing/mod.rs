@@ -68,7 +68,8 @@ macro_rules! store_suite {
             old_events_are_deleted,
             webhooks_are_kept,
             deliveries_of_a_sandbox_wait_for_each_other,
-            deliveries_are_listed_counted_and_begun_again,
+            deliveries_are_listed,
+            deliveries_are_counted_and_begun_again,
             a_webhook_that_fails_for_long_is_disabled,
             the_end_of_a_build_is_an_event,
         );
