@@ -294,7 +294,7 @@ async fn what_is_no_webhook_is_refused() {
         json!({"events": []}),
         json!({"url": "x"}),
         json!({"name": ""}),
-        json!([]),
+        json!("x"),
     ] {
         patch(&api, &path, &change).await.error(400);
     }
