@@ -75,7 +75,7 @@ impl Receiver {
         self.heard.lock().expect("unpoisoned").clone()
     }
 
-    fn from_now_on(&self, manner: Manner) {
+    fn turn(&self, manner: Manner) {
         *self.manners.lock().expect("unpoisoned") = vec![manner];
     }
 }
@@ -216,7 +216,10 @@ impl World {
             template_id: None,
             build_id: None,
         };
-        let new = self.store.event_insert(&[event.clone()], Utc::now()).await;
+        let new = self
+            .store
+            .event_insert(std::slice::from_ref(&event), Utc::now())
+            .await;
         assert_eq!(new.expect("writes"), 1);
         self.wake.notify_one();
         event
@@ -482,7 +485,7 @@ async fn another_deliverer_takes_up_what_one_left() {
     task.abort();
     assert!(task.await.is_err());
     stop.cancel();
-    receiver.from_now_on(Manner::Answer("200 OK"));
+    receiver.turn(Manner::Answer("200 OK"));
     let _deliverer = world.deliver();
     let delivery = world.over(&webhook).await;
     assert_eq!(
