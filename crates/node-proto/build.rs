@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 
-const FILES: [&str; 2] = ["node.proto", "template.proto"];
+const FILES: [&str; 3] = ["event.proto", "node.proto", "template.proto"];
 
 fn main() {
     let out = std::path::PathBuf::from(

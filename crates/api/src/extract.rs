@@ -48,6 +48,8 @@ callers!(
     ForSecrets => Secrets,
     /// The caller of a route about API keys.
     ForApiKeys => ApiKeys,
+    /// The caller of a route about webhooks.
+    ForWebhooks => Webhooks,
     /// The caller of a route about its team.
     ForTeam => Team,
 );

@@ -20,6 +20,8 @@ pub enum Resource {
     Secrets,
     /// The team's API keys.
     ApiKeys,
+    /// Webhooks: where the team's events are sent.
+    Webhooks,
     /// The team itself.
     Team,
 }
@@ -51,7 +53,7 @@ impl Resource {
             Self::Sandboxes => Some(Scope::Sandboxes),
             Self::Templates => Some(Scope::Templates),
             Self::Secrets => Some(Scope::Secrets),
-            Self::ApiKeys => Some(Scope::Admin),
+            Self::ApiKeys | Self::Webhooks => Some(Scope::Admin),
             Self::Team => None,
         }
     }

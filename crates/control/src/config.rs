@@ -1,6 +1,7 @@
 //! Settings of the application layer. Binaries read them; nothing here looks at
 //! files or the environment.
 
+use chrono::TimeDelta;
 use hearth_store::{OwnerId, TeamLimits};
 use secrecy::SecretString;
 
@@ -23,6 +24,29 @@ pub struct Config {
     pub sole: bool,
     /// Template builds that one team may have in progress.
     pub max_concurrent_builds: usize,
+    /// What is kept of events.
+    pub events: EventsConfig,
+}
+
+/// What is kept of events, and where they may be sent.
+#[derive(Debug, Clone)]
+pub struct EventsConfig {
+    /// How long an event is kept.
+    pub retention: TimeDelta,
+    /// Events that are kept of one team; the oldest go first.
+    pub most_of_team: u32,
+    /// Webhooks of one team.
+    pub webhooks_of_team: u32,
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        Self {
+            retention: TimeDelta::days(7),
+            most_of_team: 200_000,
+            webhooks_of_team: 20,
+        }
+    }
 }
 
 /// What callers may ask for beyond the basics. A request that asks for what is
@@ -77,6 +101,7 @@ impl Config {
             owner: OwnerId::random(),
             sole: false,
             max_concurrent_builds: 20,
+            events: EventsConfig::default(),
         }
     }
 }

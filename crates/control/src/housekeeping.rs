@@ -26,6 +26,8 @@ use std::time::Duration;
 /// rounds, so that one that fails loses nothing.
 const LEASE: Duration = Duration::from_secs(60);
 const ROUND: Duration = Duration::from_secs(20);
+/// Old events are deleted every so many rounds.
+const ROUNDS_PER_PRUNE: usize = 30;
 
 /// The template builds that tasks of this process follow.
 #[derive(Default)]
@@ -116,8 +118,9 @@ impl Control {
 
     async fn housekeep(self: &Arc<Self>) {
         let mut failed = false;
-        loop {
-            match self.housekeeping_round().await {
+        for round in 0_usize.. {
+            let prune = round % ROUNDS_PER_PRUNE == 0;
+            match self.housekeeping_round(prune).await {
                 Ok(()) => failed = false,
                 // Once for a store that is away, however long it is.
                 Err(error) if !failed => {
@@ -130,7 +133,7 @@ impl Control {
         }
     }
 
-    async fn housekeeping_round(self: &Arc<Self>) -> Result<(), Error> {
+    async fn housekeeping_round(self: &Arc<Self>, prune: bool) -> Result<(), Error> {
         let owner = &self.config.owner;
         let presence = LeaseName::presence(owner);
         self.store.lease_acquire(&presence, owner, LEASE).await?;
@@ -139,12 +142,16 @@ impl Control {
         if self.store.lease_acquire(&sweep, owner, LEASE).await? {
             self.discard_left_over().await?;
             self.template_builds_take_up().await?;
+            if prune {
+                self.events_prune().await?;
+            }
         }
         Ok(())
     }
 
     /// Lets others take up at once what this process leaves, when it does nothing more.
     pub(crate) async fn leases_release(&self) {
+        self.webhooks_release().await;
         let owner = &self.config.owner;
         let names = [
             LeaseName::sweep(),

@@ -19,6 +19,7 @@ mod auth;
 mod bootstrap;
 mod config;
 mod error;
+pub mod events;
 mod fleet;
 mod housekeeping;
 mod idempotency;
@@ -42,16 +43,18 @@ mod uploads;
 mod usage;
 mod volume_tokens;
 mod volumes;
+mod webhooks;
 
 pub use access::{Access, Action, Resource};
 pub use agent::{Agent, AgentError, AgentMetrics};
 pub use auth::Caller;
 pub use bootstrap::{Bootstrap, bootstrap};
-pub use config::{Config, Features, TeamConfig};
+pub use config::{Config, EventsConfig, Features, TeamConfig};
 pub use error::{Error, Kind, Retry};
+pub use events::{EventsRequest, NodeEvent, NodeEventKind, NodeEvents};
 pub use hearth_store::{
-    ApiKey, Build, BuildStatus, KeyGrant, KeyMask, LimitsSetBy, OwnerId, Scope, TagAssignment,
-    Team, TeamLimits, TemplateAlias,
+    ApiKey, Attempt, AttemptStats, Build, BuildStatus, Delivery, DeliveryState, Event, KeyGrant,
+    KeyMask, LimitsSetBy, OwnerId, Scope, TagAssignment, Team, TeamLimits, TemplateAlias, Webhook,
 };
 pub use idempotency::IdempotencyKey;
 pub use network::{
@@ -83,6 +86,7 @@ pub use template_node::{
 pub use templates::{TemplateAccess, TemplatePublication, TemplateView};
 pub use tokens::Tokens;
 pub use uploads::UploadTicket;
+pub use webhooks::{DeliveriesPage, DeliveriesRequest, WebhookSpec, WebhookUpdate};
 
 pub use hearth_store::VolumeState;
 pub use volumes::{MountRequest, Volume, VolumeAccess};
@@ -111,6 +115,8 @@ pub struct Control {
     reservations: Arc<Reservations>,
     transitions: Arc<Transitions>,
     tasks: TaskTracker,
+    /// Tells the deliverer of webhooks that there is something to send.
+    deliver: Arc<tokio::sync::Notify>,
     /// The template builds that a task of this process follows.
     followed: housekeeping::Followed,
     /// Ends the tasks that follow the node and its template builds, which the next process
@@ -140,6 +146,7 @@ impl Control {
             reservations: Arc::default(),
             transitions: Arc::default(),
             tasks: TaskTracker::new(),
+            deliver: Arc::default(),
             followed: housekeeping::Followed::default(),
             followers_stop: CancellationToken::new(),
         })

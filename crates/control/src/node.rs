@@ -1,6 +1,7 @@
 //! The port to a node: the machine that runs sandboxes, in the application's
 //! terms.
 
+use crate::events::NodeEvents;
 use crate::network::NetworkSettings;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -11,6 +12,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// What a sandbox is made of and belongs to. The node keeps it for as long as
 /// the sandbox lives and gives it back with the sandbox.
@@ -310,6 +312,34 @@ pub trait Node: Send + Sync + 'static {
     /// The stream says something every few seconds or ends: silence is an error of it.
     async fn watch(&self, _after: Option<Revision>) -> Result<SandboxWatch, NodeError> {
         let why = "the node cannot be watched".to_owned();
+        Err(NodeError::Unimplemented(why))
+    }
+    /// The same as [`Self::create`] for a sandbox that goes on from another one's state,
+    /// which its event tells.
+    async fn create_fork(
+        &self,
+        config: SandboxConfig,
+        end_at: DateTime<Utc>,
+        _of: &SandboxId,
+    ) -> Result<NodeSandbox, NodeError> {
+        self.create(config, end_at).await
+    }
+    /// The same as [`Self::checkpoint`] for forks, which its event tells.
+    async fn checkpoint_for_forks(
+        &self,
+        id: &SandboxId,
+        build: BuildId,
+    ) -> Result<SandboxSummary, NodeError> {
+        self.checkpoint(id, build).await
+    }
+    /// Forgets events that are kept now, and answers the oldest of the others, waiting for
+    /// one at most so long.
+    async fn events(
+        &self,
+        _acknowledged: &[u64],
+        _wait: Duration,
+    ) -> Result<NodeEvents, NodeError> {
+        let why = "the node tells of no events".to_owned();
         Err(NodeError::Unimplemented(why))
     }
     /// Ends a sandbox in any state, and what was kept of it; answers when all that

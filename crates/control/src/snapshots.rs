@@ -118,7 +118,7 @@ impl Control {
         name: Option<&TemplateReference>,
     ) -> Result<SnapshotView, NotTaken> {
         let build = BuildId::random();
-        let kept = self.keep(&sandbox.sandbox_id, build).await;
+        let kept = self.keep(&sandbox.sandbox_id, build, false).await;
         if let (Some(ticket), Moved::Done(outcome)) = (ticket, &kept) {
             ticket.finish(outcome.clone());
         }

@@ -10,11 +10,13 @@ use chrono::{DateTime, Utc};
 use connectrpc::client::{CallOptions, ClientConfig, Http2Connection, SharedHttp2Connection};
 use connectrpc::{CompressionRegistry, ConnectError, ErrorCode, Protocol};
 use hearth_control::{
-    Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, Revision, SandboxConfig, SandboxQuery,
-    SandboxSummary, SandboxUpdate, SandboxWatch,
+    Node, NodeBuild, NodeError, NodeEvents, NodeInfo, NodeSandbox, Revision, SandboxConfig,
+    SandboxQuery, SandboxSummary, SandboxUpdate, SandboxWatch,
 };
 use hearth_ids::{BuildId, SandboxId};
-use hearth_node_proto::hearth::{node::v1 as proto, template::v1 as template_proto};
+use hearth_node_proto::hearth::{
+    event::v1 as event_proto, node::v1 as proto, template::v1 as template_proto,
+};
 use http::Uri;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +46,7 @@ pub struct NodeClient {
     sandboxes: proto::SandboxServiceClient<SharedHttp2Connection>,
     builds: proto::BuildServiceClient<SharedHttp2Connection>,
     info: proto::InfoServiceClient<SharedHttp2Connection>,
+    pub(crate) events: event_proto::EventServiceClient<SharedHttp2Connection>,
     pub(crate) templates: template_proto::TemplateServiceClient<SharedHttp2Connection>,
 }
 
@@ -68,6 +71,7 @@ impl NodeClient {
         Self {
             sandboxes: proto::SandboxServiceClient::new(connection.clone(), config.clone()),
             builds: proto::BuildServiceClient::new(connection.clone(), config.clone()),
+            events: event_proto::EventServiceClient::new(connection.clone(), config.clone()),
             templates: template_proto::TemplateServiceClient::new(
                 connection.clone(),
                 config.clone(),
@@ -81,16 +85,17 @@ pub(crate) fn within(timeout: Duration) -> CallOptions {
     CallOptions::default().with_timeout(timeout)
 }
 
-#[async_trait]
-impl Node for NodeClient {
-    async fn create(
+impl NodeClient {
+    async fn create_from(
         &self,
         config: SandboxConfig,
         end_at: DateTime<Utc>,
+        of: Option<&SandboxId>,
     ) -> Result<NodeSandbox, NodeError> {
         let request = proto::SandboxCreateRequest {
             config: convert::config_out(config)?.into(),
             end_at: convert::time_out(end_at).into(),
+            forked_from: of.map(ToString::to_string).unwrap_or_default(),
             ..Default::default()
         };
         let response = self
@@ -99,6 +104,46 @@ impl Node for NodeClient {
             .await
             .map_err(node_error)?;
         convert::sandbox_in(response.into_owned().sandbox.into_option())
+    }
+
+    async fn checkpoint_for(
+        &self,
+        id: &SandboxId,
+        build: BuildId,
+        fork: bool,
+    ) -> Result<SandboxSummary, NodeError> {
+        let request = proto::SandboxCheckpointRequest {
+            sandbox_id: id.to_string(),
+            build_id: build.to_string(),
+            fork,
+            ..Default::default()
+        };
+        let response = self
+            .sandboxes
+            .checkpoint_with_options(request, within(START_TIMEOUT))
+            .await
+            .map_err(node_error)?;
+        convert::summary_of(response.into_owned().sandbox.into_option())
+    }
+}
+
+#[async_trait]
+impl Node for NodeClient {
+    async fn create(
+        &self,
+        config: SandboxConfig,
+        end_at: DateTime<Utc>,
+    ) -> Result<NodeSandbox, NodeError> {
+        self.create_from(config, end_at, None).await
+    }
+
+    async fn create_fork(
+        &self,
+        config: SandboxConfig,
+        end_at: DateTime<Utc>,
+        of: &SandboxId,
+    ) -> Result<NodeSandbox, NodeError> {
+        self.create_from(config, end_at, Some(of)).await
     }
 
     async fn update(
@@ -277,17 +322,19 @@ impl Node for NodeClient {
         id: &SandboxId,
         build: BuildId,
     ) -> Result<SandboxSummary, NodeError> {
-        let request = proto::SandboxCheckpointRequest {
-            sandbox_id: id.to_string(),
-            build_id: build.to_string(),
-            ..Default::default()
-        };
-        let response = self
-            .sandboxes
-            .checkpoint_with_options(request, within(START_TIMEOUT))
-            .await
-            .map_err(node_error)?;
-        convert::summary_of(response.into_owned().sandbox.into_option())
+        self.checkpoint_for(id, build, false).await
+    }
+
+    async fn checkpoint_for_forks(
+        &self,
+        id: &SandboxId,
+        build: BuildId,
+    ) -> Result<SandboxSummary, NodeError> {
+        self.checkpoint_for(id, build, true).await
+    }
+
+    async fn events(&self, acknowledged: &[u64], wait: Duration) -> Result<NodeEvents, NodeError> {
+        self.events_take(acknowledged, wait).await
     }
 
     async fn rollback(&self, id: &SandboxId, build: BuildId) -> Result<NodeSandbox, NodeError> {

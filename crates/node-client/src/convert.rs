@@ -246,11 +246,22 @@ pub(crate) fn time_in(field: &str, time: Option<Timestamp>) -> Result<DateTime<U
         .ok_or_else(|| malformed(field, "out of range"))
 }
 
+/// A time that may be missing.
+pub(crate) fn optional_time_in(
+    field: &str,
+    time: Option<Timestamp>,
+) -> Result<Option<DateTime<Utc>>, NodeError> {
+    time.map(|time| time_in(field, Some(time))).transpose()
+}
+
 pub(crate) fn json_out<T: Serialize>(value: &T) -> Result<String, NodeError> {
     serde_json::to_string(value).map_err(|error| NodeError::Internal(error.to_string()))
 }
 
-fn json_in<T: DeserializeOwned>(field: &str, text: &str) -> Result<Option<T>, NodeError> {
+pub(crate) fn json_in<T: DeserializeOwned>(
+    field: &str,
+    text: &str,
+) -> Result<Option<T>, NodeError> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -259,7 +270,7 @@ fn json_in<T: DeserializeOwned>(field: &str, text: &str) -> Result<Option<T>, No
         .map_err(|error| malformed(field, &error.to_string()))
 }
 
-fn parse<T: FromStr>(field: &str, text: &str) -> Result<T, NodeError> {
+pub(crate) fn parse<T: FromStr>(field: &str, text: &str) -> Result<T, NodeError> {
     text.parse().map_err(|_| malformed(field, text))
 }
 

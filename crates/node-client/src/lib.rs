@@ -10,6 +10,7 @@
 mod agent;
 mod client;
 mod convert;
+mod events;
 mod template;
 
 pub use agent::AgentClient;

@@ -32,9 +32,10 @@ pub(crate) fn read_and_write(bytes: &[u8]) {
 mod tests;
 mod unknown;
 
+use crate::events::Ledger;
 use crate::spec::{SandboxSpec, SandboxState};
 use chrono::{DateTime, Utc};
-use hearth_ids::{BuildId, ExecutionId};
+use hearth_ids::{BuildId, ExecutionId, SandboxId};
 use hearth_machine::MachineRecord;
 use hearth_snapshot::Shape;
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,12 @@ pub(crate) struct Record {
     /// What is kept, while paused and resuming.
     #[serde(default)]
     pub paused: Option<Paused>,
+    /// The sandbox whose state it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forked_from: Option<SandboxId>,
+    /// What was told of it, and what is to be.
+    #[serde(default, skip_serializing_if = "Ledger::is_empty")]
+    pub events: Ledger,
     /// What a newer version wrote beside these.
     #[serde(skip)]
     unknown: Unknown,
@@ -189,6 +196,8 @@ impl Record {
             disk: DiskRecord::default(),
             keeping: None,
             paused: None,
+            forked_from: None,
+            events: Ledger::default(),
             unknown: Unknown::default(),
         }
     }

@@ -16,6 +16,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod events;
 pub mod hooks;
 mod journal;
 mod listing;
@@ -44,6 +45,7 @@ pub fn lease_builds(
 pub use builds::BuildInfo;
 pub use config::NodeConfig;
 pub use error::Error;
+pub use events::{Details as EventDetails, Event, EventKind, SandboxEvent, reason};
 pub use node::{EndAt, Info, Node, Target};
 pub use recovery::{QuarantinedSandbox, quarantine_of_daemon, quarantine_to_be};
 pub use server::Server;

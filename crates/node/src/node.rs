@@ -6,6 +6,7 @@ use crate::{
     builds::{self, BuildInfo},
     config::NodeConfig,
     error::{Error, chain},
+    events::{Outbox, SandboxEvent},
     hooks::{Announcer, Hooks, NoHooks},
     journal::{Journals, Keeping, Origin, Record},
     listing, recovery,
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub egress: Egress,
     pub volumes: Arc<VolumeServer>,
     pub journals: Journals,
+    pub outbox: Outbox,
     pub registry: Registry,
     pub builds: Arc<LocalStore>,
     pub hooks: Announcer,
@@ -111,7 +113,10 @@ impl Node {
     ) -> Result<Arc<Self>, Error> {
         let journals = Journals::open(config.state_dir.join("sandboxes"))
             .map_err(Error::step("open the directory of sandboxes"))?;
-        let found = recovery::survey(&journals, &config, engine.as_ref(), &builds).await?;
+        let outbox = Outbox::open(config.state_dir.join("events"))
+            .map_err(Error::step("open the directory of events"))?;
+        let found =
+            recovery::survey((&journals, &outbox), &config, engine.as_ref(), &builds).await?;
         let egress = Egress::bind(config.egress.clone())
             .await
             .map_err(Error::step("listen for guests"))?;
@@ -128,6 +133,7 @@ impl Node {
             egress,
             volumes,
             journals,
+            outbox,
             registry: Registry::default(),
             builds,
             hooks: Announcer(hooks),
@@ -162,6 +168,19 @@ impl Node {
     /// [`Error::AlreadyExists`], [`Error::BuildNotFound`], [`Error::Capacity`],
     /// [`Error::Invalid`] for an end time that has passed, [`Error::Step`].
     pub async fn create(&self, spec: SandboxSpec, end_at: DateTime<Utc>) -> Result<Status, Error> {
+        self.create_fork(spec, end_at, None).await
+    }
+
+    /// The same for a sandbox that goes on from the state of another one.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub async fn create_fork(
+        &self,
+        spec: SandboxSpec,
+        end_at: DateTime<Utc>,
+        of: Option<SandboxId>,
+    ) -> Result<Status, Error> {
         if self.shared.detach.is_cancelled() {
             return Err(Error::ShuttingDown);
         }
@@ -181,13 +200,13 @@ impl Node {
             .map_err(Error::build(build))?;
         let id = spec.sandbox_id.clone();
         let driver = match self.shared.warm_pool.take(&id) {
-            Some(warm) if warm.fits(build) => self.claim(warm, spec, now, end_at)?,
+            Some(warm) if warm.fits(build) => self.claim(warm, (spec, of), now, end_at)?,
             unfit => {
                 // It died since it was promised. Its id is free once it is gone.
                 if let Some(warm) = unfit {
                     warm_pool::discard(&self.shared, warm).await;
                 }
-                Box::pin(self.driver_from_nothing(spec, now, end_at)).await?
+                Box::pin(self.driver_from_nothing((spec, of), now, end_at)).await?
             }
         };
         let (started, result) = oneshot::channel();
@@ -199,7 +218,7 @@ impl Node {
 
     async fn driver_from_nothing(
         &self,
-        spec: SandboxSpec,
+        (spec, of): (SandboxSpec, Option<SandboxId>),
         now: DateTime<Utc>,
         end_at: DateTime<Utc>,
     ) -> Result<Driver, Error> {
@@ -210,6 +229,7 @@ impl Node {
         }
         let id = spec.sandbox_id.clone();
         let mut record = Record::new(spec, now, end_at);
+        record.forked_from = of;
         record.shape = Some(ground.disk.build.manifest.shape);
         let admit = || {
             let (driver, handle) = Driver::new(
@@ -236,7 +256,7 @@ impl Node {
     fn claim(
         &self,
         warm: WarmSandbox,
-        spec: SandboxSpec,
+        (spec, of): (SandboxSpec, Option<SandboxId>),
         now: DateTime<Utc>,
         end_at: DateTime<Utc>,
     ) -> Result<Driver, Error> {
@@ -246,7 +266,8 @@ impl Node {
             resources,
         } = warm;
         let id = spec.sandbox_id.clone();
-        let record = made.given_to(spec, now, end_at);
+        let mut record = made.given_to(spec, now, end_at);
+        record.forked_from = of;
         let (driver, handle) =
             Driver::new(Arc::clone(&self.shared), Some(ground), record, resources);
         let admitted = self
@@ -326,8 +347,42 @@ impl Node {
     /// # Errors
     /// As [`Self::pause`].
     pub async fn checkpoint(&self, id: &SandboxId, build: BuildId) -> Result<Status, Error> {
-        self.ask(id, |reply| Command::Checkpoint { build, reply })
+        self.checkpoint_for(id, build, false).await
+    }
+
+    /// The same, for forks where it says so: that is told of differently.
+    ///
+    /// # Errors
+    /// As [`Self::pause`].
+    pub async fn checkpoint_for(
+        &self,
+        id: &SandboxId,
+        build: BuildId,
+        fork: bool,
+    ) -> Result<Status, Error> {
+        self.ask(id, |reply| Command::Checkpoint { build, fork, reply })
             .await
+    }
+
+    /// Forgets events that are kept elsewhere, and answers the oldest of the others with
+    /// their numbers, waiting for one at most so long.
+    pub async fn events(&self, acknowledged: &[u64], wait: Duration) -> Vec<(u64, SandboxEvent)> {
+        let outbox = &self.shared.outbox;
+        outbox.acknowledge(acknowledged);
+        let mut news = outbox.news();
+        let deadline = tokio::time::sleep(wait);
+        tokio::pin!(deadline);
+        loop {
+            let found = outbox.oldest(listing::PAGE_BYTES);
+            if !found.is_empty() {
+                return found;
+            }
+            tokio::select! {
+                () = self.shared.detach.cancelled() => return Vec::new(),
+                () = &mut deadline => return Vec::new(),
+                _ = news.changed() => {}
+            }
+        }
     }
 
     /// Puts a running sandbox back to a build.

@@ -19,6 +19,7 @@
 use crate::{
     config::NodeConfig,
     error::{Error, chain},
+    events::{self, Details, EventKind, Outbox, reason},
     journal::{Found, Journals, Paused, Quarantined, Record},
     sandbox::{egress, ground::Ground},
     spec::SandboxState,
@@ -139,7 +140,7 @@ enum NotAdopted {
 }
 
 pub(crate) async fn survey(
-    journals: &Journals,
+    (journals, outbox): (&Journals, &Outbox),
     config: &NodeConfig,
     engine: &dyn Engine,
     builds: &LocalStore,
@@ -152,8 +153,14 @@ pub(crate) async fn survey(
     for found in found {
         match found {
             Found::Readable(record) => match decide(*record, engine, builds).await {
-                Fate::Adopted(found) => adopted.push(*found),
-                Fate::Paused(record, slot) => {
+                Fate::Adopted(mut found) => {
+                    events::catch_up(&mut found.record);
+                    events::post(outbox, &mut found.record);
+                    adopted.push(*found);
+                }
+                Fate::Paused(mut record, slot) => {
+                    events::catch_up(&mut record);
+                    events::post(outbox, &mut record);
                     let id = &record.spec.sandbox_id;
                     if let Err(error) = end_processes(id) {
                         tracing::error!(sandbox = %id, error = %chain(&error), "a paused sandbox's processes do not end");
@@ -161,12 +168,15 @@ pub(crate) async fn survey(
                     }
                     paused.push(*record);
                 }
-                Fate::Dead(record, why) => {
+                Fate::Dead(mut record, why) => {
                     let id = record.spec.sandbox_id.clone();
                     tracing::warn!(sandbox = %id, why, "a sandbox did not outlive the daemon's stop");
                     // Its slot and user are for others only when nothing of it runs.
                     match end_processes(&id) {
-                        Ok(()) => dead.push(id),
+                        Ok(()) => {
+                            tell_end(&mut record, outbox);
+                            dead.push(id);
+                        }
                         Err(error) => {
                             let why = format!("its processes do not end: {}", chain(&error));
                             quarantined.push(Quarantined::undecided(&record, why));
@@ -206,6 +216,16 @@ pub(crate) async fn survey(
         quarantined,
         held,
     })
+}
+
+/// Tells of the end of a sandbox, unless nobody was told of its begin or its driver did.
+fn tell_end(record: &mut Record, outbox: &Outbox) {
+    match record.state {
+        SandboxState::Starting => return,
+        SandboxState::Stopping => {}
+        _ => record.note(EventKind::Killed, Details::reason(reason::LOST)),
+    }
+    events::post(outbox, record);
 }
 
 /// Ends what runs in a sandbox's control group, whoever knows of it.

@@ -1,6 +1,7 @@
 //! The node's gRPC service: messages in, calls on [`Node`], messages out. Every
 //! field is checked in [`messages`]; behind that only the node's own types exist.
 
+mod events;
 mod messages;
 
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
 };
 use buffa::MessageField;
 use connectrpc::{RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
-use hearth_node_proto::hearth::node::v1 as proto;
+use hearth_node_proto::hearth::{event::v1 as event_proto, node::v1 as proto};
 use messages::{
     connect_error, list_response, missing, parse, query, revision, spec, summary, time, timestamp,
     watch_response, watched_from,
@@ -29,6 +30,7 @@ impl Service {
         let router =
             proto::SandboxServiceExt::register(Arc::clone(&service), connectrpc::Router::new());
         let router = proto::BuildServiceExt::register(Arc::clone(&service), router);
+        let router = event_proto::EventServiceExt::register(Arc::clone(&service), router);
         proto::InfoServiceExt::register(service, router)
     }
 
@@ -67,9 +69,13 @@ impl proto::SandboxService for Service {
             .into_option()
             .ok_or_else(|| missing("config"))?;
         let end_at = time("end_at", request.end_at)?.ok_or_else(|| missing("end_at"))?;
+        let of = match request.forked_from.as_str() {
+            "" => None,
+            id => Some(parse(id)?),
+        };
         let status = self
             .node
-            .create(spec(config)?, end_at)
+            .create_fork(spec(config)?, end_at, of)
             .await
             .map_err(connect_error)?;
         Response::ok(proto::SandboxCreateResponse {
@@ -192,7 +198,7 @@ impl proto::SandboxService for Service {
         request: ServiceRequest<'_, proto::SandboxCheckpointRequest>,
     ) -> ServiceResult<proto::SandboxCheckpointResponse> {
         let (id, build) = (parse(request.sandbox_id)?, parse(request.build_id)?);
-        let kept = self.node.checkpoint(&id, build).await;
+        let kept = self.node.checkpoint_for(&id, build, request.fork).await;
         let status = kept.map_err(connect_error)?;
         Response::ok(proto::SandboxCheckpointResponse {
             sandbox: MessageField::some(self.summary(&status)),

@@ -6,6 +6,7 @@ use crate::{
     dial::{Dialer, Listed},
 };
 use bytes::Bytes;
+use hearth_dial::RootsError;
 use hearth_util::chain;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -18,7 +19,6 @@ use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 use std::{sync::Arc, time::Duration};
 
 /// How long a registry may be silent, before its answer and within it.
@@ -27,19 +27,6 @@ const REDIRECTS: usize = 5;
 /// The longest answer that is no layer, in bytes.
 pub(crate) const MAX_ANSWER: usize = 8 << 20;
 const AGENT: &str = concat!("hearth/", env!("CARGO_PKG_VERSION"));
-
-/// Where Linux distributions keep the certificates that the system trusts.
-const SYSTEM_BUNDLES: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-];
-
-fn certificates(
-    pem: &[u8],
-) -> impl Iterator<Item = Result<CertificateDer<'static>, rustls_pki_types::pem::Error>> + '_ {
-    CertificateDer::pem_slice_iter(pem)
-}
 
 type HttpsClient = Client<HttpsConnector<Dialer>, Full<Bytes>>;
 
@@ -59,28 +46,16 @@ pub(crate) struct Http {
 
 impl Http {
     pub(crate) fn new(registries: &Registries) -> Result<Self, Error> {
-        let mut roots = rustls::RootCertStore::empty();
-        for bundle in SYSTEM_BUNDLES {
-            // A host keeps one of them, or none: then only what is configured counts.
-            if let Ok(text) = std::fs::read(bundle) {
-                roots.add_parsable_certificates(certificates(&text).filter_map(Result::ok));
-                break;
+        let file = registries.ca_file.as_deref();
+        let roots = hearth_dial::trusted_roots(file).map_err(|error| {
+            let path = file.unwrap_or(std::path::Path::new(""));
+            match error {
+                RootsError::Read(error) => Error::io("read", path)(error),
+                RootsError::Damaged(why) => {
+                    Error::Credentials(format!("{}: {why}", path.display()))
+                }
             }
-        }
-        if let Some(path) = &registries.ca_file {
-            let damaged = |why: String| Error::Credentials(format!("{}: {why}", path.display()));
-            let text = std::fs::read(path).map_err(Error::io("read", path))?;
-            let before = roots.len();
-            for certificate in certificates(&text) {
-                let certificate = certificate.map_err(|error| damaged(error.to_string()))?;
-                roots
-                    .add(certificate)
-                    .map_err(|error| damaged(error.to_string()))?;
-            }
-            if roots.len() == before {
-                return Err(damaged("it holds no certificate".to_owned()));
-            }
-        }
+        })?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

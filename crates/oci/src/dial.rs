@@ -8,22 +8,20 @@
 //! registry leads there.
 
 use crate::Registries;
+use hearth_dial::{is_public, resolve};
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use std::{
     collections::HashSet,
     future::Future,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 use tokio::net::TcpStream;
-
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the operator lists.
 #[derive(Debug, Default)]
@@ -118,26 +116,15 @@ impl Dialer {
             ));
         }
         let any = self.trusted && self.listed.has_name(&uri);
-        let mut last = denied("has no address");
-        for address in resolve(&uri).await? {
-            let listed = any || (self.trusted && self.listed.in_range(address.ip()));
-            if !listed && !is_public(address.ip()) {
-                // The same for every port, open or not.
-                return Err(denied(
-                    "is at a private or local address, and is not in registries.private",
-                ));
-            }
-            // The very address that was looked at: a name may mean another next time.
-            match tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    stream.set_nodelay(true)?;
-                    return Ok(TokioIo::new(stream));
-                }
-                Ok(Err(error)) => last = error,
-                Err(_) => last = io::ErrorKind::TimedOut.into(),
-            }
-        }
-        Err(last)
+        let may = |address| {
+            let listed = any || (self.trusted && self.listed.in_range(address));
+            listed || is_public(address)
+        };
+        let why = format!(
+            "{authority} is at a private or local address, and is not in registries.private"
+        );
+        let stream = hearth_dial::connect(resolve(&uri).await?, may, &why).await?;
+        Ok(TokioIo::new(stream))
     }
 }
 
@@ -152,70 +139,5 @@ impl tower::Service<Uri> for Dialer {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         Box::pin(self.clone().dial(uri))
-    }
-}
-
-async fn resolve(uri: &Uri) -> io::Result<Vec<SocketAddr>> {
-    let host = uri.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let port = uri.port_u16().unwrap_or(match uri.scheme_str() {
-        Some("http") => 80,
-        _ => 443,
-    });
-    Ok(tokio::net::lookup_host((host, port)).await?.collect())
-}
-
-/// Whether an address is everybody's, and not this host's, its networks' or its
-/// cloud's.
-fn is_public(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(address) => !hearth_network::address::is_never_reachable(address),
-        IpAddr::V6(address) => {
-            // Global unicast, without what carries addresses of IPv4 (Teredo, 6to4),
-            // and documentation.
-            let within = |network: Ipv6Addr, prefix| {
-                Ipv6Net::new(network, prefix).is_ok_and(|network| network.contains(&address))
-            };
-            within(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3)
-                && !within(Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23)
-                && !within(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32)
-                && !within(Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_everybodys_is_public() {
-        for (address, public) in [
-            ("93.184.215.14", true),
-            ("2606:4700::1111", true),
-            ("127.0.0.1", false),
-            ("10.0.0.1", false),
-            ("172.16.0.1", false),
-            ("192.168.1.1", false),
-            ("169.254.169.254", false),
-            ("168.63.129.16", false),
-            ("100.100.100.200", false),
-            ("0.0.0.0", false),
-            ("224.0.0.1", false),
-            ("255.255.255.255", false),
-            ("::1", false),
-            ("::", false),
-            ("fe80::1", false),
-            ("fd00:ec2::254", false),
-            ("::ffff:127.0.0.1", false),
-            ("::ffff:169.254.169.254", false),
-            ("64:ff9b::7f00:1", false),
-            ("2002:7f00:1::", false),
-            ("2001:0:7f00:1::", false),
-            ("ff02::1", false),
-        ] {
-            let address: IpAddr = address.parse().expect("an address");
-            assert_eq!(is_public(address), public, "{address}");
-        }
     }
 }

@@ -5,10 +5,12 @@ use crate::row::{Record, number, parse, record, records};
 use crate::{Columns, Database, Session, SqlStore, Statement, millis};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use hearth_ids::{BuildId, TemplateId};
+use hearth_ids::{BuildId, TeamId, TemplateId};
 use hearth_store::{
-    Build, BuildRequest, BuildStatus, Error, NewBuild, NewBuildRequest, Result, TemplateBuildStore,
+    Build, BuildRequest, BuildStatus, Error, Event, NewBuild, NewBuildRequest, Result,
+    TemplateBuildStore,
 };
+use uuid::Uuid;
 
 impl Record for BuildRequest {
     fn read(row: &impl Columns) -> Result<Self> {
@@ -35,13 +37,44 @@ const REQUESTS: &str = "SELECT builds.*, build_requests.team_id, build_requests.
     build_requests.min_free_disk_mib, build_requests.reason, build_requests.reason_step
     FROM build_requests JOIN builds ON builds.id = build_requests.build_id";
 
+/// What was asked for with a build.
+struct Wanted {
+    template: TemplateId,
+    team: TeamId,
+    tags: Vec<String>,
+}
+
+impl Wanted {
+    /// Tells that the build has ended, in the transaction in which it does.
+    async fn tell(
+        &self,
+        session: &mut impl Session,
+        id: BuildId,
+        (event_type, data): (&str, Option<serde_json::Value>),
+        now: DateTime<Utc>,
+    ) -> Result<()> {
+        let event = Event {
+            id: Uuid::new_v4(),
+            team_id: self.team,
+            event_type: event_type.to_owned(),
+            category: Some("build".to_owned()),
+            label: Some("finish".to_owned()),
+            data: data.map(|data| data.to_string()),
+            occurred_at: now,
+            sandbox_id: None,
+            execution_id: None,
+            template_id: Some(self.template.clone()),
+            build_id: Some(id),
+        };
+        crate::event::insert(session, &event, now).await.map(drop)
+    }
+}
+
 /// The template of a build, and the tags that were asked for it.
-async fn wanted(
-    session: &mut impl Session,
-    id: BuildId,
-) -> Result<Option<(TemplateId, Vec<String>)>> {
+async fn wanted(session: &mut impl Session, id: BuildId) -> Result<Option<Wanted>> {
     let query = Statement::new(
-        "SELECT builds.template_id, build_requests.tags FROM build_requests
+        "SELECT builds.template_id, build_requests.tags, build_requests.team_id
+         FROM build_requests
          JOIN builds ON builds.id = build_requests.build_id WHERE builds.id = $1",
     )
     .text(id);
@@ -49,7 +82,11 @@ async fn wanted(
         return Ok(None);
     };
     let template = parse("template id", row.text("template_id")?)?;
-    Ok(Some((template, tags(&row)?)))
+    Ok(Some(Wanted {
+        template,
+        team: parse("team id", row.text("team_id")?)?,
+        tags: tags(&row)?,
+    }))
 }
 
 #[async_trait]
@@ -120,10 +157,12 @@ impl<D: Database> TemplateBuildStore for SqlStore<D> {
         if session.execute(update).await? == 0 {
             return Ok(false);
         }
-        if let Some((template, tags)) = wanted(&mut session, id).await? {
-            for tag in tags {
-                tag_insert(&mut session, &template, &tag, id, now).await?;
+        if let Some(wanted) = wanted(&mut session, id).await? {
+            for tag in &wanted.tags {
+                tag_insert(&mut session, &wanted.template, tag, id, now).await?;
             }
+            let ready = ("template.build.ready", None);
+            wanted.tell(&mut session, id, ready, now).await?;
         }
         session.commit().await?;
         Ok(true)
@@ -153,6 +192,11 @@ impl<D: Database> TemplateBuildStore for SqlStore<D> {
         .text_option(step)
         .text(id);
         session.execute(explain).await?;
+        if let Some(wanted) = wanted(&mut session, id).await? {
+            let data = serde_json::json!({"reason": reason, "step": step});
+            let failed = ("template.build.failed", Some(data));
+            wanted.tell(&mut session, id, failed, now).await?;
+        }
         session.commit().await?;
         Ok(true)
     }

@@ -29,7 +29,7 @@ struct Table {
 }
 
 /// Every table, each after those that it refers to.
-const TABLES: [Table; 11] = [
+const TABLES: [Table; 15] = [
     Table {
         name: "teams",
         columns: &[
@@ -160,6 +160,69 @@ const TABLES: [Table; 11] = [
             ("outcome", Text),
             ("lease_until", Number),
             ("expires_at", Number),
+        ],
+    },
+    Table {
+        name: "events",
+        columns: &[
+            ("id", Text),
+            ("team_id", Text),
+            ("type", Text),
+            ("category", Text),
+            ("label", Text),
+            ("data", Text),
+            ("occurred_at", Number),
+            ("sandbox_id", Text),
+            ("execution_id", Text),
+            ("template_id", Text),
+            ("build_id", Text),
+        ],
+    },
+    Table {
+        name: "webhooks",
+        columns: &[
+            ("id", Text),
+            ("team_id", Text),
+            ("name", Text),
+            ("url", Text),
+            ("events", Text),
+            ("sealed_secret", Text),
+            ("enabled", Number),
+            ("disabled_reason", Text),
+            ("failing_since", Number),
+            ("created_at", Number),
+        ],
+    },
+    Table {
+        name: "deliveries",
+        columns: &[
+            ("webhook_id", Text),
+            ("event_id", Text),
+            ("sandbox_id", Text),
+            ("event_type", Text),
+            ("occurred_at", Number),
+            ("state", Text),
+            ("attempts", Number),
+            ("next_at", Number),
+        ],
+    },
+    Table {
+        name: "delivery_attempts",
+        columns: &[
+            ("id", Text),
+            ("webhook_id", Text),
+            ("event_id", Text),
+            ("success", Number),
+            ("duration_ms", Number),
+            ("request_url", Text),
+            ("request_body", Text),
+            ("request_headers", Text),
+            ("response_body", Text),
+            ("response_headers", Text),
+            ("response_status", Number),
+            ("error_class", Text),
+            ("error_message", Text),
+            ("at", Number),
         ],
     },
 ];

@@ -18,7 +18,9 @@ mod build;
 mod build_request;
 mod copy;
 mod database;
+mod delivery;
 mod discard;
+mod event;
 mod idempotency;
 mod lease;
 mod row;
@@ -27,6 +29,7 @@ mod statement;
 mod team;
 mod template;
 mod volume;
+mod webhook;
 
 pub use copy::{Copied, copy};
 pub use database::{Columns, Database, Session};

@@ -46,11 +46,11 @@ fn moment(millis: i64) -> Result<DateTime<Utc>> {
     })
 }
 
-fn time(row: &impl Columns, column: &str) -> Result<DateTime<Utc>> {
+pub(crate) fn time(row: &impl Columns, column: &str) -> Result<DateTime<Utc>> {
     moment(row.number(column)?)
 }
 
-fn time_option(row: &impl Columns, column: &str) -> Result<Option<DateTime<Utc>>> {
+pub(crate) fn time_option(row: &impl Columns, column: &str) -> Result<Option<DateTime<Utc>>> {
     row.number_option(column)?.map(moment).transpose()
 }
 

@@ -18,7 +18,7 @@ pub enum Scope {
     Templates,
     /// Secrets that rules put into requests.
     Secrets,
-    /// The team's API keys.
+    /// The team's API keys and webhooks.
     Admin,
 }
 

@@ -68,6 +68,12 @@ impl LeaseName {
         Self("daemon".to_owned())
     }
 
+    /// Sending events to webhooks.
+    #[must_use]
+    pub fn webhooks() -> Self {
+        Self("webhooks".to_owned())
+    }
+
     /// That a process is there. What it owns is nobody else's while it holds this.
     #[must_use]
     pub fn presence(owner: &OwnerId) -> Self {

@@ -1,5 +1,6 @@
-//! What Hearth remembers: teams, API keys, templates with their builds and tags,
-//! volumes, and the outcomes of idempotent requests. Which sandboxes run is not here: the
+//! What Hearth remembers: teams, API keys, templates with their builds and tags, volumes,
+//! what happened and where that is told, and the outcomes of idempotent requests. Which
+//! sandboxes run is not here: the
 //! nodes know that.
 //!
 //! One file per resource: its records, and the trait of what can be done with them.
@@ -15,8 +16,10 @@
 mod api_key;
 mod build;
 mod build_request;
+mod delivery;
 mod discard;
 mod error;
+mod event;
 mod idempotency;
 mod lease;
 mod snapshot;
@@ -25,18 +28,25 @@ mod template;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod volume;
+mod webhook;
 
 pub use api_key::{ApiKey, ApiKeyStore, KeyGrant, KeyMask, NewApiKey, Scope};
 pub use build::{Build, BuildStatus, BuildStore, NewBuild, TagAssignment};
 pub use build_request::{BuildRequest, NewBuildRequest, TemplateBuildStore};
+pub use delivery::{
+    Attempt, AttemptStats, Delivery, DeliveryPlace, DeliveryQuery, DeliveryState, DeliveryStore,
+    DueDelivery, Redelivery, Verdict,
+};
 pub use discard::DiscardStore;
 pub use error::{Error, Result};
+pub use event::{Event, EventQuery, EventStore};
 pub use idempotency::{IdempotencyClaim, IdempotencyHolder, IdempotencyRequest, IdempotencyStore};
 pub use lease::{LeaseName, LeaseStore, OwnerId};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotStore};
 pub use team::{LimitsSetBy, NewTeam, Team, TeamLimits, TeamStore};
 pub use template::{NewTemplate, Template, TemplateAlias, TemplateStore};
 pub use volume::{Volume, VolumeState, VolumeStore};
+pub use webhook::{NewWebhook, Webhook, WebhookChange, WebhookStore};
 
 /// The port to whatever keeps Hearth's records.
 pub trait Store:
@@ -50,6 +60,9 @@ pub trait Store:
     + IdempotencyStore
     + LeaseStore
     + VolumeStore
+    + EventStore
+    + WebhookStore
+    + DeliveryStore
     + 'static
 {
 }
@@ -65,6 +78,9 @@ impl<S> Store for S where
         + IdempotencyStore
         + LeaseStore
         + VolumeStore
+        + EventStore
+        + WebhookStore
+        + DeliveryStore
         + 'static
 {
 }

@@ -9,6 +9,7 @@
 
 mod api_key;
 mod error;
+mod event;
 mod log;
 mod metric;
 mod network;
@@ -19,9 +20,11 @@ mod template;
 mod template_build;
 mod time;
 mod volume;
+mod webhook;
 
 pub use api_key::{ApiKeyMask, CreatedApiKey, NewApiKey, TeamApiKey, UpdateApiKey};
 pub use error::ApiError;
+pub use event::SandboxEvent;
 pub use log::{LogLevel, SandboxLog, SandboxLogEntry, SandboxLogs, SandboxLogsV2};
 pub use metric::{SandboxMetric, SandboxesWithMetrics};
 pub use network::{
@@ -45,6 +48,10 @@ pub use template_build::{
     TemplateNames, TemplateStep, TemplateUpdate,
 };
 pub use time::{parse_rfc3339, rfc3339_millis};
+pub use webhook::{
+    DeliveryAttempt, DeliveryBucket, DeliveryStatus, DurationStats, NewWebhook, UpdateWebhook,
+    Webhook, WebhookDeliveries, WebhookDelivery, WebhookStats,
+};
 
 pub use volume::{
     CopyVolume, NewVolume, SetVolumePath, Volume, VolumeAndToken, VolumeContentError, VolumeEntry,

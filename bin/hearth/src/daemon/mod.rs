@@ -126,6 +126,10 @@ impl Daemon {
                 return Err(error);
             }
         };
+        control.follow_events();
+        control
+            .start_webhooks(settings.events.webhooks(settings))
+            .context("serve webhooks")?;
         control.connect_telemetry(Arc::new(told.clone()));
         control.connect_secrets(Arc::new(secret_files::SecretFiles::new(settings)));
         let source = Arc::new(telemetry::NodeSource(Arc::clone(&node)));
@@ -361,6 +365,7 @@ async fn open_control(
         limits: limits(settings),
         ..TeamConfig::default()
     };
+    config.events = settings.events.config();
     config.max_concurrent_builds = settings.limits.concurrent_builds;
     let node = Arc::new(NodeClient::unix(settings.node_socket()));
     let agent = Arc::new(AgentClient::new());

@@ -11,6 +11,7 @@ mod audit;
 mod builds;
 mod edge;
 mod environment;
+mod events;
 mod file;
 mod network;
 mod node;
@@ -28,6 +29,7 @@ pub use api::{ApiSettings, LimitSettings, MetricsSettings};
 pub use audit::AuditSettings;
 pub use builds::{BuildSettings, RegistrySettings};
 pub use edge::{ConnectionSettings, EdgeSettings};
+pub use events::EventSettings;
 pub use network::NetworkSettings;
 pub use node::NodeSettings;
 pub use problem::{FileProblem, Problem};
@@ -104,6 +106,8 @@ pub struct Settings {
     pub audit: AuditSettings,
     /// `[rate_limits]`
     pub rate_limits: RateLimitSettings,
+    /// `[events]`
+    pub events: EventSettings,
     /// `[web]`
     pub web: WebSettings,
 }
@@ -132,6 +136,7 @@ impl Default for Settings {
             registries: RegistrySettings::default(),
             audit: AuditSettings::default(),
             rate_limits: RateLimitSettings::default(),
+            events: EventSettings::default(),
             web: WebSettings::default(),
         }
     }
@@ -198,6 +203,7 @@ impl Settings {
         self.tls.check()?;
         self.audit.check()?;
         self.rate_limits.check()?;
+        self.events.check()?;
         api::check_domain(&self.domain_host())
     }
 

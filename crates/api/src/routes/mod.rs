@@ -3,6 +3,7 @@
 mod api_keys;
 mod change;
 mod docker_builds;
+mod events;
 mod health;
 mod lifecycle;
 mod list;
@@ -18,6 +19,7 @@ mod templates;
 pub(crate) mod uploads;
 pub(crate) mod volume_content;
 mod volumes;
+mod webhooks;
 
 use crate::state::AppState;
 use utoipa_axum::router::OpenApiRouter;
@@ -61,6 +63,17 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(collect!(volumes::volume_get, volumes::volume_delete))
         .routes(collect!(volumes::volume_copy))
         .routes(collect!(volumes::volume_usage))
+        .routes(collect!(events::event_list))
+        .routes(collect!(events::event_list_of_sandbox))
+        .routes(collect!(webhooks::webhook_list, webhooks::webhook_create))
+        .routes(collect!(
+            webhooks::webhook_get,
+            webhooks::webhook_update,
+            webhooks::webhook_delete
+        ))
+        .routes(collect!(webhooks::webhook_deliveries))
+        .routes(collect!(webhooks::webhook_stats))
+        .routes(collect!(webhooks::webhook_redeliver))
         .routes(collect!(teams::team_list))
         .routes(collect!(api_keys::api_key_list, api_keys::api_key_create))
         .routes(collect!(api_keys::api_key_update, api_keys::api_key_delete))

@@ -4,9 +4,9 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use hearth_control::{
-    Agent, AgentError, AgentMetrics, Node, NodeBuild, NodeError, NodeInfo, NodeSandbox,
-    NodeSandboxState, Paused, Revision, SandboxBatch, SandboxConfig, SandboxQuery, SandboxRemoval,
-    SandboxSummary, SandboxUpdate, SandboxWatch,
+    Agent, AgentError, AgentMetrics, Node, NodeBuild, NodeError, NodeEvent, NodeEvents, NodeInfo,
+    NodeSandbox, NodeSandboxState, Paused, Revision, SandboxBatch, SandboxConfig, SandboxQuery,
+    SandboxRemoval, SandboxSummary, SandboxUpdate, SandboxWatch,
 };
 use hearth_ids::{BuildId, SandboxId};
 use secrecy::SecretString;
@@ -76,6 +76,8 @@ pub struct FakeNode {
     pub gate: Semaphore,
     /// So does every way from one state to another.
     pub transitions: Semaphore,
+    /// Events that were not acknowledged, by their numbers.
+    pub events: watch::Sender<BTreeMap<u64, NodeEvent>>,
 }
 
 impl Default for FakeNode {
@@ -98,6 +100,7 @@ impl Default for FakeNode {
             faults: Mutex::default(),
             gate: Semaphore::new(1_000_000),
             transitions: Semaphore::new(1_000_000),
+            events: watch::Sender::default(),
         }
     }
 }
@@ -432,6 +435,23 @@ impl Node for FakeNode {
                 sandbox.config.network = Some(network);
             }
             Ok(())
+        })
+    }
+
+    async fn events(
+        &self,
+        acknowledged: &[u64],
+        _wait: std::time::Duration,
+    ) -> Result<NodeEvents, NodeError> {
+        self.events.send_modify(|events| {
+            events.retain(|number, _| !acknowledged.contains(number));
+        });
+        let mut waiting = self.events.subscribe();
+        let events = waiting.wait_for(|events| !events.is_empty()).await;
+        let events = events.expect("the node is there").clone();
+        Ok(NodeEvents {
+            numbers: events.keys().copied().collect(),
+            events: events.into_values().collect(),
         })
     }
 

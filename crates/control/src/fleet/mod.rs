@@ -23,6 +23,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use crate::events::NodeEvents;
 use crate::node::{
     Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, Revision, SandboxConfig, SandboxQuery,
     SandboxSummary, SandboxUpdate,
@@ -261,6 +262,25 @@ impl Fleet {
         Ok(made)
     }
 
+    pub(crate) async fn create_fork(
+        &self,
+        config: SandboxConfig,
+        end_at: DateTime<Utc>,
+        of: &SandboxId,
+    ) -> Result<NodeSandbox, NodeError> {
+        let made = self.node.create_fork(config, end_at, of).await?;
+        self.note(&made);
+        Ok(made)
+    }
+
+    pub(crate) async fn events(
+        &self,
+        acknowledged: &[u64],
+        wait: Duration,
+    ) -> Result<NodeEvents, NodeError> {
+        self.node.events(acknowledged, wait).await
+    }
+
     pub(crate) async fn update(
         &self,
         id: &SandboxId,
@@ -306,6 +326,16 @@ impl Fleet {
 
     pub(crate) async fn checkpoint(&self, id: &SandboxId, build: BuildId) -> Result<(), NodeError> {
         let kept = self.node.checkpoint(id, build).await?;
+        self.note_summary(kept);
+        Ok(())
+    }
+
+    pub(crate) async fn checkpoint_for_forks(
+        &self,
+        id: &SandboxId,
+        build: BuildId,
+    ) -> Result<(), NodeError> {
+        let kept = self.node.checkpoint_for_forks(id, build).await?;
         self.note_summary(kept);
         Ok(())
     }

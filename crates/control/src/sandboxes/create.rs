@@ -67,6 +67,8 @@ pub(crate) struct Placement<'a> {
     pub(crate) team: &'a Team,
     pub(crate) time: TimeDelta,
     pub(crate) config: SandboxConfig,
+    /// The sandbox whose state it goes on from.
+    pub(crate) fork_of: Option<&'a SandboxId>,
 }
 
 /// Whether a sandbox counts for its team's limit: one that ends or is paused does
@@ -297,6 +299,7 @@ impl Control {
             team: &caller.team,
             time,
             config,
+            fork_of: None,
         };
         self.start_within(placement, &reservation, resumed).await
     }
@@ -348,14 +351,24 @@ impl Control {
         reservation: &Reservation,
         resumed: bool,
     ) -> Result<NodeSandbox, Failure> {
-        let Placement { team, time, config } = placement;
+        let Placement {
+            team,
+            time,
+            config,
+            fork_of,
+        } = placement;
         let counted = self.check_concurrency(team, reservation).await;
         counted.map_err(|error| Failure {
             error,
             outcome_unknown: false,
         })?;
         let template_id = config.template_id.clone();
-        match self.node.create(config, Utc::now() + time).await {
+        let end_at = Utc::now() + time;
+        let made = match fork_of {
+            Some(source) => self.node.create_fork(config, end_at, source).await,
+            None => self.node.create(config, end_at).await,
+        };
+        match made {
             Ok(sandbox) => {
                 self.note_spawn(template_id);
                 Ok(sandbox)

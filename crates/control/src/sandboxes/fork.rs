@@ -83,7 +83,8 @@ impl Control {
         count: usize,
     ) -> Result<Vec<Result<SandboxAccess, Error>>, NotForked> {
         let build = BuildId::random();
-        let kept = self.keep(&source.config.sandbox_id, build).await;
+        let of = source.config.sandbox_id.clone();
+        let kept = self.keep(&of, build, true).await;
         if let (Some(ticket), Moved::Done(outcome)) = (ticket, &kept) {
             ticket.finish(outcome.clone());
         }
@@ -103,7 +104,7 @@ impl Control {
         };
         let deadline = tokio::time::Instant::now() + START_LIMIT;
         let forks = futures::stream::iter(0..count)
-            .map(|_| self.fork_one(team, &model, time, deadline))
+            .map(|_| self.fork_one(team, (&model, &of), time, deadline))
             .buffered(CONCURRENCY)
             .collect()
             .await;
@@ -114,7 +115,7 @@ impl Control {
     async fn fork_one(
         self: &Arc<Self>,
         team: &Arc<Team>,
-        model: &SandboxConfig,
+        (model, of): (&SandboxConfig, &SandboxId),
         time: TimeDelta,
         deadline: tokio::time::Instant,
     ) -> Result<SandboxAccess, Error> {
@@ -131,7 +132,12 @@ impl Control {
             sandbox_id: id.clone(),
             ..model.clone()
         };
-        let placement = Placement { team, time, config };
+        let placement = Placement {
+            team,
+            time,
+            config,
+            fork_of: Some(of),
+        };
         let started = tokio::time::timeout_at(deadline, self.start(placement)).await;
         match started {
             Ok(Ok(sandbox)) => Ok(self.sandbox_access(&sandbox)),
@@ -150,11 +156,20 @@ impl Control {
 
     /// Keeps a running sandbox's state as a build, which is noted before it is
     /// made. Where it was not made, or may not have been, it is discarded.
-    pub(crate) async fn keep(self: &Arc<Self>, id: &SandboxId, build: BuildId) -> Moved {
+    pub(crate) async fn keep(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        build: BuildId,
+        for_forks: bool,
+    ) -> Moved {
         if let Err(error) = self.store.discard_add(build, &self.config.owner).await {
             return Moved::Done(Err(error.into()));
         }
-        match self.node.checkpoint(id, build).await {
+        let kept = match for_forks {
+            true => self.node.checkpoint_for_forks(id, build).await,
+            false => self.node.checkpoint(id, build).await,
+        };
+        match kept {
             Ok(()) => Moved::Done(Ok(Arrival::Kept)),
             Err(error) => {
                 self.discard_build(build);

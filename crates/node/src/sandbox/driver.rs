@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     error::{Error, chain},
+    events::{self, Details, Durability, EventKind, reason},
     journal::{Origin, Record},
     node::Shared,
     spec::{PausedStatus, SandboxState, Status, TimeoutAction},
@@ -112,7 +113,7 @@ impl Driver {
                 tracing::error!(sandbox = %self.id(), error = %chain(&error), "starting a sandbox failed");
             }
             // The caller learns of it once nothing is left: a retry finds room.
-            self.finish(None).await;
+            self.finish(None, None).await;
             let _ = started.send(Err(error));
             return;
         }
@@ -124,7 +125,7 @@ impl Driver {
 
     /// Gives back what a sandbox holds that is not wanted after all.
     pub(crate) async fn give_up(self) {
-        self.finish(None).await;
+        self.finish(None, None).await;
     }
 
     async fn start(&mut self) -> Result<(), Error> {
@@ -154,7 +155,8 @@ impl Driver {
             .create(&self.record)
             .map_err(Error::step("write the sandbox's journal"))?;
         let (shared, resources) = (&self.shared, &mut self.resources);
-        setup::start(shared, ground, &mut self.record, resources, Identity::New).await
+        let begun = (Identity::New, setup::created(&self.record));
+        setup::start(shared, ground, &mut self.record, resources, begun).await
     }
 
     /// Serves a VM that a former daemon started. Whatever that one was in the
@@ -180,18 +182,18 @@ impl Driver {
                 ControlFlow::Continue(()) => {}
                 ControlFlow::Break(None) => return self.detach().await,
                 ControlFlow::Break(Some(end)) => {
-                    let reply = match end {
-                        End::Asked(reply) => Some(reply),
+                    let (reply, why) = match end {
+                        End::Asked(reply) => (Some(reply), reason::REQUEST),
                         End::TimedOut => {
                             tracing::info!(sandbox = %self.id(), "sandbox reached its end time");
-                            None
+                            (None, reason::TIMEOUT)
                         }
                         End::VmEnded(why) => {
                             tracing::warn!(sandbox = %self.id(), why, "the VM ended by itself");
-                            None
+                            (None, reason::VM_EXITED)
                         }
                     };
-                    return self.finish(reply).await;
+                    return self.finish(reply, Some(why)).await;
                 }
             }
         }
@@ -232,7 +234,10 @@ impl Driver {
         };
         tracing::info!(sandbox = %self.id(), memory, "sandbox reached its end time: pausing it");
         self.retry_at = None;
-        if let Err(error) = self.pause(hearth_ids::BuildId::random(), memory).await {
+        if let Err(error) = self
+            .pause(hearth_ids::BuildId::random(), memory, Some(reason::TIMEOUT))
+            .await
+        {
             tracing::error!(sandbox = %self.id(), error = %chain(&error), "pausing at the end time failed: the sandbox runs on");
             self.retry_at = Some(Instant::now() + PAUSE_RETRY);
         }
@@ -249,7 +254,8 @@ impl Driver {
                 reply,
             } => drop(reply.send(self.update(end_at, network_json).await)),
             Command::Pause { keeping, reply } => {
-                let result = self.pause(keeping.build, keeping.with_memory).await;
+                let why = Some(reason::REQUEST);
+                let result = self.pause(keeping.build, keeping.with_memory, why).await;
                 let paused = result.is_ok();
                 let result = result.map(|()| self.status());
                 drop(reply.send(self.logged("pausing", result)));
@@ -265,8 +271,8 @@ impl Driver {
                 let result = self.resume(end_at, discard_memory).await;
                 drop(reply.send(self.logged("resuming", result)));
             }
-            Command::Checkpoint { build, reply } => {
-                let result = self.checkpoint(build).await.map(|()| self.status());
+            Command::Checkpoint { build, fork, reply } => {
+                let result = self.checkpoint(build, fork).await.map(|()| self.status());
                 drop(reply.send(self.logged("taking a snapshot of", result)));
             }
             Command::Rollback { build, reply } => {
@@ -309,7 +315,19 @@ impl Driver {
             egress::replace(&mut changed.spec, json);
             crate::journal::check_spec(&changed.spec).map_err(Error::Invalid)?;
         }
-        setup::write_journal(&self.shared, &changed)?;
+        let end_at = (changed.end_at != self.record.end_at).then_some(changed.end_at);
+        let details = Details {
+            end_at,
+            network_json: network.then(|| changed.spec.network_json.clone()),
+            ..Details::default()
+        };
+        match end_at.is_some() || network {
+            true => {
+                let event = (EventKind::Updated, details);
+                setup::write_event(&self.shared, &mut changed, event, Durability::Daemon)?;
+            }
+            false => setup::write_journal(&self.shared, &changed)?,
+        }
         self.record = changed;
         self.retry_at = None;
         if let Some(slot) = self.resources.slot().filter(|_| network) {
@@ -334,9 +352,13 @@ impl Driver {
         })
     }
 
-    /// Ends the VM, tells those who wait, and gives back what was held.
-    async fn finish(mut self, asked: Option<oneshot::Sender<u64>>) {
+    /// Ends the VM, tells those who wait, and gives back what was held. The end of one
+    /// that nobody was told of has no reason.
+    async fn finish(mut self, asked: Option<oneshot::Sender<u64>>, why: Option<&str>) {
         self.closed.cancel();
+        if let Some(why) = why {
+            self.tell_end(why);
+        }
         self.record.state = SandboxState::Stopping;
         self.publish();
         self.resources.stop_machine().await;
@@ -358,11 +380,44 @@ impl Driver {
 
         if let Err(error) = self.release().await {
             tracing::error!(sandbox = %id, error = %chain(&error), "leaving what could not be cleaned to the next start");
-        } else if let Err(error) = self.shared.journals.remove(&id) {
+        } else if let Err(error) = self.remove_files(&id) {
             tracing::error!(sandbox = %id, %error, "removing the sandbox's files failed");
         }
         (self.ground, self.kept) = (None, None);
         self.shared.collect.notify_one();
+    }
+
+    /// From here on the sandbox ends, whatever happens, and its journal says so.
+    fn tell_end(&mut self, why: &str) {
+        let durability = match self.record.state {
+            SandboxState::Paused => Durability::Host,
+            _ => Durability::Daemon,
+        };
+        let details = Details::reason(why);
+        self.record.state = SandboxState::Stopping;
+        let event = (EventKind::Killed, details.clone());
+        let told = setup::write_event(&self.shared, &mut self.record, event, durability);
+        if let Err(error) = told {
+            // It ends all the same, as that is what frees disk space.
+            tracing::error!(sandbox = %self.id(), error = %chain(&error), "a journal stays behind");
+            self.record.note(EventKind::Killed, details);
+            events::post(&self.shared.outbox, &mut self.record);
+        }
+    }
+
+    /// Removes the sandbox's files. The journal stays while it alone holds an event.
+    fn remove_files(&mut self, id: &hearth_ids::SandboxId) -> std::io::Result<()> {
+        let Shared {
+            journals, outbox, ..
+        } = &*self.shared;
+        if events::post(outbox, &mut self.record) {
+            return journals.remove(id);
+        }
+        journals.clear(id, &[])?;
+        match events::post(outbox, &mut self.record) {
+            true => journals.remove(id),
+            false => Ok(()),
+        }
     }
 
     /// Gives back what is held. A VM without a known slot that does not end is tried

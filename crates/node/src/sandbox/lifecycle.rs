@@ -7,10 +7,11 @@ use super::{
     ground::Ground,
     keep::{self, Purpose},
     resources::Resources,
-    setup::{self, Identity},
+    setup::{self, Identity, Told},
 };
 use crate::{
     error::{Error, chain},
+    events::{self, Details, Durability, EventKind, reason},
     hooks::Step,
     journal::{Keeping, Origin, Paused},
     spec::{SandboxState, Status},
@@ -33,14 +34,20 @@ const REOPENED_LAYERS: usize = hearth_block::MAX_LAYERS - 50;
 impl Driver {
     /// From Running to Paused; on any error it runs on. What it held of the host is
     /// still to be given back, by [`Self::settle`], for which nobody has to wait.
-    pub(super) async fn pause(&mut self, build: BuildId, with_memory: bool) -> Result<(), Error> {
+    /// Told of where there is a reason.
+    pub(super) async fn pause(
+        &mut self,
+        build: BuildId,
+        with_memory: bool,
+        why: Option<&str>,
+    ) -> Result<(), Error> {
         self.require(SandboxState::Running)?;
         let begun = Instant::now();
         // Held before the build is there: nobody collects it in between.
         let lease = self.shared.builds.lease(build);
         let keeping = Keeping { build, with_memory };
         let kept = match self.keep(keeping, Purpose::Pause).await {
-            Ok(_) => match self.commit_pause(keeping) {
+            Ok(_) => match self.commit_pause(keeping, why) {
                 Ok(()) => Ok(()),
                 Err(error) => Err(self.unmade(build, error).await),
             },
@@ -109,17 +116,24 @@ impl Driver {
     }
 
     /// The moment from which on a pause has happened for everybody.
-    fn commit_pause(&mut self, keeping: Keeping) -> Result<(), Error> {
+    fn commit_pause(&mut self, keeping: Keeping, why: Option<&str>) -> Result<(), Error> {
         let mut paused = self.record.clone();
         paused.set_paused(Paused {
             build: keeping.build,
             with_memory: keeping.with_memory,
             at: Utc::now(),
         });
-        self.shared
-            .journals
-            .write_durably(&paused)
-            .map_err(Error::step("write the sandbox's journal"))?;
+        match why {
+            Some(why) => {
+                let event = (EventKind::Paused, Details::reason(why));
+                setup::write_event(&self.shared, &mut paused, event, Durability::Host)?;
+            }
+            None => self
+                .shared
+                .journals
+                .write_durably(&paused)
+                .map_err(Error::step("write the sandbox's journal"))?,
+        }
         self.record = paused;
         // From here on an error would be a lie: it is paused.
         if let Err(error) = self.shared.hooks.reached(Step::PauseJournalled) {
@@ -159,16 +173,18 @@ impl Driver {
         }
         self.record.state = SandboxState::Running;
         self.record.keeping = None;
+        events::catch_up(&mut self.record);
         if let Err(error) = setup::write_journal(&self.shared, &self.record) {
             // The former one names an unfinished operation: read later, it is
             // undone then.
             tracing::error!(sandbox = %self.id(), error = %chain(&error), "a journal stays behind");
         }
+        events::post(&self.shared.outbox, &mut self.record);
         self.publish();
     }
 
     /// Keeps the running sandbox's state as a build that others start from.
-    pub(super) async fn checkpoint(&mut self, build: BuildId) -> Result<(), Error> {
+    pub(super) async fn checkpoint(&mut self, build: BuildId, fork: bool) -> Result<(), Error> {
         self.require(SandboxState::Running)?;
         let begun = Instant::now();
         let keeping = Keeping {
@@ -177,7 +193,7 @@ impl Driver {
         };
         let lease = self.shared.builds.lease(build);
         let made = match self.keep(keeping, Purpose::Snapshot).await {
-            Ok(_) => match self.adopt_layers(build).await {
+            Ok(_) => match self.adopt_layers(build, fork).await {
                 Ok(()) => Ok(()),
                 Err(error) => Err(self.unmade(build, error).await),
             },
@@ -198,14 +214,18 @@ impl Driver {
 
     /// From here on the sandbox's disk stands on the snapshot's layers: what it had
     /// of them itself is given up.
-    async fn adopt_layers(&mut self, build: BuildId) -> Result<(), Error> {
+    async fn adopt_layers(&mut self, build: BuildId, fork: bool) -> Result<(), Error> {
         let mut record = self.record.clone();
         record.origin = Some(record.origin());
         record.disk = record.disk.given_to(build);
         record.state = SandboxState::Running;
         record.keeping = None;
         let ground = Ground::of(&self.shared.builds, &record).await?;
-        setup::write_journal(&self.shared, &record)?;
+        let event = match fork {
+            true => (EventKind::Forked, Details::default()),
+            false => (EventKind::Checkpointed, Details::build(build)),
+        };
+        setup::write_event(&self.shared, &mut record, event, Durability::Daemon)?;
         self.record = record;
         self.ground = Some(ground);
         self.publish();
@@ -250,9 +270,9 @@ impl Driver {
         discard_memory: bool,
     ) -> Result<Status, Error> {
         if discard_memory && self.record.paused.is_some_and(|paused| paused.with_memory) {
-            match self.resume_as(end_at, false).await {
+            match self.resume_as(end_at, false, None).await {
                 Ok(_) => {
-                    self.pause(BuildId::random(), false).await?;
+                    self.pause(BuildId::random(), false, None).await?;
                     self.settle().await;
                 }
                 // All that there is to boot from, then.
@@ -260,13 +280,15 @@ impl Driver {
                 Err(error) => return Err(error),
             }
         }
-        self.resume_as(end_at, discard_memory).await
+        let told = Some((EventKind::Resumed, Details::default()));
+        self.resume_as(end_at, discard_memory, told).await
     }
 
     async fn resume_as(
         &mut self,
         end_at: DateTime<Utc>,
         discard_memory: bool,
+        told: Told,
     ) -> Result<Status, Error> {
         self.require(SandboxState::Paused)?;
         let now = Utc::now();
@@ -291,7 +313,7 @@ impl Driver {
         }
         let before = (self.record.started_at, self.record.end_at);
         (self.record.started_at, self.record.end_at) = (now, end_at);
-        if let Err(error) = self.bring_up(ground, paused, with_memory).await {
+        if let Err(error) = self.bring_up(ground, (paused, with_memory), told).await {
             (self.record.started_at, self.record.end_at) = before;
             self.publish();
             return Err(error);
@@ -355,7 +377,9 @@ impl Driver {
         if let Err(error) = self.shared.journals.clear(self.id(), &keep) {
             tracing::error!(sandbox = %self.id(), %error, "removing former files failed");
         }
-        self.bring_up(ground, paused, paused.with_memory).await?;
+        let told = Some((EventKind::RolledBack, Details::build(build)));
+        self.bring_up(ground, (paused, paused.with_memory), told)
+            .await?;
         tracing::info!(sandbox = %self.id(), %build, elapsed_ms = begun.elapsed().as_millis(), "sandbox rolled back");
         Ok(self.status())
     }
@@ -377,8 +401,8 @@ impl Driver {
     async fn bring_up(
         &mut self,
         ground: Ground,
-        paused: Paused,
-        with_memory: bool,
+        (paused, with_memory): (Paused, bool),
+        told: Told,
     ) -> Result<(), Error> {
         self.record.state = SandboxState::Resuming;
         self.record.execution_id = ExecutionId::random();
@@ -391,14 +415,20 @@ impl Driver {
         self.publish();
         let (shared, resources) = (&self.shared, &mut self.resources);
         let record = &mut self.record;
-        let started = setup::start(shared, &ground, record, resources, Identity::Same).await;
+        let begun = (Identity::Same, told);
+        let started = setup::start(shared, &ground, record, resources, begun).await;
         if let Err(error) = started {
             self.closed.cancel();
             self.let_go().await;
             self.record.set_paused(paused);
+            if !self.record.events.knows(true) {
+                let details = Details::reason(reason::ROLLBACK_FAILED);
+                self.record.note(EventKind::Paused, details);
+            }
             if let Err(error) = self.shared.journals.write_durably(&self.record) {
                 tracing::error!(sandbox = %self.id(), %error, "a journal stays behind");
             }
+            events::post(&self.shared.outbox, &mut self.record);
             self.publish();
             return Err(error);
         }

@@ -70,6 +70,8 @@ pub(crate) enum Command {
     },
     Checkpoint {
         build: BuildId,
+        /// It is for forks.
+        fork: bool,
         reply: oneshot::Sender<Result<Status, Error>>,
     },
     Rollback {

@@ -10,7 +10,13 @@ use super::{
     volumes,
 };
 use crate::{
-    artefacts, error::Error, hooks::Step, journal::Record, node::Shared, spec::SandboxState,
+    artefacts,
+    error::Error,
+    events::{self, Details, Durability, EventKind},
+    hooks::Step,
+    journal::Record,
+    node::Shared,
+    spec::SandboxState,
     warm_pool,
 };
 use async_trait::async_trait;
@@ -47,6 +53,18 @@ pub(crate) enum Identity {
     Same,
 }
 
+/// What is told of a start, if anything.
+pub(crate) type Told = Option<(EventKind, Details)>;
+
+/// What is told of a new sandbox.
+pub(crate) fn created(record: &Record) -> Told {
+    let details = Details {
+        forked_from: record.forked_from.clone(),
+        ..Details::default()
+    };
+    Some((EventKind::Created, details))
+}
+
 /// Starts the VM as the record's origin says, up to an agent that has taken its
 /// settings. The record is in a journal already.
 pub(crate) async fn start(
@@ -54,7 +72,7 @@ pub(crate) async fn start(
     ground: &Ground,
     record: &mut Record,
     resources: &mut Resources,
-    identity: Identity,
+    (identity, told): (Identity, Told),
 ) -> Result<(), Error> {
     // A rollback keeps the slot, and with it the address.
     if matches!(resources, Resources::Nothing) {
@@ -62,7 +80,7 @@ pub(crate) async fn start(
         *resources = Resources::Slot(held);
     }
     launch(shared, ground, record, resources).await?;
-    introduce(shared, ground, record, resources, identity).await
+    introduce(shared, ground, record, resources, (identity, told)).await
 }
 
 /// Makes a warm sandbox that of the record, whose VM it is already.
@@ -81,7 +99,8 @@ pub(crate) async fn hand_over(
         .resume()
         .await
         .map_err(Error::step("let the VM run"))?;
-    introduce(shared, ground, record, resources, Identity::New).await
+    let told = created(record);
+    introduce(shared, ground, record, resources, (Identity::New, told)).await
 }
 
 /// Takes what a VM needs and starts it. The record is in a journal already.
@@ -199,14 +218,29 @@ async fn introduce(
     ground: &Ground,
     record: &mut Record,
     resources: &Resources,
-    identity: Identity,
+    (identity, told): (Identity, Told),
 ) -> Result<(), Error> {
     record.envd_version = greet_agent(shared, ground, record, resources, identity).await?;
     shared.hooks.reached(Step::Greeted)?;
     tracing::debug!(sandbox = %record.spec.sandbox_id, "agent set up");
     record.state = SandboxState::Running;
     record.paused = None;
-    write_journal(shared, record)
+    match told {
+        Some(event) => write_event(shared, record, event, Durability::Daemon),
+        None => write_journal(shared, record),
+    }
+}
+
+/// Writes the journal with an event that tells of what it says, then posts that.
+pub(crate) fn write_event(
+    shared: &Shared,
+    record: &mut Record,
+    event: (EventKind, Details),
+    durability: Durability,
+) -> Result<(), Error> {
+    let to = (&shared.journals, &shared.outbox);
+    events::commit(to, record, event, durability)
+        .map_err(Error::step("write the sandbox's journal"))
 }
 
 pub(crate) fn write_journal(shared: &Shared, record: &Record) -> Result<(), Error> {

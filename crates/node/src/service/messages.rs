@@ -177,8 +177,15 @@ pub(super) fn state(state: SandboxState) -> EnumValue<proto::SandboxState> {
 }
 
 pub(super) fn paused_at(status: &Status) -> MessageField<Timestamp, buffa::Inline<Timestamp>> {
-    let at = status.paused.map(|paused| timestamp(paused.at));
-    at.map_or_else(MessageField::none, MessageField::some)
+    missing_time(status.paused.map(|paused| paused.at))
+}
+
+/// A time that may be missing.
+pub(super) fn missing_time(
+    at: Option<DateTime<Utc>>,
+) -> MessageField<Timestamp, buffa::Inline<Timestamp>> {
+    at.map(timestamp)
+        .map_or_else(MessageField::none, MessageField::some)
 }
 
 pub(super) fn sandbox(status: &Status, instance: u64) -> proto::Sandbox {

@@ -11,6 +11,7 @@
 //! What comes with the store (a directory, a server) is dropped after the test.
 
 mod build_requests;
+mod events;
 mod idempotency;
 mod leases;
 mod records;
@@ -20,6 +21,7 @@ mod templates;
 mod volumes;
 
 pub use build_requests::*;
+pub use events::*;
 pub use idempotency::*;
 pub use leases::*;
 pub use records::Shared;
@@ -67,6 +69,14 @@ macro_rules! store_suite {
             volumes_are_found_until_they_are_removed,
             a_team_has_no_more_volumes_than_it_may,
             unfinished_volumes_are_known,
+            an_event_is_kept_once_and_found,
+            old_events_are_deleted,
+            webhooks_are_kept,
+            deliveries_of_a_sandbox_wait_for_each_other,
+            deliveries_are_listed,
+            deliveries_are_counted_and_begun_again,
+            a_webhook_that_fails_for_long_is_disabled,
+            the_end_of_a_build_is_an_event,
         );
     };
     (@tests $fresh:ident: $($name:ident),+ $(,)?) => {
