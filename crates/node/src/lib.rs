@@ -13,10 +13,10 @@ mod artefacts;
 mod builds;
 pub mod config;
 mod error;
+mod events;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod events;
 pub mod hooks;
 mod journal;
 mod listing;

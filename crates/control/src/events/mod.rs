@@ -8,8 +8,6 @@
 //! A process that dies between the store and the acknowledgement is told again, and the
 //! store knows the event by its id.
 
-#[cfg(test)]
-mod tests;
 mod told;
 pub mod types;
 
