@@ -8,11 +8,11 @@
 //! same address.
 
 use crate::audit::Entry;
+use crate::content_failure::ContentFailure;
 use crate::error::Failure;
 use crate::extract::{SegmentPath, api_key};
 use crate::layers::REQUEST_TIMEOUT;
 use crate::rate_limit::{Allowance, Exceeded, Group};
-use crate::routes::volume_content::ContentFailure;
 use crate::source::Source;
 use crate::state::AppState;
 use axum::Router;

@@ -14,6 +14,8 @@
 #![warn(missing_docs)]
 
 mod audit;
+mod content_failure;
+mod content_permits;
 mod convert;
 mod error;
 mod extract;

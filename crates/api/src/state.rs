@@ -1,8 +1,8 @@
 //! What every handler sees.
 
 use crate::audit::{Entry, Trail};
+use crate::content_permits::ContentPermits;
 use crate::rate_limit::{Limiter, RateLimits};
-use crate::routes::volume_content::ContentPermits;
 use axum::extract::Request;
 use hearth_audit::AuditLog;
 use hearth_control::Control;

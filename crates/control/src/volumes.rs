@@ -158,7 +158,7 @@ impl Control {
             let copied = tokio::task::spawn_blocking(move || files.copy(from, to)).await;
             if let Err(error) = control.volume_end(to, flat(copied)).await {
                 // The next start takes it for interrupted.
-                tracing::warn!(%error, volume = %to, "cannot note that a volume was copied");
+                tracing::warn!(%error, volume = %to, "note the copy of the volume failed");
             }
         });
         let token = self.volume_token(caller, to)?;
@@ -199,7 +199,7 @@ impl Control {
         let to = match &made {
             Ok(()) => VolumeState::Ready,
             Err(error) => {
-                tracing::error!(volume = %id, %error, "a volume could not be made");
+                tracing::error!(volume = %id, %error, "make volume failed");
                 VolumeState::Failed
             }
         };
@@ -229,7 +229,7 @@ impl Control {
         self.tasks.spawn(async move {
             if let Err(error) = control.volume_discard(id).await {
                 // The next start does it.
-                tracing::warn!(%error, volume = %id, "cannot remove a volume's data yet");
+                tracing::warn!(%error, volume = %id, "remove the data of the volume failed");
             }
         });
         Ok(())

@@ -26,6 +26,7 @@
 
 mod access;
 mod attributes;
+mod dispatch;
 mod exports;
 mod handle;
 mod losses;

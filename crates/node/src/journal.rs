@@ -32,7 +32,7 @@ pub(crate) fn read_and_write(bytes: &[u8]) {
 mod tests;
 mod unknown;
 
-use crate::events::Ledger;
+use crate::events::event::Ledger;
 use crate::spec::{SandboxSpec, SandboxState};
 use chrono::{DateTime, Utc};
 use hearth_ids::{BuildId, ExecutionId, SandboxId};

@@ -75,7 +75,7 @@ impl Drop for Removal {
 fn run(directory: &Path, woken: &Receiver<()>, stop: &AtomicBool) {
     while woken.recv().is_ok() && !stop.load(Ordering::Relaxed) {
         if let Err(error) = empty(directory, stop) {
-            tracing::warn!(%error, directory = %directory.display(), "cannot delete what was removed from volumes");
+            tracing::warn!(%error, directory = %directory.display(), "delete removed volumes failed");
         }
     }
 }

@@ -9,6 +9,7 @@
 pub mod audit;
 pub mod descriptors;
 pub mod emulation;
+mod left;
 pub mod log;
 mod memory;
 mod network;
@@ -33,7 +34,7 @@ use hearth_api::AppState;
 use hearth_audit::AuditLog;
 use hearth_control::{Control, TeamConfig, TeamLimits};
 use hearth_ids::TeamId;
-use hearth_layout::lock::{self, Lock};
+use hearth_layout::lock::Lock;
 use hearth_machine::{
     Engine,
     accelerator::Accelerator,
@@ -49,6 +50,7 @@ use hearth_store::{NewTeam, OwnerId, Store, Team};
 use hearth_telemetry::Collector;
 use hearth_template_build::Templates;
 use hearth_volumes::Volumes;
+pub use left::{end_sandboxes, quarantine};
 pub use network::network_config;
 use secrecy::ExposeSecret;
 use std::{
@@ -441,34 +443,6 @@ pub fn make_state_dir(settings: &Settings) -> anyhow::Result<()> {
     // in here, but others must not list it.
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o711))
         .with_context(|| format!("set the mode of {}", dir.display()))
-}
-
-/// Ends the sandboxes of the daemon that runs, but for those that are paused;
-/// returns how many there were.
-pub async fn end_sandboxes(settings: &Settings) -> anyhow::Result<usize> {
-    use hearth_control::{Node as _, NodeError, SandboxQuery};
-    let node = NodeClient::unix(settings.node_socket());
-    let query = SandboxQuery {
-        skip_paused: true,
-        ..SandboxQuery::default()
-    };
-    let sandboxes = node.list(query).await?;
-    for sandbox in &sandboxes {
-        match node.delete(&sandbox.sandbox_id).await {
-            Ok(_) | Err(NodeError::NotFound(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(sandboxes.len())
-}
-
-/// The sandboxes that the daemon left as they are, or that one would which started now.
-pub fn quarantine(settings: &Settings) -> anyhow::Result<Vec<hearth_node::QuarantinedSandbox>> {
-    let found = match lock::holder(&settings.pid_file()) {
-        Some(_) => hearth_node::quarantine_of_daemon(&settings.run_dir),
-        None => hearth_node::quarantine_to_be(&settings.state_dir),
-    };
-    found.context("look for sandboxes that cannot be read")
 }
 
 /// Cleans up after a daemon that died: adopts what it left only to end it.

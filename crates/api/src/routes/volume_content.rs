@@ -3,14 +3,12 @@
 //! they are.
 //!
 //! Disks are slow now and then: what touches them runs on threads that may block, never
-//! more of it at once than [`ContentPermits`] has places, whoever asks.
+//! more of it at once than [`crate::content_permits::ContentPermits`] has places, whoever asks.
 
-mod error;
 mod transfer;
 
-pub(crate) use error::ContentFailure;
-
 use crate::audit;
+use crate::content_failure::ContentFailure;
 use crate::error::Failure;
 use crate::extract::{self, SegmentPath, access};
 use crate::guard;
@@ -22,50 +20,14 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
-use hearth_control::Error;
 use hearth_volumes::content::{Attributes, Content, ContentError, Entry, EntryPath, EntryType};
 use hearth_wire::{SetVolumePath, VolumeContentError, VolumeEntry, VolumeEntryType};
-use std::sync::Arc;
-use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes as collect;
 
 type Result<T> = std::result::Result<T, ContentFailure>;
 
-/// Calls of volumes' file systems that run at the same time.
-const PLACES: usize = 32;
-/// Counts of what volumes hold that run at the same time.
-const COUNTING_PLACES: usize = 2;
 const DEFAULT_DEPTH: u32 = 1;
-
-/// Places for work on volumes' content.
-#[derive(Clone)]
-pub(crate) struct ContentPermits(Arc<Semaphore>);
-
-impl ContentPermits {
-    pub(crate) fn for_content() -> Self {
-        Self(Arc::new(Semaphore::new(PLACES)))
-    }
-
-    /// Apart, as counting takes long.
-    pub(crate) fn for_counting() -> Self {
-        Self(Arc::new(Semaphore::new(COUNTING_PLACES)))
-    }
-
-    /// Runs work that may block, when there is a place for it.
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> std::result::Result<T, Error> {
-        let permit = Arc::clone(&self.0).acquire_owned().await;
-        let permit = permit.map_err(Error::internal)?;
-        let done = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            work()
-        });
-        done.await.map_err(Error::internal)
-    }
-}
 
 /// The documented routes, which [`crate::guard`] and [`crate::layers`] treat apart.
 pub(crate) fn routes() -> OpenApiRouter<AppState> {

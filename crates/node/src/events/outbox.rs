@@ -4,7 +4,7 @@
 //! rise across restarts of the daemon, as they are times where nothing waits. What the
 //! disk does not take waits in memory, and in the sandbox's journal.
 
-use super::SandboxEvent;
+use super::event::SandboxEvent;
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -103,7 +103,7 @@ impl Outbox {
                     found.push((*number, event));
                 }
                 Err(error) => {
-                    tracing::error!(number, %error, "an event cannot be read: it is left aside");
+                    tracing::error!(number, %error, "read event failed");
                     damaged.push(*number);
                 }
             }
@@ -126,7 +126,7 @@ impl Outbox {
             if kept.is_none()
                 && let Err(error) = fs::remove_file(self.path(*number))
             {
-                tracing::warn!(number, %error, "an event will be told once more");
+                tracing::warn!(number, %error, "remove acknowledged event failed");
             }
         }
     }

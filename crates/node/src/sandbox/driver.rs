@@ -399,7 +399,7 @@ impl Driver {
         let told = setup::write_event(&self.shared, &mut self.record, event, durability);
         if let Err(error) = told {
             // It ends all the same, as that is what frees disk space.
-            tracing::error!(sandbox = %self.id(), error = %chain(&error), "a journal stays behind");
+            tracing::error!(sandbox = %self.id(), error = %chain(&error), "remove the journal failed");
             self.record.note(EventKind::Killed, details);
             events::post(&self.shared.outbox, &mut self.record);
         }

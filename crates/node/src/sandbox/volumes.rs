@@ -74,7 +74,7 @@ pub(crate) fn check(shared: &Shared, spec: &SandboxSpec) -> Result<(), Error> {
 pub(crate) fn enter(shared: &Shared, spec: &SandboxSpec, slot: &Slot) {
     let exports = exports(shared, &present(shared, spec));
     if let Err(error) = shared.volumes.enter(slot.host_address, &exports) {
-        tracing::error!(sandbox = %spec.sandbox_id, error = %chain(&error), "a sandbox has no volumes");
+        tracing::error!(sandbox = %spec.sandbox_id, error = %chain(&error), "serve the sandbox's volumes failed");
     }
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn refusal(error: hearth_microvm::Error, spec: &SandboxSpec) -> Error
 /// The volumes in a sandbox's settings that can be served now.
 fn present(shared: &Shared, spec: &SandboxSpec) -> Vec<VolumeMount> {
     let mut mounts = mounts(spec).unwrap_or_else(|error| {
-        tracing::error!(sandbox = %spec.sandbox_id, error = %chain(&error), "a sandbox has no volumes");
+        tracing::error!(sandbox = %spec.sandbox_id, error = %chain(&error), "serve the sandbox's volumes failed");
         Vec::new()
     });
     mounts.retain(|mount| {
@@ -116,7 +116,7 @@ fn present(shared: &Shared, spec: &SandboxSpec) -> Vec<VolumeMount> {
         served
             .inspect_err(|error| {
                 let (sandbox, volume) = (&spec.sandbox_id, mount.volume);
-                tracing::warn!(%sandbox, %volume, error = %chain(error), "a sandbox goes on without a volume");
+                tracing::warn!(%sandbox, %volume, error = %chain(error), "serve volume failed");
             })
             .is_ok()
     });

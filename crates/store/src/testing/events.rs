@@ -246,7 +246,7 @@ pub async fn deliveries_of_a_sandbox_wait_for_each_other(store: Shared) {
         assert!(deliveries(&store, &deliveries_of(none)).await.is_empty());
     }
     let hooks = store.delivery_webhooks_due(at(0)).await.expect("reads");
-    assert_eq!(hooks, [hook.clone()]);
+    assert_eq!(hooks, std::slice::from_ref(&hook));
     let (created, killed, other) = (events[0].id, events[1].id, events[2].id);
     assert_eq!(due(&store, &hook, at(0)).await, [(created, 0), (other, 0)]);
     // The first one fails: the second one waits for it still.

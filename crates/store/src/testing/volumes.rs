@@ -48,7 +48,10 @@ pub async fn volumes_are_found_until_they_are_removed(store: Shared) {
     assert!(!store.volume_remove(one, data.id).await.expect("writes"));
     let gone = store.volume(one, data.id).await.expect("reads");
     assert_eq!(gone, None);
-    assert_eq!(store.volume_list(one).await.expect("reads"), [logs.clone()]);
+    assert_eq!(
+        store.volume_list(one).await.expect("reads"),
+        std::slice::from_ref(&logs)
+    );
     begin(&store, &new(one, "data")).await;
     store.volume_forget(data.id).await.expect("writes");
     // Only what is being removed is forgotten.

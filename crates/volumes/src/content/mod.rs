@@ -11,7 +11,6 @@
 
 mod error;
 mod list;
-mod lookup;
 mod path;
 mod upload;
 
@@ -21,9 +20,8 @@ pub use upload::Upload;
 
 use crate::{DEFAULT_OWNER, Usage, VolumeId, Volumes};
 use chrono::{DateTime, Utc};
-use lookup::Found;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat as RawStat, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat as RawStat, Uid};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -316,6 +314,60 @@ fn sync(directory: &OwnedFd) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = rustix::fs::openat(directory, ".", flags, Mode::empty())?;
     Ok(rustix::fs::fsync(open)?)
+}
+
+// Looking a path up, in one call that stays within the tree.
+
+/// Nothing leaves the tree, no part of the way is a link, and no other file system is
+/// entered.
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
+/// An entry that was looked up and not opened.
+struct Found {
+    descriptor: OwnedFd,
+    stat: RawStat,
+}
+
+impl Found {
+    fn kind(&self) -> EntryType {
+        kind(&self.stat)
+    }
+}
+
+impl Content {
+    /// The entry of this path, which may be a link itself.
+    fn find(&self, path: &EntryPath) -> Result<Found> {
+        let descriptor = match path.split() {
+            None => self.look_up(path, OFlags::DIRECTORY)?,
+            Some((parent, name)) => {
+                let parent = self.directory(&parent)?;
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat(parent, name, flags, Mode::empty())?
+            }
+        };
+        let stat = rustix::fs::fstat(&descriptor)?;
+        Ok(Found { descriptor, stat })
+    }
+
+    /// A directory, to look things up in.
+    fn directory(&self, path: &EntryPath) -> Result<OwnedFd> {
+        self.look_up(path, OFlags::DIRECTORY)
+    }
+
+    fn look_up(&self, path: &EntryPath, flags: OFlags) -> Result<OwnedFd> {
+        let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
+        let path = path.relative();
+        Ok(rustix::fs::openat2(
+            &*self.root,
+            path,
+            flags,
+            Mode::empty(),
+            RESOLVE,
+        )?)
+    }
 }
 
 fn kind(stat: &RawStat) -> EntryType {

@@ -146,7 +146,7 @@ impl Drop for Upload {
             && let Err(error) = std::fs::remove_file(&staged)
         {
             // The next start removes it.
-            tracing::warn!(%error, "cannot remove a broken upload");
+            tracing::warn!(%error, "remove broken upload failed");
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Files on their way, a piece at a time: memory is bounded whatever their length, and a
 //! client that is slow holds no place from others.
 
-use super::{ContentFailure, ContentPermits, Result};
+use super::Result;
+use crate::content_failure::ContentFailure;
+use crate::content_permits::ContentPermits;
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use futures::{Stream, StreamExt};

@@ -26,7 +26,7 @@ impl ContentFailure {
     }
 
     /// What went wrong with this path.
-    pub(super) fn of(error: ContentError, path: &EntryPath) -> Self {
+    pub(crate) fn of(error: ContentError, path: &EntryPath) -> Self {
         let Self {
             status,
             code,
