@@ -3,7 +3,7 @@ use crate::{
     journal::{Found, Paused},
     listing::tests::status,
 };
-use hearth_ids::BuildId;
+use hearth_ids::{BuildId, TeamId};
 use std::{fs, path::Path};
 
 /// A directory with journals and an outbox in it.
