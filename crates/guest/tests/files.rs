@@ -358,7 +358,7 @@ fn bad_settings_are_refused_whole() {
             assert_eq!(message(&response).0, 400, "{body}");
         }
         let mounts = serde_json::json!({"envVars": {"A": "1"}, "volumeMounts": [{}]});
-        assert_eq!(message(&agent.init(mounts).await).0, 501);
+        assert_eq!(message(&agent.init(mounts).await).0, 400);
         let huge = "x".repeat(5 * 1024 * 1024);
         assert_eq!(
             message(&agent.request("POST", "/init", &[], huge).await).0,
