@@ -19,7 +19,7 @@ use hearth_ids::VolumeId;
 pub use hearth_store::Volume;
 use hearth_store::VolumeState;
 use hearth_volumes::Volumes;
-use hearth_volumes::content::Content;
+use hearth_volumes::content::{Content, ContentError};
 use secrecy::SecretString;
 use serde::Serialize;
 use std::collections::HashSet;
@@ -29,8 +29,8 @@ use std::sync::Arc;
 /// Copies that are made at the same time; others wait.
 pub(crate) const COPIES: usize = 2;
 const MAX_NAME_BYTES: usize = 128;
-/// As many as a guest can be told of in one message, by far.
-const MAX_MOUNTS: usize = 64;
+/// As many as a node serves to one sandbox.
+const MAX_MOUNTS: usize = 16;
 
 /// A mount as it is asked for: a volume by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -286,7 +286,13 @@ impl Control {
         check_ready(&self.volume(caller, id).await?)?;
         let files = Arc::clone(self.volume_files()?);
         let content = tokio::task::spawn_blocking(move || Content::open(files, id)).await;
-        content.map_err(Error::internal)?.map_err(Error::internal)
+        content
+            .map_err(Error::internal)?
+            .map_err(|error| match error {
+                // It was deleted meanwhile.
+                ContentError::NotFound => not_found(),
+                error => Error::internal(error),
+            })
     }
 
     /// The volumes that a sandbox is to mount.

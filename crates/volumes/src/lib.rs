@@ -48,6 +48,7 @@ pub struct Volumes {
     removal: Removal,
     limits: Limits,
     counted: usage::Counted,
+    counting: usage::Counting,
     /// What takes long is to end.
     stopped: AtomicBool,
 }
@@ -86,6 +87,7 @@ impl Volumes {
             removal,
             limits: Limits::NONE,
             counted: usage::Counted::default(),
+            counting: usage::Counting::default(),
             stopped: AtomicBool::new(false),
         };
         // What was not made to its end belongs to nobody.

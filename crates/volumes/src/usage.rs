@@ -9,11 +9,15 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long what was counted is believed.
 const BELIEVED: Duration = Duration::from_secs(60);
+/// How long it is remembered, for whoever cannot wait for a new count.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+/// Counts for guests that run at the same time.
+const COUNTING: usize = 2;
 /// Directories within directories, each of which takes a descriptor while it is read.
 const MAX_DEPTH: usize = 256;
 
@@ -29,6 +33,22 @@ pub struct Usage {
 #[derive(Debug, Default)]
 pub(crate) struct Counted(Mutex<HashMap<VolumeId, (Instant, u64)>>);
 
+/// Volumes that are being counted beside the requests of guests.
+#[derive(Debug, Default)]
+pub(crate) struct Counting(Mutex<HashSet<VolumeId>>);
+
+impl Counting {
+    fn begin(&self, id: VolumeId) -> bool {
+        let mut counting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counting.len() < COUNTING && counting.insert(id)
+    }
+
+    fn end(&self, id: VolumeId) {
+        let mut counting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counting.remove(&id);
+    }
+}
+
 impl Volumes {
     /// Looks at every entry of a volume. Takes long for a large one. What lies deeper than
     /// 256 directories is not counted.
@@ -42,7 +62,7 @@ impl Volumes {
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        counted.retain(|_, (since, _)| since.elapsed() < BELIEVED);
+        counted.retain(|_, (since, _)| since.elapsed() < REMEMBERED);
         counted.insert(id, (Instant::now(), usage.bytes));
         Ok(usage)
     }
@@ -52,25 +72,64 @@ impl Volumes {
     /// # Errors
     /// As [`Self::usage`].
     pub fn room(&self, id: VolumeId) -> io::Result<u64> {
-        let disk = rustix::fs::statvfs(&self.root)?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let free = free.saturating_sub(self.limits.reserve_bytes);
+        let free = self.free()?;
         if self.limits.max_bytes == u64::MAX {
             return Ok(free);
         }
-        let known = {
-            let counted = self
-                .counted
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            counted.get(&id).copied()
-        };
-        let used = match known {
+        let used = match self.counted(id) {
             Some((since, bytes)) if since.elapsed() < BELIEVED => bytes,
             _ => self.usage(id)?.bytes,
         };
         Ok(free.min(self.limits.max_bytes.saturating_sub(used)))
+    }
+
+    /// The same for a guest, whose requests wait for no count and are not refused because
+    /// the process ends: by what was counted last, while a new count runs beside. Before
+    /// the first count only the disk bounds it.
+    ///
+    /// # Errors
+    /// When the file system does not say how much is free.
+    pub fn room_for_guests(self: &Arc<Self>, id: VolumeId) -> io::Result<u64> {
+        let free = self.free()?;
+        if self.limits.max_bytes == u64::MAX {
+            return Ok(free);
+        }
+        let known = self.counted(id);
+        if known.is_none_or(|(since, _)| since.elapsed() >= BELIEVED) {
+            self.count_beside(id);
+        }
+        let used = known.map_or(0, |(_, bytes)| bytes);
+        Ok(free.min(self.limits.max_bytes.saturating_sub(used)))
+    }
+
+    fn count_beside(self: &Arc<Self>, id: VolumeId) {
+        if self.go_on().is_err() || !self.counting.begin(id) {
+            return;
+        }
+        let this = Arc::clone(self);
+        let counting = move || {
+            if let Err(error) = this.usage(id) {
+                tracing::debug!(volume = %id, %error, "count volume failed");
+            }
+            this.counting.end(id);
+        };
+        let name = "volume-count".to_owned();
+        if let Err(error) = std::thread::Builder::new().name(name).spawn(counting) {
+            tracing::warn!(volume = %id, %error, "start counting volume failed");
+            self.counting.end(id);
+        }
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.root)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        Ok(free.saturating_sub(self.limits.reserve_bytes))
+    }
+
+    fn counted(&self, id: VolumeId) -> Option<(Instant, u64)> {
+        let counted = self.counted.0.lock();
+        let counted = counted.unwrap_or_else(PoisonError::into_inner);
+        counted.get(&id).copied()
     }
 
     /// Notes that bytes were written.

@@ -2,6 +2,7 @@
 
 use crate::{daemon, settings::Settings};
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Printed on standard output once the daemon listens, when asked for.
 pub const ANNOUNCEMENT: &str = "ready";
@@ -17,6 +18,8 @@ pub async fn run(settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
     daemon::log::of_daemon(settings.access_log.as_deref())?;
     let daemon = daemon::Daemon::start(settings).await?;
     let stopped = daemon::signals::Stop::listen()?;
+    // A reload with nothing to read again ends nobody.
+    let _reload = signal(SignalKind::hangup())?;
     if args.announce {
         println!("{ANNOUNCEMENT}");
     }

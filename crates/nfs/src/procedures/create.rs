@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use std::sync::Arc;
 
 /// Bytes that a new name takes of the disk at most, with what it stands for.
-const NAME_BYTES: u64 = 8192;
+pub(super) const NAME_BYTES: u64 = 8192;
 /// Longest target of a symbolic link.
 const LONGEST_TARGET: usize = 4095;
 /// Longest target that is read, to be refused as what it is.

@@ -1,6 +1,7 @@
 //! Procedures that take names away, move them, or give a file another.
 
 use super::change::refreshed;
+use super::create::NAME_BYTES;
 use super::{Entry, Failure, Outcome, Request};
 use crate::access::{EXECUTE, WRITE};
 use crate::attributes::{self, subject};
@@ -136,6 +137,7 @@ pub(super) fn link(
     if node.kind() == FileType::Directory {
         return Err(Status::IsDirectory.into());
     }
+    tree.require_room(NAME_BYTES)?;
     let _lock = tree.lock(&place.directory);
     let before = rustix::fs::fstat(&place.directory.file)?;
     let to = &place.directory.file;

@@ -51,7 +51,6 @@ const MEMORY_DEPTH: usize = 8;
 const MEMORY_PIECES: usize = 12_000;
 /// Disk layers on top of each other; beyond that they are merged into one.
 const DISK_DEPTH: usize = 48;
-
 /// Threads that copy memory while the VM stands still.
 const COPY_THREADS: usize = 2;
 /// Memory that a VM may write between being asked and being paused.
@@ -197,7 +196,8 @@ impl Captured {
 /// Lets the guest hold its programs, and without a memory to keep them in, write its files
 /// to the disk. One that does not answer is kept as it stands: it must not escape its end.
 async fn freeze(record: &Record, resources: &Resources, with_memory: bool) {
-    operate(record, resources, Operation::Freeze, FREEZE_LIMIT).await;
+    let limit = super::volumes::freeze_limit(&record.spec, FREEZE_LIMIT);
+    operate(record, resources, Operation::Freeze, limit).await;
     if !with_memory {
         operate(record, resources, Operation::FsFreeze, FLUSH_LIMIT).await;
     }

@@ -14,7 +14,7 @@ use hearth_agent_client::VolumeMount as GuestMount;
 use hearth_network::{Slot, services::SERVICE_ADDRESS};
 use hearth_nfs::{Export, HandleKey, Limits, ServerConfig, Space, VolumeServer};
 use hearth_volumes::{VolumeId, VolumeMount, Volumes};
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 /// The key to the handles that guests have of files, among the node's keys.
 const KEY_FILE: &str = "volume-handles.key";
@@ -38,7 +38,7 @@ struct Room(Arc<Volumes>);
 
 impl Space for Room {
     fn room(&self, volume: VolumeId) -> io::Result<u64> {
-        self.0.room(volume)
+        self.0.room_for_guests(volume)
     }
 
     fn written(&self, volume: VolumeId, bytes: u64) {
@@ -75,6 +75,15 @@ pub(crate) fn enter(shared: &Shared, spec: &SandboxSpec, slot: &Slot) {
     let exports = exports(shared, &present(shared, spec));
     if let Err(error) = shared.volumes.enter(slot.host_address, &exports) {
         tracing::error!(sandbox = %spec.sandbox_id, error = %chain(&error), "serve the sandbox's volumes failed");
+    }
+}
+
+/// How long the guest may take to hold its programs: longer where it first sends what was
+/// written to its volumes, which the agent gives up on after ten seconds.
+pub(crate) fn freeze_limit(spec: &SandboxSpec, without: Duration) -> Duration {
+    match spec.volume_mounts_json.is_empty() {
+        true => without,
+        false => without + Duration::from_secs(10),
     }
 }
 

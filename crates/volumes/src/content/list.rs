@@ -9,6 +9,8 @@ use std::ffi::CString;
 
 /// What one list may hold, as all of it is in memory.
 const MAX_ENTRIES: usize = 100_000;
+/// Bytes of the names, paths and targets in it.
+const MAX_BYTES: usize = 32 << 20;
 
 impl Content {
     /// What is in a directory, in order of the names, each directory followed by what is
@@ -16,7 +18,7 @@ impl Content {
     ///
     /// # Errors
     /// As [`Self::stat`]; [`ContentError::Depth`], [`ContentError::NotDirectory`],
-    /// [`ContentError::Invalid`] for more than 100,000 entries.
+    /// [`ContentError::Invalid`] for more than 100,000 entries, or 32 MiB of text.
     pub fn list(&self, path: &EntryPath, depth: u32) -> Result<Vec<Entry>> {
         if !(1..=MAX_DEPTH).contains(&depth) {
             return Err(ContentError::Depth);
@@ -27,12 +29,19 @@ impl Content {
             prefix.push('/');
         }
         let mut entries = Vec::new();
-        list(&directory, &prefix, depth, &mut entries)?;
+        let mut bytes = MAX_BYTES;
+        list(&directory, &prefix, depth, (&mut entries, &mut bytes))?;
         Ok(entries)
     }
 }
 
-fn list(directory: &OwnedFd, prefix: &str, depth: u32, entries: &mut Vec<Entry>) -> Result<()> {
+/// Adds what is in a directory to the entries; `room` is what their text may still take.
+fn list(
+    directory: &OwnedFd,
+    prefix: &str,
+    depth: u32,
+    (entries, room): (&mut Vec<Entry>, &mut usize),
+) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = rustix::fs::openat(directory, ".", flags, Mode::empty())?;
     let mut names: Vec<CString> = Vec::new();
@@ -64,11 +73,15 @@ fn list(directory: &OwnedFd, prefix: &str, depth: u32, entries: &mut Vec<Entry>)
         let name = name.to_string_lossy().into_owned();
         let path = format!("{prefix}{name}");
         let below = format!("{path}/");
+        let text = name.len() + path.len() + target.as_ref().map_or(0, String::len);
+        *room = room.checked_sub(text).ok_or(ContentError::Invalid(
+            "the names are longer than 32 MiB together: list with a smaller depth, or parts of it",
+        ))?;
         let entry = told(&stat, name, path, target);
         let descend = entry.kind == EntryType::Directory && depth > 1;
         entries.push(entry);
         if descend {
-            list(&found, &below, depth - 1, entries)?;
+            list(&found, &below, depth - 1, (&mut *entries, &mut *room))?;
         }
     }
     Ok(())
