@@ -114,6 +114,10 @@ where
             proof::hide_session(&mut head.headers);
         }
         let confined = matches!(target, Ok(Target::SignedFile(_)));
+        if confined {
+            // An agent needs none, and this one's origin may be that of the interface.
+            head.headers.remove(COOKIE);
+        }
         let request = Request::from_parts(head, body);
         Box::pin(async move { front.pass(request, confined).await })
     }
@@ -130,7 +134,9 @@ where
     ) -> Result<Response<Either<B, Body>>, Infallible> {
         let mut response = self.edge.oneshot(request).await?;
         if confined {
-            answer::no_document(response.headers_mut());
+            let headers = response.headers_mut();
+            answer::no_document(headers);
+            answer::no_site(headers);
         }
         Ok(response.map(Either::Left))
     }

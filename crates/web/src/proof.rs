@@ -82,8 +82,14 @@ pub(crate) fn cookie(secure: bool, id: &str, seconds: u64) -> Option<HeaderValue
     HeaderValue::from_str(&text).ok()
 }
 
-/// Takes our cookie out of what goes to a guest.
+/// Takes our cookie out of what goes to a guest: with all others, where they cannot be
+/// told apart.
 pub(crate) fn hide_session(headers: &mut HeaderMap) {
+    let readable = |value: &HeaderValue| value.to_str().is_ok();
+    if !headers.get_all(COOKIE).iter().all(readable) {
+        headers.remove(COOKIE);
+        return;
+    }
     let ours = |pair: &str| {
         let name = pair.split_once('=').map_or(pair, |(name, _)| name);
         name == PLAIN || name == SECURE
@@ -163,5 +169,11 @@ mod tests {
         let mut none = headers(&[("cookie", "a=b;c=d")]);
         hide_session(&mut none);
         assert_eq!(none.get(COOKIE).expect("a cookie"), "a=b;c=d");
+        // One that a guest has set keeps nobody from finding ours.
+        let mut other = headers(&[("cookie", "hearth_session=one")]);
+        let unreadable = HeaderValue::from_bytes(b"a=\xff; hearth_session=one").expect("a value");
+        other.append(COOKIE, unreadable);
+        hide_session(&mut other);
+        assert!(!other.contains_key(COOKIE));
     }
 }

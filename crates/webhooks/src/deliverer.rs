@@ -11,7 +11,7 @@ use crate::{Config, DISABLED_EVENT, Error, Sealer, body};
 use chrono::{DateTime, TimeDelta, Utc};
 use hearth_store::{Attempt, DueDelivery, Event, LeaseName, OwnerId, Store, Verdict, Webhook};
 use http::header::{CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use secrecy::{ExposeSecret, SecretString};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +26,8 @@ const LEASE: Duration = Duration::from_secs(60);
 const RENEWAL: Duration = Duration::from_secs(20);
 /// What other processes put in is found at the latest after this.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How much of a body is kept with an attempt.
+const MAX_KEPT_BYTES: usize = 64 << 10;
 const AGENT: &str = concat!("Hearth-Webhooks/", env!("CARGO_PKG_VERSION"));
 const REDACTED: HeaderValue = HeaderValue::from_static("[redacted]");
 
@@ -240,7 +242,7 @@ impl Deliverer {
             class: "request_error",
             message: format!("the event cannot be written: {error}"),
         })?;
-        attempt.request_body.clone_from(&body);
+        attempt.request_body = kept(&body);
         let secret = self.sealer.open(webhook.id, &webhook.sealed_secret);
         let secret = secret.ok_or_else(|| Unanswered {
             class: "signature_error",
@@ -341,11 +343,23 @@ fn shown(headers: &HeaderMap) -> String {
     headers_json(&shown)
 }
 
+/// What is kept of a body: all of it, but for very long ones.
+fn kept(body: &str) -> String {
+    body[..body.floor_char_boundary(MAX_KEPT_BYTES)].to_owned()
+}
+
+/// Whom a webhook tells, without what may be secret in its address.
+fn receiver(url: &str) -> String {
+    let uri = url.parse::<Uri>().unwrap_or_default();
+    let (scheme, host) = (uri.scheme_str().unwrap_or(""), uri.host().unwrap_or(""));
+    format!("{scheme}://{host}")
+}
+
 fn disabled_event(webhook: &Webhook, reason: &str, now: DateTime<Utc>) -> Event {
     let data = serde_json::json!({
         "webhook_id": webhook.id.to_string(),
         "name": webhook.name,
-        "url": webhook.url,
+        "url": receiver(&webhook.url),
         "reason": reason,
     });
     Event {
@@ -360,5 +374,23 @@ fn disabled_event(webhook: &Webhook, reason: &str, now: DateTime<Utc>) -> Event 
         execution_id: None,
         template_id: None,
         build_id: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_bodies_are_kept_in_part() {
+        assert_eq!(kept("{}"), "{}");
+        let long = "ä".repeat(MAX_KEPT_BYTES);
+        assert_eq!(kept(&format!("x{long}")).len(), MAX_KEPT_BYTES - 1);
+    }
+
+    #[test]
+    fn of_a_receiver_its_secrets_are_not_told() {
+        let told = receiver("https://hooks.example.com:8443/services/T0/B0/secret?token=1");
+        assert_eq!(told, "https://hooks.example.com");
     }
 }

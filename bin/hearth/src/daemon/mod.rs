@@ -110,6 +110,10 @@ impl Daemon {
         } = started;
         let started = async {
             let control = start_control(settings, volumes).await?;
+            control.follow_events();
+            control
+                .start_webhooks(settings.events.webhooks(settings))
+                .context("serve webhooks")?;
             let admin = recipes::Admin::start(recipes::Kitchen {
                 settings: settings.clone(),
                 engine,
@@ -128,10 +132,6 @@ impl Daemon {
                 return Err(error);
             }
         };
-        control.follow_events();
-        control
-            .start_webhooks(settings.events.webhooks(settings))
-            .context("serve webhooks")?;
         control.connect_telemetry(Arc::new(told.clone()));
         control.connect_secrets(Arc::new(secret_files::SecretFiles::new(settings)));
         let source = Arc::new(telemetry::NodeSource(Arc::clone(&node)));

@@ -91,7 +91,9 @@ impl Outbox {
         let (mut found, mut bytes, mut damaged) = (Vec::new(), 0, Vec::new());
         for (number, kept) in &waiting.events {
             let event = match kept {
-                Some(event) => Ok((0, (**event).clone())),
+                Some(event) => serde_json::to_vec(event)
+                    .map(|text| (text.len(), (**event).clone()))
+                    .map_err(io::Error::from),
                 None => read(&self.path(*number)),
             };
             match event {

@@ -356,9 +356,7 @@ impl Driver {
     /// that nobody was told of has no reason.
     async fn finish(mut self, asked: Option<oneshot::Sender<u64>>, why: Option<&str>) {
         self.closed.cancel();
-        if let Some(why) = why {
-            self.tell_end(why);
-        }
+        let noted = why.is_none_or(|why| self.tell_end(why));
         self.record.state = SandboxState::Stopping;
         self.publish();
         self.resources.stop_machine().await;
@@ -380,15 +378,15 @@ impl Driver {
 
         if let Err(error) = self.release().await {
             tracing::error!(sandbox = %id, error = %chain(&error), "leaving what could not be cleaned to the next start");
-        } else if let Err(error) = self.remove_files(&id) {
+        } else if let Err(error) = self.remove_files(&id, noted) {
             tracing::error!(sandbox = %id, %error, "removing the sandbox's files failed");
         }
         (self.ground, self.kept) = (None, None);
         self.shared.collect.notify_one();
     }
 
-    /// From here on the sandbox ends, whatever happens, and its journal says so.
-    fn tell_end(&mut self, why: &str) {
+    /// From here on the sandbox ends, whatever happens. Answers whether its journal says so.
+    fn tell_end(&mut self, why: &str) -> bool {
         let durability = match self.record.state {
             SandboxState::Paused => Durability::Host,
             _ => Durability::Daemon,
@@ -399,14 +397,17 @@ impl Driver {
         let told = setup::write_event(&self.shared, &mut self.record, event, durability);
         if let Err(error) = told {
             // It ends all the same, as that is what frees disk space.
-            tracing::error!(sandbox = %self.id(), error = %chain(&error), "remove the journal failed");
+            tracing::error!(sandbox = %self.id(), error = %chain(&error), "write the journal failed");
             self.record.note(EventKind::Killed, details);
             events::post(&self.shared.outbox, &mut self.record);
+            return false;
         }
+        true
     }
 
-    /// Removes the sandbox's files. The journal stays while it alone holds an event.
-    fn remove_files(&mut self, id: &hearth_ids::SandboxId) -> std::io::Result<()> {
+    /// Removes the sandbox's files. The journal stays while it alone holds an event; one that
+    /// does not say that the sandbox has ended would bring it back.
+    fn remove_files(&mut self, id: &hearth_ids::SandboxId, noted: bool) -> std::io::Result<()> {
         let Shared {
             journals, outbox, ..
         } = &*self.shared;
@@ -415,8 +416,8 @@ impl Driver {
         }
         journals.clear(id, &[])?;
         match events::post(outbox, &mut self.record) {
-            true => journals.remove(id),
-            false => Ok(()),
+            false if noted => Ok(()),
+            _ => journals.remove(id),
         }
     }
 
