@@ -9,6 +9,8 @@ pub struct Options {
     pub template: String,
     /// How long a sandbox lives after its last use, at least.
     pub timeout: Duration,
+    /// Whether ports of sandboxes are reached over TLS.
+    pub tls: bool,
     /// Whether sandboxes outlive the session in which they were made.
     pub keep: bool,
 }

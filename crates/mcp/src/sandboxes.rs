@@ -102,6 +102,15 @@ impl Sandboxes {
         client.sandbox_client(sandbox)
     }
 
+    /// The URL of a port of a sandbox.
+    pub(crate) fn url(&self, sandbox: &Sandbox, port: u16) -> String {
+        let scheme = if self.options.tls { "https" } else { "http" };
+        format!(
+            "{scheme}://{port}-{}.{}",
+            sandbox.sandbox_id, sandbox.domain
+        )
+    }
+
     /// All sandboxes that the key may see.
     pub(crate) async fn list(&self) -> Result<Vec<ListedSandbox>, Error> {
         self.client.sandbox_list_all(&ListQuery::default()).await

@@ -294,10 +294,7 @@ impl Server {
             return Err(Failure::Input("port is 0".to_owned()));
         }
         let sandbox = self.sandboxes.get(asked.sandbox_id.as_deref()).await?;
-        let url = format!(
-            "https://{}-{}.{}",
-            asked.port, sandbox.sandbox_id, sandbox.domain
-        );
+        let url = self.sandboxes.url(&sandbox, asked.port);
         Ok(match sandbox.traffic_access_token {
             None => url,
             Some(token) => {

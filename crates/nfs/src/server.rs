@@ -224,7 +224,7 @@ impl VolumeServer {
                 guest: Arc::clone(guest),
                 threads: Arc::clone(&self.threads),
                 message,
-                _share: share,
+                share,
             };
             under_way.spawn(work.answer(Arc::clone(&answers)));
         }
@@ -255,8 +255,9 @@ struct Work {
     guest: Arc<Guest>,
     threads: Arc<Semaphore>,
     message: Vec<u8>,
-    /// Held until the answer is sent: who does not read has nothing more answered.
-    _share: OwnedSemaphorePermit,
+    /// Held until the answer is sent: who does not read has nothing more answered. Work
+    /// that nobody waits for any more holds it until it is done.
+    share: OwnedSemaphorePermit,
 }
 
 impl Work {
@@ -264,13 +265,13 @@ impl Work {
         let Ok(thread) = Arc::clone(&self.threads).acquire_owned().await else {
             return;
         };
-        let (guest, message) = (self.guest, self.message);
+        let (guest, message, share) = (self.guest, self.message, self.share);
         let answering = tokio::task::spawn_blocking(move || {
             // Given back when the work is done, also where nobody waits for it any more.
             let _thread = thread;
-            guest.exports.answer(&message)
+            Some((guest.exports.answer(&message)?, share))
         });
-        let Ok(Some(answer)) = answering.await else {
+        let Ok(Some((answer, _share))) = answering.await else {
             return;
         };
         let mut answers = answers.lock().await;

@@ -189,7 +189,7 @@ impl Node {
         if end_at <= now {
             return Err(Error::Invalid("the end time has passed".to_owned()));
         }
-        volumes::check(&self.shared, &spec)?;
+        volumes::check(&self.shared, &spec, of.is_some())?;
         // Leased before it is looked at, by `Ground` for as long as it is needed.
         let _lease = self.shared.builds.lease(spec.build_id);
         let build = spec.build_id;

@@ -187,6 +187,9 @@ fn a_volume_is_there_after_a_pause_and_in_a_fork() {
             let spec = with(home.spec(home.base), &mounts);
             let refused = node.create(spec, in_an_hour()).await.unwrap_err();
             assert!(matches!(refused, Error::Step { .. }), "{refused}");
+            let spec = with(home.spec(build), &mounts);
+            let forked = node.create_fork(spec, in_an_hour(), Some(id.clone())).await;
+            run(&forked.unwrap(), "! grep -q ' nfs ' /proc/mounts").await;
             node.shutdown(Duration::from_secs(10)).await;
         },
     );

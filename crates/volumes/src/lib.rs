@@ -49,6 +49,7 @@ pub struct Volumes {
     limits: Limits,
     counted: usage::Counted,
     counting: usage::Counting,
+    arriving: usage::Arriving,
     /// What takes long is to end.
     stopped: AtomicBool,
 }
@@ -88,6 +89,7 @@ impl Volumes {
             limits: Limits::NONE,
             counted: usage::Counted::default(),
             counting: usage::Counting::default(),
+            arriving: usage::Arriving::default(),
             stopped: AtomicBool::new(false),
         };
         // What was not made to its end belongs to nobody.

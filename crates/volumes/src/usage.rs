@@ -49,6 +49,31 @@ impl Counting {
     }
 }
 
+/// Bytes of uploads under way, which no count sees, by volume.
+#[derive(Debug, Default)]
+pub(crate) struct Arriving(Mutex<HashMap<VolumeId, u64>>);
+
+impl Arriving {
+    /// Adds bytes of an upload; answers how many arrive at the volume in all.
+    pub(crate) fn add(&self, id: VolumeId, bytes: u64) -> u64 {
+        let mut arriving = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = arriving.entry(id).or_default();
+        *all = all.saturating_add(bytes);
+        *all
+    }
+
+    /// An upload of so many bytes is over.
+    pub(crate) fn remove(&self, id: VolumeId, bytes: u64) {
+        let mut arriving = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(all) = arriving.get_mut(&id) {
+            *all = all.saturating_sub(bytes);
+            if *all == 0 {
+                arriving.remove(&id);
+            }
+        }
+    }
+}
+
 impl Volumes {
     /// Looks at every entry of a volume. Takes long for a large one. What lies deeper than
     /// 256 directories is not counted.
@@ -120,7 +145,8 @@ impl Volumes {
         }
     }
 
-    fn free(&self) -> io::Result<u64> {
+    /// Bytes of the disk that volumes may still fill.
+    pub(crate) fn free(&self) -> io::Result<u64> {
         let disk = rustix::fs::statvfs(&self.root)?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         Ok(free.saturating_sub(self.limits.reserve_bytes))

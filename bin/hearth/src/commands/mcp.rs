@@ -42,6 +42,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     let options = hearth_mcp::Options {
         template: args.template,
         timeout: Duration::from_secs(args.timeout),
+        tls: settings.tls.port != 0,
         keep: args.keep,
     };
     let stopped = daemon::signals::Stop::listen()?;

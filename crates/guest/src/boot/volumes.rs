@@ -55,10 +55,13 @@ pub fn ensure(wanted: &[VolumeMount]) -> io::Result<()> {
             tracing::error!(%error, path = %mounted.path.display(), "unmount volume failed");
         }
     }
-    let missing = wanted
+    let mut missing: Vec<&VolumeMount> = wanted
         .iter()
-        .filter(|wanted| !present.iter().any(|mounted| mounted.is(wanted)));
-    for (number, volume) in missing.enumerate() {
+        .filter(|wanted| !present.iter().any(|mounted| mounted.is(wanted)))
+        .collect();
+    // What is above is mounted first: it would hide what is below it.
+    missing.sort_by_key(|wanted| Path::new(&wanted.path).components().count());
+    for (number, volume) in missing.into_iter().enumerate() {
         if number == 0 {
             load_module();
         }

@@ -58,8 +58,12 @@ pub(crate) fn mounts(spec: &SandboxSpec) -> Result<Vec<VolumeMount>, Error> {
         .map_err(|error| Error::Invalid(format!("the volume mounts cannot be read: {error}")))
 }
 
-/// Refuses a new sandbox one of whose volumes cannot be served.
-pub(crate) fn check(shared: &Shared, spec: &SandboxSpec) -> Result<(), Error> {
+/// Refuses a new sandbox one of whose volumes cannot be served. A fork goes on without what
+/// was deleted meanwhile, as a resume does.
+pub(crate) fn check(shared: &Shared, spec: &SandboxSpec, forked: bool) -> Result<(), Error> {
+    if forked {
+        return Ok(());
+    }
     let exports = exports(shared, &mounts(spec)?);
     match shared.volumes.check(&exports) {
         Err(hearth_nfs::Error::TooMany(count)) => Err(Error::Invalid(format!(

@@ -402,6 +402,29 @@ fn a_volume_takes_as_much_as_it_may() {
 }
 
 #[test]
+fn uploads_at_the_same_time_share_the_room() {
+    let setting = setting_with(Limits {
+        max_bytes: 1 << 20,
+        reserve_bytes: 0,
+    });
+    let begin = |name| {
+        let begun = setting.content.upload(path(name), own(), true, None);
+        begun.expect("there is room")
+    };
+    let (mut first, mut second) = (begin("/a"), begin("/b"));
+    first.take(600 << 10).expect("fits");
+    let refused = second.take(600 << 10);
+    assert!(matches!(
+        refused,
+        Err(ContentError::NoSpace { limit_mib: 1 })
+    ));
+    // What was broken off takes no room.
+    drop((first, second));
+    begin("/c").take(600 << 10).expect("fits");
+    begin("/d").take(900 << 10).expect("fits");
+}
+
+#[test]
 fn a_removed_volume_has_no_content() {
     let setting = setting();
     setting.write("/file", b"x", true).expect("writes");

@@ -10,6 +10,9 @@ use std::io;
 use std::path::PathBuf;
 use uuid::Uuid;
 
+/// How often an upload asks anew how much of the disk is free.
+const ASKED_EACH: u64 = 16 << 20;
+
 /// A file on its way. Dropping it leaves everything as it was.
 #[derive(Debug)]
 pub struct Upload {
@@ -97,11 +100,16 @@ impl Upload {
     /// # Errors
     /// [`ContentError::NoSpace`] where the volume has no room for them.
     pub fn take(&mut self, bytes: usize) -> Result<()> {
-        self.written = self.written.saturating_add(bytes as u64);
-        match self.written > self.room {
-            true => Err(self.content.no_room()),
-            false => Ok(()),
+        let (volumes, bytes) = (&self.content.volumes, bytes as u64);
+        let before = self.written;
+        self.written = before.saturating_add(bytes);
+        // With what others upload at the same time.
+        let arriving = volumes.arriving.add(self.content.id, bytes);
+        let ask = before / ASKED_EACH != self.written / ASKED_EACH;
+        if arriving > self.room || (ask && volumes.free()? < bytes) {
+            return Err(self.content.no_room());
         }
+        Ok(())
     }
 
     /// Puts the file, all of which is written, in its place. It is on disk when this
@@ -142,6 +150,8 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
+        let arriving = &self.content.volumes.arriving;
+        arriving.remove(self.content.id, self.written);
         if let Some(staged) = self.staged.take()
             && let Err(error) = std::fs::remove_file(&staged)
         {
