@@ -107,6 +107,24 @@ fn attempt_insertion(attempt: &Attempt) -> Statement {
     .number(millis(attempt.at))
 }
 
+/// Those of the same sandbox that wait for this delivery: as long as it waits itself they are
+/// not due, so that nobody looks at them, and when it is over they are.
+fn followers(attempt: &Attempt, verdict: &Verdict, now: DateTime<Utc>) -> Statement {
+    const WHICH: &str = "webhook_id = $2 AND state = 'pending' AND attempts = 0
+        AND event_id <> $3 AND sandbox_id = (SELECT head.sandbox_id FROM deliveries AS head
+            WHERE head.webhook_id = $2 AND head.event_id = $3)";
+    let (compared, at) = match verdict {
+        Verdict::Again(at) => ("next_at < $1", *at),
+        Verdict::Success | Verdict::GiveUp { .. } => ("next_at > $1", now),
+    };
+    Statement::new(format!(
+        "UPDATE deliveries SET next_at = $1 WHERE {compared} AND {WHICH}"
+    ))
+    .number(millis(at))
+    .text(attempt.webhook_id)
+    .text(attempt.event_id)
+}
+
 /// Disables a webhook all of whose attempts have failed for long.
 async fn disable(
     session: &mut impl Session,
@@ -189,6 +207,19 @@ impl<D: Database> DeliveryStore for SqlStore<D> {
             Verdict::GiveUp { .. } => ("failed", now),
         };
         let mut session = self.database.begin().await?;
+        // The webhook first, as whoever disables it does: none waits for the other.
+        let failing = match attempt.success {
+            true => Statement::new("UPDATE webhooks SET failing_since = NULL WHERE id = $1"),
+            false => Statement::new(
+                "UPDATE webhooks SET failing_since = coalesce(failing_since, $2) WHERE id = $1",
+            ),
+        };
+        let failing = failing.text(webhook);
+        let failing = match attempt.success {
+            true => failing,
+            false => failing.number(millis(attempt.at)),
+        };
+        session.execute(failing).await?;
         // One that was ended meanwhile, with its webhook, stays ended.
         let update = Statement::new(
             "UPDATE deliveries SET attempts = attempts + 1, next_at = $1,
@@ -203,18 +234,7 @@ impl<D: Database> DeliveryStore for SqlStore<D> {
             return Ok(false);
         }
         session.execute(attempt_insertion(attempt)).await?;
-        let failing = match attempt.success {
-            true => Statement::new("UPDATE webhooks SET failing_since = NULL WHERE id = $1"),
-            false => Statement::new(
-                "UPDATE webhooks SET failing_since = coalesce(failing_since, $2) WHERE id = $1",
-            ),
-        };
-        let failing = failing.text(webhook);
-        let failing = match attempt.success {
-            true => failing,
-            false => failing.number(millis(attempt.at)),
-        };
-        session.execute(failing).await?;
+        session.execute(followers(attempt, verdict, now)).await?;
         let mut disabled = false;
         if let Verdict::GiveUp {
             failing_before,

@@ -49,6 +49,8 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_by_webhook ON deliveries (webhook_id, occurred_at, event_id);
 CREATE INDEX deliveries_by_event ON deliveries (event_id);
 CREATE INDEX deliveries_due ON deliveries (next_at) WHERE state = 'pending';
+CREATE INDEX deliveries_due_at_webhook ON deliveries (webhook_id, next_at)
+    WHERE state = 'pending';
 CREATE INDEX deliveries_in_order ON deliveries (webhook_id, sandbox_id, occurred_at, event_id)
     WHERE state = 'pending';
 

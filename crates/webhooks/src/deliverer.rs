@@ -117,7 +117,10 @@ impl Deliverer {
         }
         let now = Utc::now();
         for webhook in self.store.delivery_webhooks_due(now).await? {
-            let busy = self.lock().get(&webhook.id).map_or(0, HashSet::len);
+            // As it is before the store is asked: an attempt that ends meanwhile is still due in
+            // the answer, and is not to be made once more.
+            let under_way = self.lock().get(&webhook.id).cloned().unwrap_or_default();
+            let busy = under_way.len();
             if busy >= self.config.concurrency {
                 continue;
             }
@@ -126,7 +129,7 @@ impl Deliverer {
             let due = self.store.delivery_due(webhook.id, now, limit).await?;
             let webhook = Arc::new(webhook);
             for due in due {
-                if self.begin(&webhook, due.event.id) {
+                if !under_way.contains(&due.event.id) && self.begin(&webhook, due.event.id) {
                     let (this, webhook) = (Arc::clone(self), Arc::clone(&webhook));
                     let stop = stop.clone();
                     tasks.spawn(async move {
