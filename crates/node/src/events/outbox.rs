@@ -17,6 +17,8 @@ use tokio::sync::watch;
 
 /// Events that wait at most. A control plane that is away for longer loses the oldest.
 const MAX_WAITING: usize = 200_000;
+/// Bytes of them at most: the disk is the sandboxes'.
+const MAX_BYTES: u64 = 1 << 30;
 const NEW_FILE: &str = "event.new";
 
 #[derive(Debug)]
@@ -29,9 +31,39 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// By their numbers; those that the disk did not take are here.
-    events: BTreeMap<u64, Option<Box<SandboxEvent>>>,
+    /// By their numbers.
+    events: BTreeMap<u64, Kept>,
+    bytes: u64,
     last: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// Of its text.
+    bytes: u64,
+    /// The event, where the disk did not take it.
+    event: Option<Box<SandboxEvent>>,
+}
+
+impl Waiting {
+    fn insert(&mut self, number: u64, kept: Kept) {
+        self.bytes += kept.bytes;
+        self.events.insert(number, kept);
+        self.last = self.last.max(number);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Kept> {
+        let kept = self.events.remove(&number)?;
+        self.bytes -= kept.bytes;
+        Some(kept)
+    }
+
+    /// The oldest, where there are more than may wait.
+    fn excess(&self) -> Option<u64> {
+        let (oldest, _) = self.events.first_key_value()?;
+        let much = self.events.len() > MAX_WAITING || self.bytes > MAX_BYTES;
+        (much && self.events.len() > 1).then_some(*oldest)
+    }
 }
 
 impl Outbox {
@@ -43,14 +75,15 @@ impl Outbox {
             .create(&directory)?;
         let mut waiting = Waiting::default();
         for entry in fs::read_dir(&directory)? {
-            let name = entry?.file_name();
+            let entry = entry?;
+            let name = entry.file_name();
             let number = name.to_str().and_then(|name| {
                 let number = name.strip_suffix(".json")?;
                 number.parse::<u64>().ok()
             });
             if let Some(number) = number {
-                waiting.events.insert(number, None);
-                waiting.last = waiting.last.max(number);
+                let bytes = entry.metadata()?.len();
+                waiting.insert(number, Kept { bytes, event: None });
             }
         }
         Ok(Self {
@@ -65,17 +98,15 @@ impl Outbox {
         let mut waiting = self.lock();
         let clock = u64::try_from(chrono::Utc::now().timestamp_micros()).unwrap_or(0);
         let number = clock.max(waiting.last + 1);
-        waiting.last = number;
-        let written = self.write(number, &event);
+        let (bytes, written) = self.write(number, &event);
         let on_disk = written.is_ok();
         if let Err(error) = written {
             tracing::error!(sandbox = %event.sandbox_id, %error, "write event failed: it waits in memory");
         }
-        let kept = (!on_disk).then(|| Box::new(event));
-        waiting.events.insert(number, kept);
-        if waiting.events.len() > MAX_WAITING
-            && let Some((oldest, _)) = waiting.events.pop_first()
-        {
+        let event = (!on_disk).then(|| Box::new(event));
+        waiting.insert(number, Kept { bytes, event });
+        while let Some(oldest) = waiting.excess() {
+            waiting.remove(oldest);
             tracing::error!("an event is lost: no control plane takes them");
             let _ = fs::remove_file(self.path(oldest));
         }
@@ -88,17 +119,15 @@ impl Outbox {
     /// at least.
     pub(crate) fn oldest(&self, most_bytes: usize) -> Vec<(u64, SandboxEvent)> {
         let mut waiting = self.lock();
-        let (mut found, mut bytes, mut damaged) = (Vec::new(), 0, Vec::new());
+        let (mut found, mut bytes, mut damaged) = (Vec::new(), 0_usize, Vec::new());
         for (number, kept) in &waiting.events {
-            let event = match kept {
-                Some(event) => serde_json::to_vec(event)
-                    .map(|text| (text.len(), (**event).clone()))
-                    .map_err(io::Error::from),
+            let event = match &kept.event {
+                Some(event) => Ok((**event).clone()),
                 None => read(&self.path(*number)),
             };
             match event {
-                Ok((length, event)) => {
-                    bytes += length;
+                Ok(event) => {
+                    bytes = bytes.saturating_add(usize::try_from(kept.bytes).unwrap_or(usize::MAX));
                     if bytes > most_bytes && !found.is_empty() {
                         break;
                     }
@@ -111,7 +140,7 @@ impl Outbox {
             }
         }
         for number in damaged {
-            waiting.events.remove(&number);
+            waiting.remove(number);
             let path = self.path(number);
             let _ = fs::rename(&path, path.with_extension("damaged"));
         }
@@ -122,10 +151,10 @@ impl Outbox {
     pub(crate) fn acknowledge(&self, numbers: &[u64]) {
         let mut waiting = self.lock();
         for number in numbers {
-            let Some(kept) = waiting.events.remove(number) else {
+            let Some(kept) = waiting.remove(*number) else {
                 continue;
             };
-            if kept.is_none()
+            if kept.event.is_none()
                 && let Err(error) = fs::remove_file(self.path(*number))
             {
                 tracing::warn!(number, %error, "remove acknowledged event failed");
@@ -138,8 +167,15 @@ impl Outbox {
         self.news.subscribe()
     }
 
-    fn write(&self, number: u64, event: &SandboxEvent) -> io::Result<()> {
-        let text = serde_json::to_vec(event)?;
+    /// How many bytes the event has, and whether they are on disk.
+    fn write(&self, number: u64, event: &SandboxEvent) -> (u64, io::Result<()>) {
+        match serde_json::to_vec(event) {
+            Ok(text) => (text.len() as u64, self.write_text(number, &text)),
+            Err(error) => (0, Err(error.into())),
+        }
+    }
+
+    fn write_text(&self, number: u64, text: &[u8]) -> io::Result<()> {
         // Under the lock there is one writer.
         let new = self.directory.join(NEW_FILE);
         let mut file = fs::OpenOptions::new()
@@ -148,7 +184,7 @@ impl Outbox {
             .truncate(true)
             .mode(0o600)
             .open(&new)?;
-        file.write_all(&text)?;
+        file.write_all(text)?;
         fs::rename(&new, self.path(number))
     }
 
@@ -162,7 +198,27 @@ impl Outbox {
     }
 }
 
-fn read(path: &Path) -> io::Result<(usize, SandboxEvent)> {
-    let text = fs::read(path)?;
-    Ok((text.len(), serde_json::from_slice(&text)?))
+fn read(path: &Path) -> io::Result<SandboxEvent> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_bounded_in_number_and_in_bytes() {
+        let kept = |bytes| Kept { bytes, event: None };
+        let mut waiting = Waiting::default();
+        waiting.insert(1, kept(MAX_BYTES + 1));
+        assert_eq!(waiting.excess(), None, "the newest is never lost");
+        waiting.insert(2, kept(1));
+        assert_eq!(waiting.excess(), Some(1));
+        waiting.remove(1).expect("it waits");
+        assert_eq!((waiting.excess(), waiting.bytes), (None, 1));
+        for number in 3..=MAX_WAITING as u64 + 2 {
+            waiting.insert(number, kept(1));
+        }
+        assert_eq!(waiting.excess(), Some(2));
+    }
 }
