@@ -72,10 +72,18 @@ impl FromStr for Reference {
             let fits = |byte: u8| {
                 byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte)
             };
-            !part.is_empty() && !part.starts_with('.') && part.bytes().all(fits)
+            let ends = |end: Option<u8>| end.is_some_and(|byte| byte.is_ascii_alphanumeric());
+            let bytes = part.as_bytes();
+            let joined = !part.contains("..") && !part.contains("._") && !part.contains("_.");
+            joined
+                && ends(bytes.first().copied())
+                && ends(bytes.last().copied())
+                && part.bytes().all(fits)
         };
         if !repository.split('/').all(part) {
-            return refuse("the name takes a-z, 0-9, \".\", \"_\", \"-\" and \"/\"");
+            return refuse(
+                "each part of the name takes a-z and 0-9, with \".\", \"_\" or \"-\" between them",
+            );
         }
         let is_tag = |tag: &str| {
             let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -159,6 +167,11 @@ mod tests {
             "a b",
             "../x",
             "x/../y",
+            "x..",
+            "x..y",
+            "x/y.",
+            "x/-y",
+            "x._y",
             "x:",
             "x:-t",
             "x@sha256:12",

@@ -12,6 +12,7 @@ from e2b.exceptions import SecretException
 
 from support.daemon import Hearth, running
 from support.internet import FIRST, HOST, METADATA, SECOND, Internet, internet
+from support.machine import tree
 from support.waiting import until
 
 EVERYWHERE = "0.0.0.0/0"
@@ -650,8 +651,8 @@ def test_other_users_of_the_host_read_nothing(hearth: Hearth, box: Sandbox):
         path = f"/v2/sandboxes/{box.sandbox_id}/logs"
         until(lambda: "seen-by-nobody" in api.get(path).text, "the log")
     state = hearth.state_dir
-    paths = [str(path) for path in [state, *state.rglob("*")] if not path.is_symlink()]
-    paths += [str(path) for path in hearth.run_dir.rglob("*") if not path.is_socket()]
+    paths = [str(path) for path in tree(state) if not path.is_symlink()]
+    paths += [str(path) for path in tree(hearth.run_dir) if not path.is_socket()]
     assert any("telemetry" in path for path in paths)
     looker = subprocess.run(
         ["python3", "-c", LOOKER], input="\0".join(paths), capture_output=True, text=True, check=True

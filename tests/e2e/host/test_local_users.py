@@ -10,6 +10,7 @@ from pathlib import Path
 from e2b import Sandbox
 
 from support.daemon import Hearth
+from support.machine import tree
 
 NOBODY = 65534
 SECRET = "only-for-the-tenant-5f1c0e9d"
@@ -20,6 +21,15 @@ PUBLIC = re.compile(r"state/(artefacts(/.*)?|guest\.json|network\.json|ca(-bundl
 
 # Which process the daemon is, and whether guests are emulated.
 PUBLIC_RUN = re.compile(r"run/(hearth\.pid|emulation)")
+
+
+def is_file_or_directory(path: Path) -> bool:
+    """Of what a running daemon keeps: a path that was listed may be gone by now."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def can_open(path: str) -> bool:
@@ -41,11 +51,7 @@ def probe(paths: list[str], answer: Connection) -> None:
 def readable_by_nobody(root: Path) -> list[str]:
     """Every file and directory below that an unprivileged user can open, relative to the
     parent. Named one by one, as directories need not be listed to be looked into."""
-    paths = [
-        str(path)
-        for path in [root, *root.rglob("*")]
-        if stat.S_ISREG(path.lstat().st_mode) or stat.S_ISDIR(path.lstat().st_mode)
-    ]
+    paths = [str(path) for path in tree(root) if is_file_or_directory(path)]
     # Forked, not started: the interpreter of the tests need not be for everybody.
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()

@@ -117,12 +117,21 @@ class Traces:
         return left
 
 
+def tree(root: Path) -> list[Path]:
+    """A directory and all that is in it, which may change while this looks: unlike
+    `rglob`, this does not fail at a directory that ended meanwhile."""
+    found = [root]
+    for above, directories, files in os.walk(root):
+        found += [Path(above, name) for name in directories + files]
+    return found
+
+
 def sandbox_files(state_dir: Path, run_dir: Path) -> set[str]:
     """Files of single sandboxes, and sockets and the like of the daemon."""
     found = set()
     for directory in (state_dir / "sandboxes", run_dir):
         if directory.is_dir():
-            found |= {str(path) for path in directory.rglob("*") if not path.is_dir()}
+            found |= {str(path) for path in tree(directory) if not path.is_dir()}
             found |= {str(path) for path in (directory / "sb").glob("*")}
     # A log may stay to be read, and a lock's file has to: removing it would race
     # with the next holder. Which users were given out is remembered until the host boots.
