@@ -12,6 +12,8 @@ looks better than the run was. Exits non-zero when anything failed or no test ra
 Each failed test is shown once more before the totals, with the end of what it said:
 a log that is kept only in part usually keeps its end.
 
+A test that failed and then passed when it was run once more counts as passed, and is named.
+
 A Rust test that finds this host without what it needs prints `skipped: <reason>` at
 the start of a line and returns, which its runner takes for success. Here it counts as
 skipped, and its reason is shown.
@@ -160,6 +162,20 @@ def show_failures(results: Path) -> None:
                     print(f"--- failed, {path.name.split('.')[0]}: {name}\n{end}")
 
 
+def second_runs(results: Path) -> Iterator[tuple[str, str]]:
+    """Suite and name of each test that passed only when it was run again."""
+    for path in sorted(results.glob("*.nextest.xml")):
+        for case in ElementTree.parse(path).getroot().iter("testcase"):
+            if case.find("flakyFailure") is not None:
+                yield path.name.split(".nextest")[0], case.get("name", "")
+    for path in sorted(results.glob("*.pytest.again.txt")):
+        failed = path.with_name(path.name.replace(".again.txt", ".xml"))
+        names = [name for name, _ in junit_failures(failed)] if failed.exists() else []
+        for test in dict.fromkeys(path.read_text().splitlines()):
+            if not any(name.endswith(test.split("::", 1)[-1]) for name in names):
+                yield path.name.split(".pytest")[0], test
+
+
 def wall_time(results: Path, name: str) -> Optional[int]:
     path = results / f"{name}.seconds"
     return int(path.read_text()) if path.exists() else None
@@ -179,6 +195,8 @@ def main(results: Path, failed_stages: list[str]) -> int:
     show_failures(results)
     for reason, times in sorted(reasons.items()):
         print(f"   skipped  {times} x {reason}")
+    for suite, test in second_runs(results):
+        print(f"     flaky  {suite}: {test} passed at its second run")
     for name, totals in parts.items():
         seconds = wall_time(results, name)
         print(f"{name:>12}  {'' if seconds is None else f'{seconds} s':>7}  {totals}")

@@ -7,6 +7,8 @@ import pytest
 
 from support.daemon import Hearth, running
 
+pytest_plugins = ["support.flaky"]
+
 
 @pytest.fixture(scope="session")
 def hearth() -> Iterator[Hearth]:

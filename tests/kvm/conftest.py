@@ -9,6 +9,8 @@ import pytest
 from support.daemon import Hearth, running
 from support.internet import Internet, internet
 
+pytest_plugins = ["support.flaky"]
+
 
 @pytest.fixture(scope="session")
 def outside() -> Iterator[Internet]:

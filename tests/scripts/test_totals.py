@@ -89,3 +89,23 @@ def test_the_line_never_looks_better_than_the_run(tmp_path):
     (tmp_path / "rust.nextest.log").write_text(SUMMARY.format(run=3, passed=3, failed=0, skipped=0))
     (tmp_path / "js.node.tap").unlink()
     assert totals(tmp_path, "build")[1][-2:] == ["stage failed: build", "3 passed, 1 failed, 0 skipped"]
+
+
+def test_what_passed_at_its_second_run_is_named_and_what_failed_twice_is_not(tmp_path):
+    flaky = '<testcase name="net::slow"><flakyFailure type="test failure"/></testcase>'
+    (tmp_path / "rust.nextest.log").write_text(SUMMARY.format(run=4, passed=4, failed=0, skipped=0))
+    (tmp_path / "rust.nextest.xml").write_text(JUNIT.format(more=flaky))
+    (tmp_path / "host.pytest.xml").write_text(
+        '<testsuites><testsuite tests="2" failures="1" errors="0" skipped="0">'
+        '<testcase classname="host.test_a" name="test_twice[a b]"><failure>no</failure></testcase>'
+        '<testcase classname="host.test_a" name="test_once[a b]"/></testsuite></testsuites>'
+    )
+    (tmp_path / "host.pytest.again.txt").write_text(
+        "host/test_a.py::test_twice[a b]\nhost/test_a.py::test_once[a b]\n"
+    )
+    status, lines = totals(tmp_path)
+    assert (status, lines[-1]) == (1, "3 passed, 1 failed, 2 skipped")
+    assert [line.strip() for line in lines if "flaky" in line] == [
+        "flaky  rust: net::slow passed at its second run",
+        "flaky  host: host/test_a.py::test_once[a b] passed at its second run",
+    ]
