@@ -9,6 +9,7 @@
     reason = "in a binary, `pub` says what a module offers to its neighbours"
 )]
 
+mod burst;
 mod density;
 mod descriptors;
 mod edge;
@@ -41,6 +42,15 @@ enum Command {
         #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         sandboxes: u32,
         /// Print JSON instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sandboxes created at once, each answering a command, beside what one costs alone
+    Burst {
+        /// Sandboxes at once
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 5, 20])]
+        sandboxes: Vec<usize>,
+        /// Print JSON instead of a table
         #[arg(long)]
         json: bool,
     },
@@ -108,6 +118,14 @@ async fn measure(installation: &Installation, command: Command) -> anyhow::Resul
     match command {
         Command::Density { sandboxes, json } => {
             let report = density::measure(installation, sandboxes).await?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&report)?);
+            } else {
+                print!("{report}");
+            }
+        }
+        Command::Burst { sandboxes, json } => {
+            let report = burst::measure(installation, &sandboxes).await?;
             if json {
                 println!("{}", serde_json::to_string_pretty(&report)?);
             } else {

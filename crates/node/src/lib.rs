@@ -27,6 +27,7 @@ mod sandbox;
 mod server;
 mod service;
 mod spec;
+mod turns;
 mod warm_pool;
 mod watch;
 

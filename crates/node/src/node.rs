@@ -13,6 +13,7 @@ use crate::{
     registry::{Count, Registry},
     sandbox::{Command, Handle, driver::Driver, ground::Ground, resources::Resources, volumes},
     spec::{SandboxSpec, SandboxState, Status},
+    turns::{self, Turns},
     warm_pool::{self, WarmPool, WarmSandbox},
     watch::{Revision, Source, Watcher},
 };
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub builds: Arc<LocalStore>,
     pub hooks: Announcer,
     pub warm_pool: WarmPool,
+    pub turns: Turns,
     /// Told when a build may have become needless.
     pub collect: Notify,
     /// Cancelled when the daemon goes down: drivers let go of their VMs.
@@ -127,6 +129,7 @@ impl Node {
             .map_err(Error::step("prepare the network"))?;
         let shared = Arc::new(Shared {
             warm_pool: WarmPool::new(&config)?,
+            turns: Turns::new(turns::processors()),
             config,
             engine,
             slots,

@@ -79,8 +79,12 @@ pub(crate) async fn start(
         let held = slot_with_room(shared, &record.spec.sandbox_id).await?;
         *resources = Resources::Slot(held);
     }
-    launch(shared, ground, record, resources).await?;
-    introduce(shared, ground, record, resources, (identity, told)).await
+    let started = async {
+        launch(shared, ground, record, resources).await?;
+        introduce(shared, ground, record, resources, (identity, told)).await
+    };
+    // Boxed, as it is part of many other futures.
+    shared.turns.start(Box::pin(started)).await
 }
 
 /// Makes a warm sandbox that of the record, whose VM it is already.

@@ -170,13 +170,19 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         let expired = pool.lock().expire(Instant::now());
         discard_all(&shared, expired).await;
-        while !shared.detach.is_cancelled() {
+        loop {
+            // Before anything counts as being made, which a create would wait for.
+            let turn = tokio::select! {
+                () = shared.detach.cancelled() => break,
+                turn = shared.turns.spare() => turn,
+            };
             let next = pool.lock().next(Instant::now());
             let Some(next) = next else {
                 break;
             };
             discard_all(&shared, next.evicted).await;
             make_one(&shared, next.build).await;
+            drop(turn);
         }
     }
     let rest = pool.lock().close();
