@@ -53,7 +53,7 @@ pub(crate) struct Shared {
 }
 
 pub struct Node {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     drivers: TaskTracker,
 }
 
