@@ -23,6 +23,7 @@ mod guard;
 mod layers;
 mod metadata;
 mod openapi;
+mod operator;
 mod query;
 mod rate_limit;
 mod routes;

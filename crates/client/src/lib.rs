@@ -22,6 +22,7 @@
 #![warn(missing_docs)]
 
 mod control;
+mod nodes;
 mod sandbox;
 mod templates;
 mod volumes;
@@ -34,9 +35,9 @@ pub use hearth_agent_client::{
 pub use hearth_ids::SandboxId;
 pub use hearth_wire::{
     AliasInfo, BuildLogEntry, BuildStatus, BuildStatusReason, FilesUpload, ForkResult,
-    FromImageRegistry, ListedSandbox, LogLevel, NewSandbox, NewTemplateBuild, OnTimeout,
-    RequestedTemplate, Sandbox, SandboxDetail, SandboxLogEntry, SandboxState, SnapshotInfo,
-    StartTemplateBuild, Template, TemplateBuild, TemplateBuildInfo, TemplateStep, TemplateTag,
-    TemplateWithBuilds, Volume, VolumeAndToken, VolumeState, VolumeUsage,
+    FromImageRegistry, ListedSandbox, LogLevel, NewSandbox, NewTemplateBuild, Node, NodeStatus,
+    OnTimeout, RequestedTemplate, Sandbox, SandboxDetail, SandboxLogEntry, SandboxState,
+    SnapshotInfo, StartTemplateBuild, Template, TemplateBuild, TemplateBuildInfo, TemplateStep,
+    TemplateTag, TemplateWithBuilds, Volume, VolumeAndToken, VolumeState, VolumeUsage,
 };
 pub use sandbox::SandboxClient;

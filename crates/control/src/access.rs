@@ -24,6 +24,8 @@ pub enum Resource {
     Webhooks,
     /// The team itself.
     Team,
+    /// The machines that sandboxes run on.
+    Nodes,
 }
 
 /// What is done with it.
@@ -53,7 +55,7 @@ impl Resource {
             Self::Sandboxes => Some(Scope::Sandboxes),
             Self::Templates => Some(Scope::Templates),
             Self::Secrets => Some(Scope::Secrets),
-            Self::ApiKeys | Self::Webhooks => Some(Scope::Admin),
+            Self::ApiKeys | Self::Webhooks | Self::Nodes => Some(Scope::Admin),
             Self::Team => None,
         }
     }

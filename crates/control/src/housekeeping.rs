@@ -152,6 +152,7 @@ impl Control {
     /// Lets others take up at once what this process leaves, when it does nothing more.
     pub(crate) async fn leases_release(&self) {
         self.webhooks_release().await;
+        self.node_leave().await;
         let owner = &self.config.owner;
         let names = [
             LeaseName::sweep(),

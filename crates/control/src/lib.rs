@@ -27,6 +27,7 @@ pub mod keys;
 mod limits;
 mod network;
 mod node;
+mod nodes;
 mod page;
 mod quotas;
 mod sandboxes;
@@ -54,17 +55,19 @@ pub use error::{Error, Kind, Retry};
 pub use events::{EventsRequest, NodeEvent, NodeEventKind, NodeEvents};
 pub use hearth_store::{
     ApiKey, Attempt, AttemptStats, Build, BuildStatus, Delivery, DeliveryState, Event, KeyGrant,
-    KeyMask, LimitsSetBy, OwnerId, Scope, TagAssignment, Team, TeamLimits, TemplateAlias, Webhook,
+    KeyMask, LimitsSetBy, NodeState, OwnerId, Scope, TagAssignment, Team, TeamLimits,
+    TemplateAlias, Webhook,
 };
 pub use idempotency::IdempotencyKey;
 pub use network::{
     EgressProxy, EgressProxyTls, HeaderTransform, NetworkRule, NetworkSettings, NetworkUpdate,
 };
 pub use node::{
-    Lifecycle, Node, NodeBuild, NodeError, NodeInfo, NodeSandbox, NodeSandboxState, OnTimeout,
-    Paused, Revision, SandboxBatch, SandboxConfig, SandboxQuery, SandboxRemoval, SandboxSummary,
-    SandboxUpdate, SandboxWatch, VolumeMount,
+    Disk, HostUsage, Lifecycle, Machine, Node, NodeBuild, NodeError, NodeInfo, NodeSandbox,
+    NodeSandboxState, OnTimeout, Paused, Revision, SandboxBatch, SandboxConfig, SandboxQuery,
+    SandboxRemoval, SandboxSummary, SandboxUpdate, SandboxWatch, VolumeMount,
 };
+pub use nodes::{LocalNode, NodeReport, NodeView};
 pub use page::{Direction, Page, PageRequest};
 pub use sandboxes::{
     ConnectRequest, Connected, ForkRequest, ListRequest, ListedSandbox, Metric, NewSandbox,
@@ -104,6 +107,7 @@ use transitions::Transitions;
 pub struct Control {
     store: Arc<dyn Store>,
     node: Arc<Fleet>,
+    local_node: nodes::Local,
     agent: Arc<dyn Agent>,
     telemetry: OnceLock<Arc<dyn Telemetry>>,
     secrets: OnceLock<Arc<dyn SecretKeeper>>,
@@ -136,6 +140,7 @@ impl Control {
             tokens: Tokens::new(config.token_seed.clone()),
             store,
             node: Arc::new(Fleet::new(node)),
+            local_node: nodes::Local::default(),
             agent,
             telemetry: OnceLock::new(),
             secrets: OnceLock::new(),

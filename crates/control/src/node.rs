@@ -233,7 +233,8 @@ pub struct SandboxUpdate {
     pub network: Option<NetworkSettings>,
 }
 
-#[derive(Debug, Clone)]
+/// What a node says of itself.
+#[derive(Debug, Clone, Default)]
 pub struct NodeInfo {
     pub node_id: String,
     pub version: String,
@@ -244,6 +245,47 @@ pub struct NodeInfo {
     pub memory_total_bytes: u64,
     pub memory_available_bytes: u64,
     pub builds: Vec<BuildId>,
+    /// Those that are starting or resuming.
+    pub sandboxes_starting: u32,
+    /// Since the node's process began.
+    pub create_successes: u64,
+    pub create_failures: u64,
+    pub usage: HostUsage,
+    pub machine: Machine,
+}
+
+/// How a node's machine is at a moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostUsage {
+    /// Of all processors together, 0 to 100.
+    pub cpu_percent: u32,
+    pub cpu_count: u32,
+    /// Pages of the default size.
+    pub huge_pages_total: u64,
+    pub huge_pages_used: u64,
+    pub huge_pages_reserved: u64,
+    pub huge_page_size_bytes: u64,
+    /// Those that hold sandboxes.
+    pub disks: Vec<Disk>,
+}
+
+/// A file system of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    pub mount_point: String,
+    pub device: String,
+    pub filesystem_type: String,
+    pub used_bytes: u64,
+    pub total_bytes: u64,
+}
+
+/// A node's processor, as its kernel names it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    pub cpu_family: String,
+    pub cpu_model: String,
+    pub cpu_model_name: String,
+    pub cpu_architecture: String,
 }
 
 /// Why a node did not do what it was asked. Texts are fit for the caller but for

@@ -4,8 +4,9 @@ use buffa::EnumValue;
 use buffa_types::google::protobuf::Timestamp;
 use chrono::{DateTime, Utc};
 use hearth_control::{
-    Lifecycle, NodeBuild, NodeError, NodeInfo, NodeSandbox, NodeSandboxState, OnTimeout, Paused,
-    Revision, SandboxBatch, SandboxConfig, SandboxRemoval, SandboxSummary,
+    Disk, HostUsage, Lifecycle, Machine, NodeBuild, NodeError, NodeInfo, NodeSandbox,
+    NodeSandboxState, OnTimeout, Paused, Revision, SandboxBatch, SandboxConfig, SandboxRemoval,
+    SandboxSummary,
 };
 use hearth_node_proto::hearth::node::v1 as proto;
 use secrecy::{ExposeSecret, SecretString};
@@ -212,7 +213,45 @@ pub(crate) fn info_in(info: proto::ServiceInfoResponse) -> Result<NodeInfo, Node
         sandboxes_max: info.sandboxes_max,
         memory_total_bytes: info.memory_total_bytes,
         memory_available_bytes: info.memory_available_bytes,
+        sandboxes_starting: info.sandboxes_starting,
+        create_successes: info.create_successes,
+        create_failures: info.create_failures,
+        // A node of an earlier version tells neither.
+        usage: info.usage.into_option().map(usage_in).unwrap_or_default(),
+        machine: info
+            .machine
+            .into_option()
+            .map(machine_in)
+            .unwrap_or_default(),
     })
+}
+
+fn usage_in(usage: proto::HostUsage) -> HostUsage {
+    let disk = |disk: proto::Disk| Disk {
+        mount_point: disk.mount_point,
+        device: disk.device,
+        filesystem_type: disk.filesystem_type,
+        used_bytes: disk.used_bytes,
+        total_bytes: disk.total_bytes,
+    };
+    HostUsage {
+        cpu_percent: usage.cpu_percent,
+        cpu_count: usage.cpu_count,
+        huge_pages_total: usage.huge_pages_total,
+        huge_pages_used: usage.huge_pages_used,
+        huge_pages_reserved: usage.huge_pages_reserved,
+        huge_page_size_bytes: usage.huge_page_size_bytes,
+        disks: usage.disks.into_iter().map(disk).collect(),
+    }
+}
+
+fn machine_in(machine: proto::Machine) -> Machine {
+    Machine {
+        cpu_family: machine.cpu_family,
+        cpu_model: machine.cpu_model,
+        cpu_model_name: machine.cpu_model_name,
+        cpu_architecture: machine.cpu_architecture,
+    }
 }
 
 pub(crate) fn build_in(build: proto::Build) -> Result<NodeBuild, NodeError> {

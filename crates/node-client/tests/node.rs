@@ -351,6 +351,22 @@ impl proto::InfoService for Service {
             node_id: "n".to_owned(),
             sandboxes_max: 9,
             build_ids: vec![BuildId::random().to_string()],
+            sandboxes_starting: 3,
+            create_successes: 5,
+            create_failures: 1,
+            usage: buffa::MessageField::some(proto::HostUsage {
+                cpu_percent: 42,
+                disks: vec![proto::Disk {
+                    mount_point: "/var".to_owned(),
+                    used_bytes: 7,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            machine: buffa::MessageField::some(proto::Machine {
+                cpu_model: "85".to_owned(),
+                ..Default::default()
+            }),
             ..Default::default()
         })
     }
@@ -493,11 +509,33 @@ async fn what_is_sent_comes_back() {
         .expect("updates");
     assert_eq!(updated.config.network, Some(NetworkSettings::default()));
     client.delete(&sent.sandbox_id).await.expect("deletes");
+    server.abort();
+}
+
+#[tokio::test]
+async fn what_a_node_says_of_itself_comes_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("node.sock");
+    let server = serve(&Arc::new(Service::default()), &path);
+    let client = NodeClient::unix(&path);
     let info = client.info().await.expect("answers");
     assert_eq!(
         (info.node_id.as_str(), info.sandboxes_max, info.builds.len()),
         ("n", 9, 1)
     );
+    assert_eq!(
+        (
+            info.sandboxes_starting,
+            info.create_successes,
+            info.create_failures
+        ),
+        (3, 5, 1)
+    );
+    assert_eq!(
+        (info.usage.cpu_percent, info.usage.disks[0].used_bytes),
+        (42, 7)
+    );
+    assert_eq!(info.machine.cpu_model, "85");
     server.abort();
 }
 

@@ -18,6 +18,7 @@ mod events;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod hooks;
+mod host;
 mod journal;
 mod listing;
 mod node;

@@ -55,7 +55,7 @@ pub(crate) struct Shared {
 }
 
 pub struct Node {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     drivers: TaskTracker,
 }
 

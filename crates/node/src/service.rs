@@ -2,6 +2,7 @@
 //! field is checked in [`messages`]; behind that only the node's own types exist.
 
 mod events;
+mod info;
 mod messages;
 
 use crate::{
@@ -20,13 +21,20 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Service {
     node: Arc<Node>,
+    creates: info::Creates,
+    host: crate::host::Sampler,
     /// Cancelled when the server stops: what would go on for ever ends.
     stop: CancellationToken,
 }
 
 impl Service {
     pub(crate) fn router(node: Arc<Node>, stop: CancellationToken) -> connectrpc::Router {
-        let service = Arc::new(Self { node, stop });
+        let service = Arc::new(Self {
+            node,
+            creates: info::Creates::default(),
+            host: crate::host::Sampler::default(),
+            stop,
+        });
         let router =
             proto::SandboxServiceExt::register(Arc::clone(&service), connectrpc::Router::new());
         let router = proto::BuildServiceExt::register(Arc::clone(&service), router);
@@ -73,11 +81,9 @@ impl proto::SandboxService for Service {
             "" => None,
             id => Some(parse(id)?),
         };
-        let status = self
-            .node
-            .create_fork(spec(config)?, end_at, of)
-            .await
-            .map_err(connect_error)?;
+        let made = self.node.create_fork(spec(config)?, end_at, of).await;
+        self.creates.count(made.is_ok());
+        let status = made.map_err(connect_error)?;
         Response::ok(proto::SandboxCreateResponse {
             sandbox: MessageField::some(self.sandbox(&status)),
             ..Default::default()
@@ -250,28 +256,5 @@ impl proto::BuildService for Service {
         let build = parse(request.build_id)?;
         self.node.delete_build(build).await.map_err(connect_error)?;
         Response::ok(proto::BuildDeleteResponse::default())
-    }
-}
-
-#[expect(refining_impl_trait, reason = "the concrete response types say more")]
-impl proto::InfoService for Service {
-    async fn service_info(
-        &self,
-        _context: RequestContext,
-        _request: ServiceRequest<'_, proto::ServiceInfoRequest>,
-    ) -> ServiceResult<proto::ServiceInfoResponse> {
-        let info = self.node.info().await.map_err(connect_error)?;
-        Response::ok(proto::ServiceInfoResponse {
-            node_id: info.node_id,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            accelerator: info.accelerator,
-            engine: info.engine,
-            sandboxes_running: u32::try_from(info.sandboxes).unwrap_or(u32::MAX),
-            sandboxes_max: u32::try_from(info.sandboxes_max).unwrap_or(u32::MAX),
-            memory_total_bytes: info.memory_total_bytes,
-            memory_available_bytes: info.memory_available_bytes,
-            build_ids: info.builds.iter().map(ToString::to_string).collect(),
-            ..Default::default()
-        })
     }
 }

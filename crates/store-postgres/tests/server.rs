@@ -7,7 +7,7 @@ use chrono::Utc;
 use hearth_ids::{BuildId, SandboxId, TeamId, TemplateId};
 use hearth_store::{
     BuildStatus, Error, KeyGrant, KeyMask, LeaseName, NewApiKey, NewBuild, NewSnapshot, NewTeam,
-    NewTemplate, OwnerId, Store, TeamLimits, TemplateAlias,
+    NewTemplate, NodeMode, NodeRegistration, OwnerId, Store, TeamLimits, TemplateAlias,
 };
 use hearth_store_postgres::PostgresStore;
 use std::error::Error as _;
@@ -210,7 +210,27 @@ async fn fill(store: &dyn Store) -> (TeamId, TemplateId) {
     assert!(held.await.expect("writes"));
     let noted = store.discard_add(BuildId::random(), &owner).await;
     noted.expect("writes");
+    drained_node(store).await;
     (team, id)
+}
+
+/// A node that is drained, in a cluster that has its id.
+async fn drained_node(store: &dyn Store) {
+    let node = NodeRegistration {
+        id: Uuid::new_v4(),
+        instance: Uuid::new_v4(),
+        name: "n".to_owned(),
+        address: "unix:/run/node.sock".to_owned(),
+        labels: [("zone".to_owned(), "a".to_owned())].into(),
+        version: "1".to_owned(),
+        revision: String::new(),
+    };
+    let id = node.id;
+    let lease = Duration::from_secs(60);
+    store.node_register(node, lease).await.expect("writes");
+    let drained = store.node_set_mode(id, NodeMode::Draining).await;
+    assert!(drained.expect("writes").is_some());
+    store.cluster_id(Uuid::new_v4()).await.expect("writes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -225,7 +245,7 @@ async fn a_whole_store_moves_from_sqlite() {
         .await
         .expect("copies");
     let rows: u64 = copied.iter().map(|table| table.rows).sum();
-    assert_eq!(rows, 8, "{copied:?}");
+    assert_eq!(rows, 10, "{copied:?}");
     let to: &dyn Store = &target;
     assert_eq!(
         from.team_list().await.expect("reads"),
@@ -247,6 +267,15 @@ async fn a_whole_store_moves_from_sqlite() {
     assert_eq!(
         from.discard_list().await.expect("reads"),
         to.discard_list().await.expect("reads")
+    );
+    assert_eq!(
+        from.node_list().await.expect("reads"),
+        to.node_list().await.expect("reads")
+    );
+    let other = Uuid::new_v4();
+    assert_eq!(
+        from.cluster_id(other).await.expect("reads"),
+        to.cluster_id(other).await.expect("reads")
     );
     // Numbers go on where those that were copied end.
     let build = snapshots[0].build_id;

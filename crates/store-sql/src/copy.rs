@@ -29,7 +29,7 @@ struct Table {
 }
 
 /// Every table, each after those that it refers to.
-const TABLES: [Table; 15] = [
+const TABLES: [Table; 17] = [
     Table {
         name: "teams",
         columns: &[
@@ -224,6 +224,29 @@ const TABLES: [Table; 15] = [
             ("error_message", Text),
             ("at", Number),
         ],
+    },
+    Table {
+        name: "nodes",
+        columns: &[
+            ("id", Text),
+            ("name", Text),
+            ("address", Text),
+            ("instance", Text),
+            ("generation", Number),
+            ("mode", Text),
+            ("labels", Text),
+            ("version", Text),
+            ("revision", Text),
+            ("report", Text),
+            ("registered_at", Number),
+            ("heartbeat_at", Number),
+            ("lease_until", Number),
+            ("changed_at", Number),
+        ],
+    },
+    Table {
+        name: "cluster_facts",
+        columns: &[("name", Text), ("value", Text)],
     },
 ];
 

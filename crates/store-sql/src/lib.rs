@@ -23,6 +23,7 @@ mod discard;
 mod event;
 mod idempotency;
 mod lease;
+mod node;
 mod row;
 mod snapshot;
 mod statement;

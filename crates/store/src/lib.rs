@@ -1,13 +1,13 @@
 //! What Hearth remembers: teams, API keys, templates with their builds and tags, volumes,
-//! what happened and where that is told, and the outcomes of idempotent requests. Which
-//! sandboxes run is not here: the
-//! nodes know that.
+//! what happened and where that is told, nodes, and the outcomes of idempotent requests.
+//! Which sandboxes run is not here: the nodes know that.
 //!
 //! One file per resource: its records, and the trait of what can be done with them.
 //! [`Store`] is all of those traits together. `hearth-store-sqlite` is the backend for
 //! one machine, `hearth-store-postgres` the one for many. Every method is one
 //! transaction: it happens whole or not at all, and it is on disk when it returns.
-//! Times come from the caller, but for those of [leases](LeaseStore). The suite in
+//! Times come from the caller, but for those of [leases](LeaseStore) and
+//! [nodes](NodeStore). The suite in
 //! `testing` (feature `testing`) says what any backend must do.
 
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ mod error;
 mod event;
 mod idempotency;
 mod lease;
+mod node;
 mod snapshot;
 mod team;
 mod template;
@@ -42,6 +43,9 @@ pub use error::{Error, Result};
 pub use event::{Event, EventQuery, EventStore};
 pub use idempotency::{IdempotencyClaim, IdempotencyHolder, IdempotencyRequest, IdempotencyStore};
 pub use lease::{LeaseName, LeaseStore, OwnerId};
+pub use node::{
+    NodeMode, NodeRecord, NodeRegistration, NodeRemoval, NodeRun, NodeState, NodeStore,
+};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotStore};
 pub use team::{LimitsSetBy, NewTeam, Team, TeamLimits, TeamStore};
 pub use template::{NewTemplate, Template, TemplateAlias, TemplateStore};
@@ -59,6 +63,7 @@ pub trait Store:
     + DiscardStore
     + IdempotencyStore
     + LeaseStore
+    + NodeStore
     + VolumeStore
     + EventStore
     + WebhookStore
@@ -77,6 +82,7 @@ impl<S> Store for S where
         + DiscardStore
         + IdempotencyStore
         + LeaseStore
+        + NodeStore
         + VolumeStore
         + EventStore
         + WebhookStore

@@ -13,6 +13,7 @@ mod event;
 mod log;
 mod metric;
 mod network;
+mod node;
 mod sandbox;
 mod secret;
 mod team;
@@ -30,6 +31,7 @@ pub use metric::{SandboxMetric, SandboxesWithMetrics};
 pub use network::{
     EgressProxy, EgressProxyTls, NetworkConfig, NetworkRule, NetworkTransform, NetworkUpdate,
 };
+pub use node::{DiskMetrics, MachineInfo, Node, NodeMetrics, NodeStatus, NodeStatusChange};
 pub use sandbox::{
     AutoResume, ConnectSandbox, ForkResult, ForkSandbox, Iam, IamToken, Lifecycle, ListedSandbox,
     NewSandbox, OnTimeout, PauseMode, PauseSandbox, RefreshSandbox, ResumeSandbox, RollbackSandbox,

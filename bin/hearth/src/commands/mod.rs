@@ -12,6 +12,7 @@ mod key;
 mod logs;
 mod mcp;
 mod migrate;
+mod node;
 mod output;
 mod reference;
 mod run;
@@ -63,6 +64,8 @@ enum Command {
     Team(team::Args),
     /// Copy what Hearth remembers from SQLite into an empty PostgreSQL database
     Migrate(migrate::Args),
+    /// List nodes, and have them take sandboxes or no new ones
+    Node(node::Args),
     /// Keep secrets that rules put into requests
     Secret(secret::Args),
     /// Make, list, copy and delete volumes
@@ -123,6 +126,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Key(args) => key::run(&settings, args).await,
             Command::Team(args) => team::run(&settings, args).await,
             Command::Migrate(args) => migrate::run(&settings, args).await,
+            Command::Node(args) => node::run(&settings, args).await,
             Command::Secret(args) => secret::run(&settings, args).await,
             Command::Volume(args) => volume::run(&settings, args).await,
             Command::Sandbox(args) => sandbox::run(&settings, args).await,

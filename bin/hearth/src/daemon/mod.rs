@@ -13,6 +13,7 @@ mod left;
 pub mod log;
 mod memory;
 mod network;
+mod node;
 pub mod prepare;
 pub mod privileges;
 pub mod recipes;
@@ -257,10 +258,7 @@ fn node_config(settings: &Settings, volumes: Arc<Volumes>) -> anyhow::Result<Nod
         _ => None,
     };
     Ok(NodeConfig {
-        node_id: rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
+        node_id: node::name(),
         state_dir: settings.state_dir.clone(),
         run_dir: settings.run_dir.clone(),
         max_sandboxes: settings.node.max_sandboxes,
@@ -343,6 +341,10 @@ async fn start_control(settings: &Settings, volumes: Arc<Volumes>) -> anyhow::Re
     let bootstrapped = hearth_control::bootstrap(control.store().as_ref(), &config)
         .await
         .context("set up the first team")?;
+    control
+        .node_register(node::local(settings)?)
+        .await
+        .context("make this machine's node known")?;
     if let Some(key) = bootstrapped.api_key {
         secrets::write(&settings.api_key_file(), key.expose_secret())?;
     }

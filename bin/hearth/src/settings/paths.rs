@@ -46,6 +46,11 @@ impl Settings {
         self.keys_dir().join("owner")
     }
 
+    /// What names this machine's node, for as long as its disk is there.
+    pub fn node_id_file(&self) -> PathBuf {
+        self.keys_dir().join("node")
+    }
+
     /// Log of a daemon that `hearth up` started in the background.
     pub fn log_file(&self) -> PathBuf {
         self.state_dir.join("hearth.log")

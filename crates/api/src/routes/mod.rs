@@ -9,6 +9,7 @@ mod lifecycle;
 mod list;
 mod logs;
 mod metrics;
+mod nodes;
 mod pages;
 mod sandboxes;
 mod secrets;
@@ -27,7 +28,7 @@ use utoipa_axum::routes as collect;
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     let routes = OpenApiRouter::with_openapi(crate::openapi::base());
-    pages::add(docker_builds::add(routes))
+    nodes::add(pages::add(docker_builds::add(routes)))
         .routes(collect!(health::health_check))
         .routes(collect!(
             list::sandbox_list_v1,

@@ -4,9 +4,9 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use hearth_control::{
-    Agent, AgentError, AgentMetrics, Node, NodeBuild, NodeError, NodeEvent, NodeEvents, NodeInfo,
-    NodeSandbox, NodeSandboxState, Paused, Revision, SandboxBatch, SandboxConfig, SandboxQuery,
-    SandboxRemoval, SandboxSummary, SandboxUpdate, SandboxWatch,
+    Agent, AgentError, AgentMetrics, Disk, HostUsage, Machine, Node, NodeBuild, NodeError,
+    NodeEvent, NodeEvents, NodeInfo, NodeSandbox, NodeSandboxState, Paused, Revision, SandboxBatch,
+    SandboxConfig, SandboxQuery, SandboxRemoval, SandboxSummary, SandboxUpdate, SandboxWatch,
 };
 use hearth_ids::{BuildId, SandboxId};
 use secrecy::SecretString;
@@ -623,7 +623,41 @@ impl Node for FakeNode {
     }
 
     async fn info(&self) -> Result<NodeInfo, NodeError> {
-        Err(NodeError::Unimplemented("info".to_owned()))
+        let sandboxes = self.sandboxes.lock().expect("unpoisoned");
+        let up = sandboxes
+            .values()
+            .filter(|sandbox| sandbox.paused.is_none());
+        let creates = self.creates.load(Ordering::SeqCst);
+        Ok(NodeInfo {
+            node_id: "fake".to_owned(),
+            version: "1.2.3".to_owned(),
+            accelerator: "kvm".to_owned(),
+            engine: "fake 1".to_owned(),
+            sandboxes_running: u32::try_from(up.count()).expect("fits"),
+            sandboxes_max: 10,
+            memory_total_bytes: 8 << 30,
+            memory_available_bytes: 6 << 30,
+            create_successes: u64::try_from(creates).expect("fits"),
+            usage: HostUsage {
+                cpu_percent: 7,
+                cpu_count: 4,
+                disks: vec![Disk {
+                    mount_point: "/".to_owned(),
+                    device: "/dev/sda1".to_owned(),
+                    filesystem_type: "ext4".to_owned(),
+                    used_bytes: 1,
+                    total_bytes: 2,
+                }],
+                ..HostUsage::default()
+            },
+            machine: Machine {
+                cpu_family: "6".to_owned(),
+                cpu_model: "85".to_owned(),
+                cpu_model_name: "A CPU".to_owned(),
+                cpu_architecture: "x86_64".to_owned(),
+            },
+            ..NodeInfo::default()
+        })
     }
 }
 

@@ -22,6 +22,7 @@ mod follow;
 mod table;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use crate::events::NodeEvents;
 use crate::node::{

@@ -357,7 +357,11 @@ impl Control {
             config,
             fork_of,
         } = placement;
-        let counted = self.check_concurrency(team, reservation).await;
+        let build = config.build_id;
+        let counted = match self.check_placement(build) {
+            Ok(()) => self.check_concurrency(team, reservation).await,
+            Err(refused) => Err(refused),
+        };
         counted.map_err(|error| Failure {
             error,
             outcome_unknown: false,

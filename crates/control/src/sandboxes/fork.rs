@@ -59,6 +59,8 @@ impl Control {
             };
             // What it was made of, variables and settings too.
             let source = self.sandbox_find(caller, id).await?;
+            // Before its state is kept for nothing.
+            self.check_placement(source.config.build_id)?;
             if source.config.lifecycle.on_timeout == OnTimeout::Pause {
                 self.check_paused(&caller.team, count).await?;
             }

@@ -18,6 +18,7 @@ impl Control {
     async fn reserved(&self, caller: &Caller, request: &NewSandbox) -> Option<SandboxId> {
         let reference = Self::template_parse("templateID", &request.template).ok()?;
         let resolved = self.template_resolve(caller, &reference).await.ok()?;
+        self.check_placement(resolved.build.id).ok()?;
         match self.node.reserve(resolved.build.id).await {
             Ok(reserved) => reserved,
             Err(error) => {

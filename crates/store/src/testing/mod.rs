@@ -14,6 +14,7 @@ mod build_requests;
 mod events;
 mod idempotency;
 mod leases;
+mod nodes;
 mod records;
 mod snapshots;
 mod teams;
@@ -24,6 +25,7 @@ pub use build_requests::*;
 pub use events::*;
 pub use idempotency::*;
 pub use leases::*;
+pub use nodes::*;
 pub use records::Shared;
 pub use snapshots::*;
 pub use teams::*;
@@ -66,6 +68,10 @@ macro_rules! store_suite {
             claims_race,
             a_lease_is_its_holders_until_its_time_is_over,
             of_many_who_want_a_lease_one_gets_it,
+            a_node_is_heard_until_its_lease_is_over,
+            a_superseded_run_of_a_node_is_refused,
+            nodes_are_listed_and_removed,
+            a_cluster_has_one_id,
             volumes_are_found_until_they_are_removed,
             a_team_has_no_more_volumes_than_it_may,
             unfinished_volumes_are_known,

@@ -1,0 +1,259 @@
+//! `hearth node`: the machines that sandboxes run on, through the running daemon.
+
+use super::client;
+use super::output::{Format, relative};
+use crate::settings::Settings;
+use anyhow::{Context as _, bail};
+use chrono::Utc;
+use clap::Subcommand;
+use hearth_client::{ControlClient, Node, NodeStatus};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+/// How often a node that is drained is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the nodes with their status and what they hold
+    #[command(visible_alias = "list")]
+    Ls {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show all that is known of a node
+    Show {
+        /// Name or ID
+        node: String,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Place no new sandboxes on a node; what runs there goes on
+    Cordon {
+        /// Name or ID
+        node: String,
+    },
+    /// Let a node take sandboxes again
+    Uncordon {
+        /// Name or ID
+        node: String,
+    },
+    /// Cordon a node and wait until no sandbox runs there
+    Drain {
+        /// Name or ID
+        node: String,
+        /// Give up waiting after so long; the node stays cordoned [default: never]
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
+    },
+    /// Forget a node that does not run any more
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Name or ID
+        node: String,
+    },
+}
+
+pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
+    let client = client(settings)?;
+    match args.command {
+        Command::Ls { format } => list(&client, format).await?,
+        Command::Show { node, format } => show(&find(&client, &node).await?, format)?,
+        Command::Cordon { node } => set(&client, &node, NodeStatus::Draining).await?,
+        Command::Uncordon { node } => set(&client, &node, NodeStatus::Ready).await?,
+        Command::Drain { node, timeout } => {
+            drain(&client, &node, timeout.map(Duration::from_secs)).await?;
+        }
+        Command::Remove { node } => {
+            let found = find(&client, &node).await?;
+            client.node_remove(&found.id).await?;
+            println!("{}", found.id);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(status: NodeStatus) -> &'static str {
+    match status {
+        NodeStatus::Ready => "ready",
+        NodeStatus::Draining => "draining",
+        NodeStatus::Connecting => "connecting",
+        NodeStatus::Unhealthy => "unhealthy",
+        NodeStatus::Standby => "standby",
+    }
+}
+
+fn gib(bytes: u64) -> String {
+    let mib = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+    format!("{:.1}", f64::from(mib) / 1024.0)
+}
+
+/// How long ago a node last reported.
+fn heard(node: &Node) -> String {
+    let last = node.last_heartbeat_at;
+    last.map_or_else(|| "never".to_owned(), |at| relative(at, Utc::now()))
+}
+
+async fn list(client: &ControlClient, format: Format) -> anyhow::Result<()> {
+    let nodes = client.node_list().await?;
+    let rows = nodes.iter().map(|node| {
+        [
+            node.name.clone(),
+            node.id.clone(),
+            status(node.status).to_owned(),
+            format!("{}/{}", node.sandbox_count, node.max_sandboxes),
+            format!("{}/{}", node.metrics.allocated_cpu, node.metrics.cpu_count),
+            format!(
+                "{}/{}",
+                gib(node.metrics.memory_used_bytes),
+                gib(node.metrics.memory_total_bytes)
+            ),
+            heard(node),
+            node.version.clone(),
+        ]
+    });
+    let header = [
+        "NAME",
+        "NODE",
+        "STATUS",
+        "SANDBOXES",
+        "VCPUS",
+        "GIB USED",
+        "HEARD",
+        "VERSION",
+    ];
+    format.print(&nodes, header, rows)
+}
+
+fn show(node: &Node, format: Format) -> anyhow::Result<()> {
+    let metrics = &node.metrics;
+    let labels: Vec<String> = node
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let mut rows = vec![
+        ["name".to_owned(), node.name.clone()],
+        ["id".to_owned(), node.id.clone()],
+        ["status".to_owned(), status(node.status).to_owned()],
+        ["since".to_owned(), node.status_changed_at.to_rfc3339()],
+        ["heard".to_owned(), heard(node)],
+        ["address".to_owned(), node.address.clone()],
+        ["labels".to_owned(), labels.join(", ")],
+        ["version".to_owned(), node.version.clone()],
+        ["generation".to_owned(), node.generation.to_string()],
+        ["cluster".to_owned(), node.cluster_id.clone()],
+        [
+            "sandboxes".to_owned(),
+            format!("{} of {}", node.sandbox_count, node.max_sandboxes),
+        ],
+        [
+            "creates".to_owned(),
+            format!(
+                "{} made, {} failed",
+                node.create_successes, node.create_fails
+            ),
+        ],
+        [
+            "processors".to_owned(),
+            format!(
+                "{}, {} % busy, {} promised",
+                metrics.cpu_count, metrics.cpu_percent, metrics.allocated_cpu
+            ),
+        ],
+        [
+            "memory".to_owned(),
+            format!(
+                "{} of {} GiB used, {} promised",
+                gib(metrics.memory_used_bytes),
+                gib(metrics.memory_total_bytes),
+                gib(metrics.allocated_memory_bytes)
+            ),
+        ],
+        [
+            "machine".to_owned(),
+            node.machine_info.cpu_model_name.clone(),
+        ],
+    ];
+    for disk in &metrics.disks {
+        rows.push([
+            format!("disk {}", disk.mount_point),
+            format!(
+                "{} of {} GiB used ({})",
+                gib(disk.used_bytes),
+                gib(disk.total_bytes),
+                disk.filesystem_type
+            ),
+        ]);
+    }
+    format.print(node, ["FIELD", "VALUE"], rows)
+}
+
+/// The node of this name or ID.
+async fn find(client: &ControlClient, wanted: &str) -> anyhow::Result<Node> {
+    let nodes = client.node_list().await?;
+    let mut named = nodes
+        .into_iter()
+        .filter(|node| node.name == wanted || node.id == wanted);
+    let found = named
+        .next()
+        .with_context(|| format!("there is no node {wanted:?}: see `hearth node ls`"))?;
+    if named.next().is_some() {
+        bail!("several nodes are called {wanted:?}: name one by its ID, see `hearth node ls`");
+    }
+    Ok(found)
+}
+
+async fn set(client: &ControlClient, wanted: &str, status: NodeStatus) -> anyhow::Result<()> {
+    let node = find(client, wanted).await?;
+    client.node_set_status(&node.id, status).await?;
+    println!("{}", node.id);
+    Ok(())
+}
+
+async fn drain(
+    client: &ControlClient,
+    wanted: &str,
+    timeout: Option<Duration>,
+) -> anyhow::Result<()> {
+    let node = find(client, wanted).await?;
+    client
+        .node_set_status(&node.id, NodeStatus::Draining)
+        .await?;
+    let started = Instant::now();
+    let mut told = None;
+    loop {
+        let now = client.node(&node.id).await?;
+        if now.status == NodeStatus::Unhealthy {
+            bail!(
+                "{} has not been heard of: what runs there is unknown",
+                now.name
+            );
+        }
+        let left = now.sandbox_count;
+        if left == 0 {
+            break;
+        }
+        if told != Some(left) {
+            eprintln!("{} still runs {left} sandboxes", now.name);
+            told = Some(left);
+        }
+        if timeout.is_some_and(|limit| started.elapsed() >= limit) {
+            bail!(
+                "{} still runs {left} sandboxes; it takes no new ones",
+                now.name
+            );
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    println!("{}", node.id);
+    Ok(())
+}

@@ -1,0 +1,320 @@
+//! Nodes: what their operator sees, and what draining one refuses.
+
+mod support;
+
+use axum::http::{Method, StatusCode};
+use hearth_control::{KeyGrant, LocalNode, Scope, keys};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use support::Api;
+use uuid::Uuid;
+
+/// Short enough for tests to see several rounds.
+const SOON: Duration = Duration::from_millis(200);
+
+fn local(id: Uuid, round: Duration) -> LocalNode {
+    LocalNode {
+        id,
+        name: "here".to_owned(),
+        address: "unix:/run/node.sock".to_owned(),
+        labels: [("zone".to_owned(), "a".to_owned())].into(),
+        version: "1.2.3".to_owned(),
+        revision: "abc".to_owned(),
+        round,
+    }
+}
+
+/// An API with a node that has reported, and the node's id.
+async fn with_node() -> (Api, String) {
+    with_node_every(LocalNode::ROUND).await
+}
+
+async fn with_node_every(round: Duration) -> (Api, String) {
+    let api = Api::with(|config| config.features.pause = true).await;
+    let id = Uuid::new_v4();
+    let registered = api.control.node_register(local(id, round)).await;
+    registered.expect("registers");
+    becomes(&api, &id.to_string(), "ready").await;
+    (api, id.to_string())
+}
+
+/// Waits until a node has a status.
+async fn becomes(api: &Api, id: &str, status: &str) -> Value {
+    let looking = async {
+        loop {
+            let node = api.get(&format!("/nodes/{id}")).await.json();
+            if node["status"] == status {
+                return node;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(60), looking).await;
+    found.unwrap_or_else(|_| panic!("{id} has not become {status}"))
+}
+
+async fn set(api: &Api, id: &str, status: &str) -> support::Answer {
+    let change = json!({ "status": status });
+    api.post(&format!("/nodes/{id}"), &change).await
+}
+
+async fn create(api: &Api) -> support::Answer {
+    let new = json!({ "templateID": "base" });
+    api.post("/v2/sandboxes", &new).await
+}
+
+async fn made(api: &Api) -> String {
+    api.sandbox(&json!({ "templateID": "base" })).await
+}
+
+#[tokio::test]
+async fn a_node_is_shown_as_the_contract_says() {
+    let (api, id) = with_node().await;
+    made(&api).await;
+    let listed = api.get("/nodes").await;
+    assert_eq!(listed.status, StatusCode::OK);
+    let mut node = listed.json()[0].clone();
+    for field in [
+        "serviceInstanceID",
+        "clusterID",
+        "statusChangedAt",
+        "lastHeartbeatAt",
+    ] {
+        assert!(node[field].is_string(), "{field}");
+        node[field] = json!("*");
+    }
+    let expected = json!({
+        "id": id,
+        "serviceInstanceID": "*",
+        "clusterID": "*",
+        "status": "ready",
+        "statusChangedAt": "*",
+        "sandboxCount": 1,
+        "metrics": {
+            "allocatedCPU": 2,
+            "cpuPercent": 7,
+            "cpuCount": 4,
+            "allocatedMemoryBytes": 1_u64 << 30,
+            "memoryUsedBytes": 2_u64 << 30,
+            "memoryTotalBytes": 8_u64 << 30,
+            "hugePagesTotal": 0,
+            "hugePagesUsed": 0,
+            "hugePagesReserved": 0,
+            "hugePageSizeBytes": 0,
+            "disks": [{
+                "mountPoint": "/", "device": "/dev/sda1", "filesystemType": "ext4",
+                "usedBytes": 1, "totalBytes": 2,
+            }],
+        },
+        "createSuccesses": 1,
+        "createFails": 0,
+        "sandboxStartingCount": 0,
+        "maxSandboxes": 10,
+        "outstandingWork": 0,
+        "version": "1.2.3",
+        "commit": "abc",
+        "machineInfo": {
+            "cpuFamily": "6", "cpuModel": "85", "cpuModelName": "A CPU",
+            "cpuArchitecture": "x86_64",
+        },
+        "name": "here",
+        "address": "unix:/run/node.sock",
+        "labels": {"zone": "a"},
+        "generation": 1,
+        "lastHeartbeatAt": "*",
+    });
+    assert_eq!(node, expected);
+    let single = api.get(&format!("/nodes/{id}")).await.json();
+    assert_eq!(single.get("sandboxStartingCount"), None);
+    assert_eq!(single["metrics"], expected["metrics"]);
+}
+
+#[tokio::test]
+async fn a_drained_node_takes_nothing_new_and_keeps_what_it_has() {
+    let (api, id) = with_node().await;
+    let (running, paused) = (made(&api).await, made(&api).await);
+    let pause = format!("/sandboxes/{paused}/pause");
+    let answer = api.post(&pause, &json!({})).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{}", answer.text);
+    let creates = api.node.creates.load(Ordering::SeqCst);
+    for (status, word) in [
+        ("draining", "draining: it takes no new sandboxes"),
+        ("standby", "on standby: it takes no sandboxes"),
+    ] {
+        let drained = set(&api, &id, status).await;
+        assert_eq!(drained.status, StatusCode::NO_CONTENT);
+        assert_eq!(drained.text, "");
+        let refused = create(&api).await;
+        let expected = format!("Failed to place sandbox: 1 node is {word}");
+        assert_eq!(refused.error(503), expected);
+        assert_eq!(refused.json()["error_code"], "sandbox_capacity_unavailable");
+        assert_eq!(refused.header("should-retry"), Some("false"));
+        let fork = format!("/sandboxes/{running}/fork");
+        let refused = api.post(&fork, &json!({ "timeout": 60 })).await;
+        assert_eq!(refused.error(503), expected);
+    }
+    assert_eq!(api.node.creates.load(Ordering::SeqCst), creates);
+    let shown = api.get(&format!("/sandboxes/{running}")).await;
+    assert_eq!(shown.json()["state"], "running");
+    let connect = format!("/sandboxes/{paused}/connect");
+    let resumed = api.post(&connect, &json!({ "timeout": 60 })).await;
+    assert!(resumed.status.is_success(), "it can be nowhere else");
+
+    set(&api, &id, "draining").await;
+    let node = api.get(&format!("/nodes/{id}")).await.json();
+    assert_eq!(node["status"], "draining");
+    assert_eq!(node["outstandingWork"], 2);
+    let back = set(&api, &id, "ready").await;
+    assert_eq!(back.status, StatusCode::NO_CONTENT);
+    made(&api).await;
+}
+
+#[tokio::test]
+async fn what_an_operator_wants_holds_over_a_restart() {
+    let (api, id) = with_node().await;
+    set(&api, &id, "draining").await;
+    api.control.shutdown(Duration::from_secs(10)).await;
+    let gone = api.get(&format!("/nodes/{id}")).await.json();
+    assert_eq!(gone["status"], "unhealthy", "it has said that it leaves");
+
+    let next = Api::over(Arc::clone(&api.store), Arc::clone(&api.node), |_| {}).await;
+    let node = local(id.parse().expect("an id"), LocalNode::ROUND);
+    next.control.node_register(node).await.expect("registers");
+    // Not only once it has reported.
+    let message = create(&next).await.error(503);
+    assert!(message.contains("draining"), "{message}");
+    let node = becomes(&next, &id, "draining").await;
+    assert_eq!(node["generation"], 2);
+}
+
+#[tokio::test]
+async fn a_superseded_run_of_a_node_places_nothing_more() {
+    let (api, id) = with_node_every(SOON).await;
+    made(&api).await;
+    let other = Api::over(Arc::clone(&api.store), Arc::default(), |_| {}).await;
+    let node = local(id.parse().expect("an id"), LocalNode::ROUND);
+    other.control.node_register(node).await.expect("registers");
+    let refused = async {
+        loop {
+            let answer = create(&api).await;
+            if answer.status != StatusCode::CREATED {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(60), refused).await;
+    let message = refused.expect("is refused").error(503);
+    assert!(message.contains("unhealthy"), "{message}");
+    made(&other).await;
+}
+
+#[tokio::test]
+async fn a_removed_node_that_runs_is_known_again() {
+    let (api, id) = with_node_every(SOON).await;
+    let id: Uuid = id.parse().expect("an id");
+    // Its lease is over, as that of one that stood still, when somebody removes it.
+    let run = hearth_store::NodeRun { id, generation: 1 };
+    loop {
+        api.store.node_leave(run).await.expect("writes");
+        let removed = api.store.node_remove(id).await.expect("writes");
+        if removed == hearth_store::NodeRemoval::Removed {
+            break;
+        }
+    }
+    becomes(&api, &id.to_string(), "ready").await;
+}
+
+#[tokio::test]
+async fn nodes_are_changed_as_far_as_they_can_be() {
+    let (api, id) = with_node().await;
+    for unknown in [&Uuid::new_v4().to_string(), "x", "%2e%2e"] {
+        let path = format!("/nodes/{unknown}");
+        let message = api.get(&path).await.error(404);
+        assert!(message.ends_with("doesn't exist"), "{message}");
+        set(&api, unknown, "draining").await.error(404);
+        api.delete(&path).await.error(404);
+    }
+    let path = format!("/nodes/{id}");
+    for body in [
+        json!({}),
+        json!({ "status": "shut" }),
+        json!({ "status": 1 }),
+    ] {
+        api.post(&path, &body).await.error(400);
+    }
+    for status in ["connecting", "unhealthy"] {
+        let message = set(&api, &id, status).await.error(409);
+        assert!(message.contains("set it to \"ready\""), "{message}");
+    }
+    let cluster = api.get(&path).await.json()["clusterID"].clone();
+    let change = |cluster: Value| json!({ "status": "draining", "clusterID": cluster });
+    for other in [json!(Uuid::new_v4()), json!("x")] {
+        api.post(&path, &change(other)).await.error(404);
+    }
+    assert_eq!(api.get(&path).await.json()["status"], "ready");
+    let changed = api.post(&path, &change(cluster)).await;
+    assert_eq!(changed.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn nodes_that_are_gone_can_be_forgotten() {
+    let (api, id) = with_node().await;
+    let path = format!("/nodes/{id}");
+    let message = api.delete(&path).await.error(409);
+    assert!(message.contains("stop Hearth on it first"), "{message}");
+    let run = hearth_store::NodeRun {
+        id: id.parse().expect("an id"),
+        generation: 1,
+    };
+    api.store.node_leave(run).await.expect("writes");
+    let message = set(&api, &id, "ready").await.error(409);
+    assert!(message.contains("has not been heard of since"), "{message}");
+    let standby = set(&api, &id, "standby").await;
+    assert_eq!(standby.status, StatusCode::NO_CONTENT);
+    let removed = api.delete(&path).await;
+    assert_eq!(removed.status, StatusCode::NO_CONTENT);
+    assert_eq!(api.get("/nodes").await.json(), json!([]));
+}
+
+#[tokio::test]
+async fn nodes_are_the_operators() {
+    let (api, id) = with_node().await;
+    let path = format!("/nodes/{id}");
+    api.anonymous("/nodes").await.error(401);
+    let (_, other) = api.other_team("other").await;
+    let drain = json!({ "status": "draining" }).to_string();
+    for (method, path) in [
+        (Method::GET, "/nodes"),
+        (Method::GET, path.as_str()),
+        (Method::POST, path.as_str()),
+        (Method::DELETE, path.as_str()),
+    ] {
+        let refused = api.call_as(&other, method, path, drain.clone()).await;
+        let message = refused.error(403);
+        assert!(message.contains("of the team \"default\""), "{message}");
+    }
+    let narrow = key(&api, [Scope::Sandboxes], false).await;
+    let message = api.call_as(&narrow, Method::GET, "/nodes", "").await;
+    let message = message.error(403);
+    assert!(message.contains("lacks the scope \"admin\""), "{message}");
+    let reader = key(&api, [Scope::Admin], true).await;
+    let read = api.call_as(&reader, Method::GET, &path, "").await;
+    assert_eq!(read.status, StatusCode::OK);
+    let refused = api.call_as(&reader, Method::POST, &path, drain).await;
+    refused.error(403);
+    assert_eq!(api.get(&path).await.json()["status"], "ready");
+}
+
+async fn key(api: &Api, scopes: [Scope; 1], read_only: bool) -> String {
+    let grant = KeyGrant {
+        scopes: scopes.into(),
+        read_only,
+        ..KeyGrant::default()
+    };
+    let issued = keys::issue(api.store.as_ref(), api.team, "k", grant).await;
+    issued.expect("issues").1.expose_secret().to_owned()
+}
