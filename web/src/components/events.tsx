@@ -40,7 +40,7 @@ function Event({ event, whole }: { event: SandboxEvent; whole: boolean }) {
   const { label, tone } = eventType(event.type);
   const facts = eventFacts(event);
   return (
-    <li className="grid grid-cols-[minmax(0,1fr)_auto] items-baseline gap-x-4 gap-y-1 px-4 py-2.5 md:grid-cols-[10rem_minmax(0,1fr)_9rem]">
+    <li className="grid grid-cols-[minmax(0,1fr)_auto] items-start gap-x-4 gap-y-1 px-4 py-2.5 md:grid-cols-[10rem_minmax(0,1fr)_9rem]">
       <span><span title={event.type}><Badge tone={tone}>{label}</Badge></span></span>
       <span className="col-span-2 min-w-0 text-sm max-md:order-3 md:col-span-1">
         {whole && event.sandboxId && <Link to="/dashboard/sandboxes/$id" params={{ id: event.sandboxId }} search={{ tab: 'events' }} className="mr-3 text-accent hover:underline"><code className="text-[13px]">{event.sandboxId}</code></Link>}

@@ -17,14 +17,23 @@ export const eventTypes: { type: string; label: string; tone: 'ok' | 'warn' | 'b
 
 export const eventType = (type: string) => eventTypes.find((one) => one.type === type) ?? { type, label: type, tone: 'plain' as const };
 
-const text = (value: unknown): string => (typeof value === 'object' && value !== null ? JSON.stringify(value) : String(value));
+const text = (value: unknown): string => {
+  if (Array.isArray(value)) return value.map(text).join(', ');
+  return typeof value === 'object' && value !== null ? JSON.stringify(value) : String(value);
+};
 
-// The data as short facts. Metadata is the sandbox's and not news; what an object holds is
-// told by its own names.
+const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
+
+// The data as short facts: what an object holds stands by its own names, and what is empty is
+// left out. Metadata is the sandbox's and not news.
 export function eventFacts(event: Pick<SandboxEvent, 'eventData'>): [string, string][] {
   return Object.entries(event.eventData ?? {})
     .filter(([name]) => name !== 'sandbox_metadata')
-    .flatMap(([name, value]): [string, unknown][] => (name === 'execution' && typeof value === 'object' && value !== null ? Object.entries(value) : [[name, value]]))
-    .filter(([name]) => name !== 'started_at')
-    .map(([name, value]) => (name === 'execution_time' ? ['ran for', `${(Number(value) / 1000).toFixed(1)} s`] : [name.replaceAll('_', ' '), text(value)]));
+    .flatMap(([name, value]): [string, unknown][] => (isObject(value) ? Object.entries(value) : [[name, value]]))
+    .filter(([name, value]) => name !== 'started_at' && value !== null && !(Array.isArray(value) && value.length === 0))
+    .map(([name, value]) => {
+      if (name === 'execution_time') return ['ran for', `${(Number(value) / 1000).toFixed(1)} s`];
+      if (name === 'set_timeout') return ['ends', new Date(String(value)).toLocaleString()];
+      return [name.replaceAll('_', ' '), text(value)];
+    });
 }

@@ -71,7 +71,7 @@ describe('events', () => {
       ['vcpu count', '2'],
       ['ran for', '1.5 s'],
     ]);
-    expect(eventFacts({ eventData: { network_egress: { denied_cidrs: ['10.0.0.0/8'] } } })).toEqual([['network egress', '{"denied_cidrs":["10.0.0.0/8"]}']]);
+    expect(eventFacts({ eventData: { network_egress: { allowed_cidrs: [], denied_cidrs: ['10.0.0.0/8', '192.0.2.0/24'] } } })).toEqual([['denied cidrs', '10.0.0.0/8, 192.0.2.0/24']]);
     expect(eventFacts({ eventData: null })).toEqual([]);
   });
   it('of a type that is not known here have its name', () => {
