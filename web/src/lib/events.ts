@@ -34,6 +34,8 @@ export function eventFacts(event: Pick<SandboxEvent, 'eventData'>): [string, str
     .map(([name, value]) => {
       if (name === 'execution_time') return ['ran for', `${(Number(value) / 1000).toFixed(1)} s`];
       if (name === 'set_timeout') return ['ends', new Date(String(value)).toLocaleString()];
+      if (name === 'memory_mb') return ['memory', `${text(value)} MiB`];
+      if (name === 'vcpu_count') return ['vCPU', text(value)];
       return [name.replaceAll('_', ' '), text(value)];
     });
 }

@@ -68,7 +68,7 @@ describe('events', () => {
   it('are told in short facts', () => {
     expect(eventFacts({ eventData: { sandbox_metadata: { user: '7' }, kill_reason: 'timeout', execution: { started_at: '2026-01-01T00:00:00Z', vcpu_count: 2, execution_time: 1500 } } })).toEqual([
       ['kill reason', 'timeout'],
-      ['vcpu count', '2'],
+      ['vCPU', '2'],
       ['ran for', '1.5 s'],
     ]);
     expect(eventFacts({ eventData: { network_egress: { allowed_cidrs: [], denied_cidrs: ['10.0.0.0/8', '192.0.2.0/24'] } } })).toEqual([['denied cidrs', '10.0.0.0/8, 192.0.2.0/24']]);

@@ -124,7 +124,7 @@ function Row({ one, delivery }: { one: Told; delivery: Delivery }) {
           {delivery.attempts.length === 0 && <li className="text-sm text-muted">It waits for its first attempt.</li>}
         </ol>
       </details>
-      <Button disabled={!one.enabled} title={one.enabled ? undefined : 'Enable the webhook first'} busy={again.isPending} aria-label={`Deliver ${delivery.eventId} again`} onClick={() => again.mutate(undefined)}><RotateCcw className="size-4" aria-hidden /> Deliver again</Button>
+      <Button disabled={!one.enabled} title={one.enabled ? undefined : 'Enable the webhook first'} busy={again.isPending} onClick={() => again.mutate(undefined)}><RotateCcw className="size-4" aria-hidden /> Deliver again<span className="sr-only"> the event {delivery.eventId}</span></Button>
     </li>
   );
 }
