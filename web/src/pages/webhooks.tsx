@@ -1,8 +1,8 @@
 import { useQuery } from '@tanstack/react-query';
 import { Link, useNavigate } from '@tanstack/react-router';
-import { Plus, Webhook as Icon } from 'lucide-react';
+import { Copy, Plus, Webhook as Icon } from 'lucide-react';
 import { useState } from 'react';
-import { Badge, Button, Card, CopyText, Dialog, Empty, Field, Input, Loading, PageHead, Problem, Snippets, Switch } from '../components/ui';
+import { Badge, Button, Card, Dialog, Empty, Field, IconButton, Input, Loading, PageHead, Problem, Snippets, Switch, copy } from '../components/ui';
 import { api, enc } from '../lib/api';
 import { eventTypes } from '../lib/events';
 import { count } from '../lib/format';
@@ -80,9 +80,13 @@ export function EditWebhook({ of, close, then }: { of?: Webhook; close: () => vo
           </div>
         </fieldset>
         <Field label="Signature secret" hint={of ? 'Left empty: it stays. Nobody can read it back.' : 'Copy it for the receiver now: nobody can read it back.'}>
-          {(id) => <Input id={id} required={!of} autoComplete="off" spellCheck={false} className="mono" value={secret} onChange={(event) => setSecret(event.target.value)} />}
+          {(id) => (
+            <span className="flex items-center gap-1">
+              <Input id={id} required={!of} autoComplete="off" spellCheck={false} className="mono min-w-0" value={secret} onChange={(event) => setSecret(event.target.value)} />
+              {!of && <IconButton label="Copy the secret" className="shrink-0" onClick={() => copy(secret)}><Copy className="size-4" /></IconButton>}
+            </span>
+          )}
         </Field>
-        {!of && secret && <p className="rounded-md border border-line bg-bg p-2 text-xs"><CopyText text={secret} whole /></p>}
         {save.error && <div className="-mx-4"><Problem error={save.error} /></div>}
         <div className="flex justify-end gap-2"><Button onClick={close}>Cancel</Button><Button type="submit" look="primary" busy={save.isPending} disabled={!chosen.length}>{of ? 'Save' : 'Create'}</Button></div>
       </form>
