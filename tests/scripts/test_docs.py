@@ -33,6 +33,8 @@ def site(config: Path, to: Path) -> subprocess.CompletedProcess:
     )
 
 
+# Seconds, but on a machine that does much else.
+@pytest.mark.timeout(600)
 def test_the_site_is_whole(tmp_path):
     made = site(ROOT / "mkdocs.yml", tmp_path)
     assert made.returncode == 0, made.stdout + made.stderr
