@@ -30,7 +30,7 @@ const sandboxes = createRoute({
   component: lazyRouteComponent(() => import('./pages/sandboxes')),
 });
 
-export const tabs = ['overview', 'metrics', 'logs', 'terminal', 'files', 'ports', 'network', 'snapshots'] as const;
+export const tabs = ['overview', 'metrics', 'logs', 'terminal', 'files', 'ports', 'network', 'snapshots', 'events'] as const;
 export type Tab = (typeof tabs)[number];
 
 const sandbox = createRoute({
@@ -58,12 +58,17 @@ const template = createRoute({
   component: lazyRouteComponent(() => import('./pages/template')),
 });
 
+const volumes = createRoute({ getParentRoute: () => shell, path: '/volumes', component: lazyRouteComponent(() => import('./pages/volumes')) });
+const volume = createRoute({ getParentRoute: () => shell, path: '/volumes/$id', component: lazyRouteComponent(() => import('./pages/volume')) });
+const events = createRoute({ getParentRoute: () => shell, path: '/events', component: lazyRouteComponent(() => import('./pages/events')) });
+const webhooks = createRoute({ getParentRoute: () => shell, path: '/webhooks', component: lazyRouteComponent(() => import('./pages/webhooks')) });
+const webhook = createRoute({ getParentRoute: () => shell, path: '/webhooks/$id', component: lazyRouteComponent(() => import('./pages/webhook')) });
 const secrets = createRoute({ getParentRoute: () => shell, path: '/secrets', component: lazyRouteComponent(() => import('./pages/secrets')) });
 const keys = createRoute({ getParentRoute: () => shell, path: '/keys', component: lazyRouteComponent(() => import('./pages/keys')) });
 const settings = createRoute({ getParentRoute: () => shell, path: '/settings', component: lazyRouteComponent(() => import('./pages/settings')) });
 
 export const router = createRouter({
-  routeTree: root.addChildren([home, shell.addChildren([index, sandboxes, sandbox, inspect, templates, template, secrets, keys, settings])]),
+  routeTree: root.addChildren([home, shell.addChildren([index, sandboxes, sandbox, inspect, templates, template, volumes, volume, events, webhooks, webhook, secrets, keys, settings])]),
   defaultPendingComponent: Loading,
   defaultErrorComponent: ({ error }) => <Problem error={error} retry={() => window.location.reload()} />,
   defaultNotFoundComponent: () => (

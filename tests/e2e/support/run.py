@@ -20,7 +20,8 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         print(__doc__, file=sys.stderr)
         return 2
-    with Hearth() as hearth:
+    # Tests of webhooks listen on this machine.
+    with Hearth(config={"events": {"private_receivers": ["127.0.0.1/32"]}}) as hearth:
         environment = {
             **hearth.environment,
             **hearth.exports,

@@ -4,6 +4,7 @@
 
 import assert from 'node:assert/strict'
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
 import { after, before, test } from 'node:test'
 
@@ -292,6 +293,148 @@ browse('snapshots', async () => {
   await check('snapshots')
 })
 
+browse('events of a sandbox', async () => {
+  await tab('Events')
+  const panel = page.getByRole('tabpanel')
+  for (const name of ['Sandbox created', 'Sandbox updated', 'Snapshot taken', 'Sandbox rolled back']) await panel.getByText(name, { exact: true }).first().waitFor()
+  await panel.getByText('192.0.2.0/24').first().waitFor()
+  await check('sandbox-events')
+  await page.getByRole('combobox', { name: 'Type of event' }).click()
+  await page.getByRole('option', { name: 'Sandbox killed' }).click()
+  await see('No such events')
+  await page.getByRole('button', { name: 'Show all' }).click()
+  await panel.getByText('Sandbox created', { exact: true }).waitFor()
+})
+
+browse('webhooks', async () => {
+  let status = 500
+  const taken = []
+  const receiver = createServer((request, response) => {
+    let body = ''
+    request.on('data', (part) => { body += part })
+    request.on('end', () => {
+      taken.push(JSON.parse(body))
+      response.writeHead(status, { 'Content-Type': 'text/plain' }).end(status === 500 ? 'out of order' : '')
+    })
+  })
+  await new Promise((resolve) => receiver.listen(0, '127.0.0.1', resolve))
+  try {
+    await open('/dashboard/webhooks')
+    await see('No webhooks yet')
+    await check('no-webhooks')
+    await page.getByRole('button', { name: 'New webhook' }).click()
+    await page.getByLabel('Name', { exact: true }).fill('of the test')
+    await page.getByLabel('URL', { exact: true }).fill('ftp://example.com/hook')
+    await page.getByRole('button', { name: 'All', exact: true }).click()
+    assert.match(await page.getByLabel('Signature secret').inputValue(), /^[0-9a-f]{64}$/)
+    await page.getByRole('button', { name: 'Create', exact: true }).click()
+    // The form stays, with what is wrong.
+    await page.getByRole('dialog').getByRole('alert').waitFor()
+    await check('new-webhook')
+    await page.getByLabel('URL', { exact: true }).fill(`http://127.0.0.1:${receiver.address().port}/hook`)
+    await page.getByRole('button', { name: 'Create', exact: true }).click()
+    await see('Nothing has been sent yet')
+    await check('webhook')
+    const [made] = await api('GET', '/events/webhooks')
+    assert.equal(made.events.length, 11)
+
+    await api('POST', `/sandboxes/${id}/timeout`, { timeout: 1500 })
+    await page.getByText(id).first().click()
+    await see('Answer 500')
+    await see('out of order')
+    await check('failed-delivery')
+    status = 204
+    await page.getByRole('button', { name: /^Deliver again/ }).first().click()
+    await page.getByText('delivered', { exact: true }).first().waitFor()
+    await see('Answer 204')
+    await check('delivery')
+    assert.deepEqual([...new Set(taken.map(({ type, sandbox_id }) => `${type} ${sandbox_id}`))], [`sandbox.lifecycle.updated ${id}`])
+    assert.equal(new Set(taken.map((event) => event.id)).size, 1)
+
+    await page.getByRole('button', { name: 'Disable' }).click()
+    await page.getByRole('button', { name: 'Enable' }).waitFor()
+    assert.equal((await api('GET', `/events/webhooks/${made.id}`)).enabled, false)
+    assert.ok(await page.getByRole('button', { name: /^Deliver again/ }).first().isDisabled())
+    await page.getByRole('button', { name: 'Change' }).click()
+    await page.getByLabel('Name', { exact: true }).fill('renamed')
+    await page.getByLabel('Template built', { exact: true }).uncheck()
+    await page.getByRole('button', { name: 'Save' }).click()
+    await see('The webhook is changed')
+    const changed = await api('GET', `/events/webhooks/${made.id}`)
+    assert.deepEqual([changed.name, changed.events.length], ['renamed', 10])
+    await page.getByRole('link', { name: 'Webhooks' }).first().click()
+    await page.getByRole('link', { name: /renamed/ }).waitFor()
+    await check('webhooks')
+    await page.getByRole('link', { name: /renamed/ }).click()
+    await page.getByRole('button', { name: 'Delete' }).click()
+    await page.getByRole('alertdialog').getByRole('button', { name: 'Delete' }).click()
+    await see('No webhooks yet')
+    assert.deepEqual(await api('GET', '/events/webhooks'), [])
+    await open(`/dashboard/webhooks/${made.id}`)
+    await see('This webhook is gone')
+    await open(`/dashboard/sandboxes/${id}`)
+  } finally {
+    receiver.closeAllConnections()
+    receiver.close()
+  }
+})
+
+browse('volumes', async () => {
+  await open('/dashboard/volumes')
+  await see('No volumes yet')
+  await check('no-volumes')
+  await page.getByRole('button', { name: 'New volume' }).click()
+  await page.getByLabel('Name', { exact: true }).fill('data')
+  await page.getByRole('button', { name: 'Create', exact: true }).click()
+  await page.getByRole('link', { name: /^data/ }).click()
+  await see('An empty folder')
+  await check('empty-volume')
+  await page.getByRole('button', { name: 'New folder' }).click()
+  await page.getByLabel('Name', { exact: true }).fill('in')
+  await page.getByRole('button', { name: 'Create', exact: true }).click()
+  await page.getByRole('button', { name: 'Folder in' }).click()
+  const send = (text) => page.locator('input[type=file]').setInputFiles({ name: 'sent.txt', mimeType: 'text/plain', buffer: Buffer.from(text) })
+  await send('first')
+  await page.getByRole('button', { name: /sent\.txt/ }).first().waitFor()
+  // What is there is replaced only when somebody says so.
+  await send('second')
+  await page.getByRole('alertdialog').getByText('Replace sent.txt?').waitFor()
+  await check('replace')
+  await page.getByRole('button', { name: 'Replace' }).click()
+  await page.getByRole('alertdialog').waitFor({ state: 'detached' })
+  await page.getByText('6 B', { exact: true }).waitFor()
+  await page.getByRole('button', { name: 'Actions for sent.txt' }).click()
+  const downloading = page.waitForEvent('download')
+  await page.getByRole('menuitem', { name: 'Download' }).click()
+  assert.equal(readFileSync(await (await downloading).path(), 'utf8'), 'second')
+  await see('on disk, 2 entries')
+  await check('volume')
+  // The same, by the API.
+  const [volume] = await api('GET', '/volumes')
+  const { token } = await api('GET', `/volumes/${volume.volumeID}`)
+  const told = await fetch(`${API}/volumecontent/${volume.volumeID}/file?path=/in/sent.txt`, { headers: { Authorization: `Bearer ${token}` } })
+  assert.equal(await told.text(), 'second')
+  await page.getByRole('button', { name: 'Actions for sent.txt' }).click()
+  await page.getByRole('menuitem', { name: 'Delete…' }).click()
+  await page.getByRole('alertdialog').getByRole('button', { name: 'Delete' }).click()
+  await see('An empty folder')
+
+  await page.getByRole('link', { name: 'Volumes' }).first().click()
+  await page.getByRole('button', { name: 'Actions for data' }).click()
+  await page.getByRole('menuitem', { name: 'Copy…' }).click()
+  await page.getByRole('button', { name: 'Copy', exact: true }).click()
+  await page.getByRole('link', { name: /^data-copy/ }).waitFor()
+  await check('volumes')
+  await page.getByRole('button', { name: 'Actions for data-copy' }).click()
+  await page.getByRole('menuitem', { name: 'Delete…' }).click()
+  await page.getByRole('alertdialog').getByRole('button', { name: 'Delete' }).click()
+  await see('The volume data-copy is deleted')
+  assert.deepEqual((await api('GET', '/volumes')).map(({ name }) => name), ['data'])
+  await open('/dashboard/volumes/00000000-0000-0000-0000-000000000000')
+  await see('This volume is gone')
+  await open(`/dashboard/sandboxes/${id}`)
+})
+
 browse('pause, resume and kill', async () => {
   await page.getByRole('button', { name: 'Pause' }).click()
   await page.getByRole('button', { name: 'Resume' }).first().waitFor()
@@ -306,7 +449,30 @@ browse('pause, resume and kill', async () => {
   await see('The sandbox is gone')
   await open(`/dashboard/sandboxes/${id}`)
   await see('This sandbox is gone')
+  // What happened to it is known for longer.
+  await see('Sandbox killed', { exact: true })
   await check('gone')
+})
+
+browse('events of the team', async () => {
+  await open('/dashboard/events')
+  await page.getByRole('combobox', { name: 'Type of event' }).click()
+  await page.getByRole('option', { name: 'Sandbox killed' }).click()
+  await page.getByText('Sandbox created', { exact: true }).first().waitFor({ state: 'detached' })
+  await page.getByRole('link', { name: id }).waitFor()
+  await check('events')
+  await page.getByRole('link', { name: id }).click()
+  await see('This sandbox is gone')
+  // On a phone the rest of the pages is in a menu.
+  await page.setViewportSize({ width: 390, height: 760 })
+  await page.getByRole('button', { name: 'More' }).click()
+  await page.getByRole('menuitem', { name: 'Webhooks' }).click()
+  await see('No webhooks yet')
+  await page.setViewportSize({ width: 1200, height: 760 })
+  await page.keyboard.press('Control+k')
+  await page.getByPlaceholder(/A page, a sandbox/).fill('volumes')
+  await page.keyboard.press('Enter')
+  await page.getByRole('link', { name: /^data/ }).waitFor()
 })
 
 browse('API keys', async () => {
@@ -314,7 +480,7 @@ browse('API keys', async () => {
   await page.getByRole('button', { name: 'New key' }).click()
   await page.getByLabel('Name', { exact: true }).fill('for a program')
   await page.getByLabel('Secrets', { exact: true }).uncheck()
-  await page.getByLabel('API keys', { exact: true }).uncheck()
+  await page.getByLabel('API keys and webhooks', { exact: true }).uncheck()
   await page.getByLabel('Read-only').check()
   await page.getByLabel('Ends after (days)').fill('30')
   await check('new-key')

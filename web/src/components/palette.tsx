@@ -2,7 +2,7 @@
 import { useQuery } from '@tanstack/react-query';
 import { useNavigate } from '@tanstack/react-router';
 import { Command } from 'cmdk';
-import { sandboxes, templateName, templates } from '../lib/queries';
+import { sandboxes, templateName, templates, volumes } from '../lib/queries';
 import { setTheme } from '../lib/theme';
 import { tabs } from '../router';
 import { useSignOut } from './shell';
@@ -15,6 +15,7 @@ export default function Palette({ close }: { close: () => void }) {
   const signOut = useSignOut();
   const found = useQuery({ ...sandboxes, refetchInterval: false });
   const known = useQuery({ ...templates, refetchInterval: false });
+  const kept = useQuery({ ...volumes, refetchInterval: false });
   const go = (act: () => unknown) => () => {
     close();
     void act();
@@ -38,6 +39,9 @@ export default function Palette({ close }: { close: () => void }) {
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/sandboxes', search: { create: 'base' } }))}>Create a sandbox…</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/sandboxes' }))}>Sandboxes</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/templates' }))}>Templates</Command.Item>
+          <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/volumes' }))}>Volumes</Command.Item>
+          <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/events' }))}>Events</Command.Item>
+          <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/webhooks' }))}>Webhooks</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/secrets' }))}>Secrets</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/keys' }))}>API keys</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/settings' }))}>Settings</Command.Item>
@@ -60,6 +64,15 @@ export default function Palette({ close }: { close: () => void }) {
             {known.data.map((one) => (
               <Command.Item key={one.templateID} className={item} value={`template ${templateName(one)} ${one.templateID}`} onSelect={go(() => navigate({ to: '/dashboard/templates/$id', params: { id: one.templateID } }))}>
                 {templateName(one)}
+              </Command.Item>
+            ))}
+          </Command.Group>
+        )}
+        {!!kept.data?.length && (
+          <Command.Group heading="Volumes" className={group}>
+            {kept.data.filter((one) => !one.state).map((one) => (
+              <Command.Item key={one.volumeID} className={item} value={`volume ${one.name} ${one.volumeID}`} onSelect={go(() => navigate({ to: '/dashboard/volumes/$id', params: { id: one.volumeID } }))}>
+                {one.name}
               </Command.Item>
             ))}
           </Command.Group>

@@ -1,21 +1,26 @@
 // What is around every page: who is signed in, the way to the others, the palette.
 import { useQuery, useQueryClient } from '@tanstack/react-query';
-import { Link, Outlet } from '@tanstack/react-router';
-import { Box, Flame, KeyRound, Layers, Lock, LogOut, Search, Settings } from 'lucide-react';
+import { Link, Outlet, useLocation, useNavigate } from '@tanstack/react-router';
+import { clsx } from 'clsx';
+import { Activity, Box, Ellipsis, Flame, HardDrive, KeyRound, Layers, Lock, LogOut, Search, Settings, Webhook } from 'lucide-react';
 import { Suspense, lazy, useEffect, useState } from 'react';
 import { api } from '../lib/api';
 import { session } from '../lib/queries';
 import { SignIn } from '../pages/sign-in';
-import { IconButton, Loading, Problem } from './ui';
+import { IconButton, Loading, Menu, Problem } from './ui';
 
 const Palette = lazy(() => import('./palette'));
 
+// On a phone the row at the bottom has room for those that are `first`, and a menu has the rest.
 const places = [
-  { to: '/dashboard/sandboxes', label: 'Sandboxes', icon: Box },
-  { to: '/dashboard/templates', label: 'Templates', icon: Layers },
-  { to: '/dashboard/secrets', label: 'Secrets', icon: Lock },
-  { to: '/dashboard/keys', label: 'Keys', icon: KeyRound },
-  { to: '/dashboard/settings', label: 'Settings', icon: Settings },
+  { to: '/dashboard/sandboxes', label: 'Sandboxes', icon: Box, first: true },
+  { to: '/dashboard/templates', label: 'Templates', icon: Layers, first: true },
+  { to: '/dashboard/volumes', label: 'Volumes', icon: HardDrive, first: true },
+  { to: '/dashboard/events', label: 'Events', icon: Activity, first: true },
+  { to: '/dashboard/webhooks', label: 'Webhooks', icon: Webhook, first: false },
+  { to: '/dashboard/secrets', label: 'Secrets', icon: Lock, first: false },
+  { to: '/dashboard/keys', label: 'Keys', icon: KeyRound, first: false },
+  { to: '/dashboard/settings', label: 'Settings', icon: Settings, first: false },
 ] as const;
 
 export function useSignOut() {
@@ -29,6 +34,21 @@ export function useSignOut() {
       client.removeQueries({ predicate: (query) => query.queryKey[0] !== session.queryKey[0] });
     }
   };
+}
+
+const place = 'flex flex-1 flex-col items-center gap-1 rounded-md px-2 py-2 text-xs text-muted hover:text-text md:flex-none md:flex-row md:gap-3 md:text-sm md:hover:bg-raised';
+
+function More() {
+  const navigate = useNavigate();
+  const { pathname } = useLocation();
+  const rest = places.filter(({ first }) => !first);
+  const here = rest.find(({ to }) => pathname.startsWith(to));
+  return (
+    <Menu
+      trigger={<button type="button" className={clsx(place, 'md:hidden', here && '!text-accent font-medium')}><Ellipsis className="size-5" aria-hidden /> {here?.label ?? 'More'}</button>}
+      items={rest.map(({ to, label, icon: Icon }) => ({ label, icon: <Icon className="size-4" aria-hidden />, onSelect: () => void navigate({ to }) }))}
+    />
+  );
 }
 
 export function Shell() {
@@ -63,11 +83,12 @@ export function Shell() {
           <kbd className="ml-auto rounded border border-line px-1.5 text-xs">Ctrl K</kbd>
         </button>
         <nav aria-label="Pages" className="fixed inset-x-0 bottom-0 z-30 flex justify-around border-t border-line bg-surface pb-[env(safe-area-inset-bottom)] md:static md:mt-3 md:flex-col md:justify-start md:gap-1 md:border-0 md:pb-0">
-          {places.map(({ to, label, icon: Icon }) => (
-            <Link key={to} to={to} className="flex flex-1 flex-col items-center gap-1 rounded-md px-2 py-2 text-xs text-muted hover:text-text md:flex-none md:flex-row md:gap-3 md:text-sm md:hover:bg-raised" activeProps={{ className: '!text-accent md:bg-accent-soft font-medium', 'aria-current': 'page' }}>
+          {places.map(({ to, label, icon: Icon, first }) => (
+            <Link key={to} to={to} className={clsx(place, !first && 'max-md:hidden')} activeProps={{ className: '!text-accent md:bg-accent-soft font-medium', 'aria-current': 'page' }}>
               <Icon className="size-5 md:size-4" aria-hidden /> {label}
             </Link>
           ))}
+          <More />
         </nav>
         <div className="flex min-w-0 items-center gap-1 md:mt-auto md:border-t md:border-line md:pt-3">
           <span className="min-w-0 truncate px-2 text-sm text-muted" title={`Team ${signedIn.data.team.teamID}`}>{signedIn.data.team.name}</span>

@@ -55,3 +55,5 @@ export function pairs(text: string): Record<string, string> {
 }
 
 export const lines = (text: string) => text.split(/[\n,]/).map((line) => line.trim()).filter(Boolean);
+
+export const count = (number: number, one: string, many: string) => `${number.toLocaleString('en')} ${number === 1 ? one : many}`;

@@ -1,7 +1,11 @@
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { client } from './client';
 import { Unframer, envelope, fromBase64, toBase64 } from './connect';
-import { bytes, lines, pairs, span } from './format';
+import { eventFacts, eventType, eventTypes } from './events';
+import { bytes, count, lines, pairs, span } from './format';
 import { listening, portUrl } from './ports';
+import { firstWebhook, mountVolume, readEvents } from './snippets';
+import { content } from './volume';
 
 describe('Connect streams', () => {
   it('are cut into messages wherever their chunks end', () => {
@@ -57,5 +61,73 @@ describe('forms and figures', () => {
   it('writes sizes and spans', () => {
     expect([bytes(0), bytes(1536), bytes(512 * 1024 * 1024)]).toEqual(['0 B', '1.5 KiB', '512 MiB']);
     expect([span(0), span(65), span(3600), span(90061)]).toEqual(['0 s', '1 min 5 s', '1 h', '1 d 1 h']);
+  });
+});
+
+describe('events', () => {
+  it('are told in short facts', () => {
+    expect(eventFacts({ eventData: { sandbox_metadata: { user: '7' }, kill_reason: 'timeout', execution: { started_at: '2026-01-01T00:00:00Z', vcpu_count: 2, execution_time: 1500 } } })).toEqual([
+      ['kill reason', 'timeout'],
+      ['vCPU', '2'],
+      ['ran for', '1.5 s'],
+    ]);
+    expect(eventFacts({ eventData: { network_egress: { allowed_cidrs: [], denied_cidrs: ['10.0.0.0/8', '192.0.2.0/24'] } } })).toEqual([['denied cidrs', '10.0.0.0/8, 192.0.2.0/24']]);
+    expect(eventFacts({ eventData: null })).toEqual([]);
+  });
+  it('of a type that is not known here have its name', () => {
+    expect(eventType('sandbox.lifecycle.moved').label).toBe('sandbox.lifecycle.moved');
+    expect(new Set(eventTypes.map(({ type }) => type)).size).toBe(eventTypes.length);
+  });
+  it('are read by commands that a shell takes', () => {
+    for (const { Shell } of [readEvents('i0'), firstWebhook]) expect(Shell).toMatch(/ \\\n {2}"\$E2B_API_URL/);
+    expect(mountVolume('data').Python).toContain('volume_mounts={"/mnt/data": "data"}');
+  });
+});
+
+describe('counts', () => {
+  it('have the right number', () => {
+    expect([count(0, 'entry', 'entries'), count(1, 'entry', 'entries'), count(1200, 'entry', 'entries')]).toEqual(['0 entries', '1 entry', '1,200 entries']);
+  });
+});
+
+describe('the content of volumes', () => {
+  afterEach(() => {
+    vi.unstubAllGlobals();
+    client.clear();
+  });
+  // What was asked, and the answers one after the other.
+  function answers(...given: Response[]) {
+    const asked: [string, string, string | undefined][] = [];
+    vi.stubGlobal('fetch', (url: string, { method, headers }: { method: string; headers: Record<string, string> }) => {
+      asked.push([method, url, headers.Authorization]);
+      return Promise.resolve(given.shift() as Response);
+    });
+    return asked;
+  }
+  const token = (value: string) => Response.json({ volumeID: 'v', name: 'data', token: value });
+
+  it('is opened by a token that is asked for once, and anew when it is refused', async () => {
+    const asked = answers(token('one'), Response.json([]), Response.json([]), new Response(null, { status: 401 }), token('two'), Response.json([]));
+    await content.list('v', '/');
+    await content.list('v', '/a b');
+    await content.list('v', '/');
+    expect(asked).toEqual([
+      ['GET', '/volumes/v', undefined],
+      ['GET', '/volumecontent/v/dir?path=%2F', 'Bearer one'],
+      ['GET', '/volumecontent/v/dir?path=%2Fa%20b', 'Bearer one'],
+      ['GET', '/volumecontent/v/dir?path=%2F', 'Bearer one'],
+      ['GET', '/volumes/v', undefined],
+      ['GET', '/volumecontent/v/dir?path=%2F', 'Bearer two'],
+    ]);
+  });
+  it('says what to do when there is no room', async () => {
+    answers(token('one'), Response.json({ code: 'NOT_ENOUGH_SPACE', message: 'full' }, { status: 507 }));
+    await expect(content.write('v', '/x', new Blob(['x']), false)).rejects.toThrow(/Delete something first/);
+  });
+  it('is replaced only where that was asked for', async () => {
+    const asked = answers(token('one'), new Response(null, { status: 201 }), new Response(null, { status: 201 }));
+    await content.write('v', '/x', new Blob(['x']), false);
+    await content.write('v', '/x', new Blob(['x']), true);
+    expect(asked.map(([, url]) => url)).toEqual(['/volumes/v', '/volumecontent/v/file?path=%2Fx', '/volumecontent/v/file?path=%2Fx&force=true']);
   });
 });

@@ -2,7 +2,7 @@
 import { type QueryKey, queryOptions, useMutation, useQueryClient } from '@tanstack/react-query';
 import { toast } from 'sonner';
 import { ApiError, all, api, enc } from './api';
-import type { ApiKey, Detail, Listed, Metric, Session, Snapshot, Tag, Template, TemplateWithBuilds, Secret } from './types';
+import type { ApiKey, Delivery, Detail, Listed, Metric, SandboxEvent, Secret, Session, Snapshot, Tag, Template, TemplateWithBuilds, Volume, VolumeUsage, Webhook, WebhookStats } from './types';
 
 export const session = queryOptions({
   queryKey: ['session'],
@@ -65,6 +65,56 @@ export const tags = (id: string) =>
 export const secrets = queryOptions({ queryKey: ['secrets'], queryFn: () => all<Secret>('/secrets') });
 
 export const keys = queryOptions({ queryKey: ['keys'], queryFn: () => api.get<ApiKey[]>('/api-keys'), refetchInterval: 30_000 });
+
+export const volumes = queryOptions({
+  queryKey: ['volumes'],
+  queryFn: () => api.get<Volume[]>('/volumes'),
+  // A copy that is being made comes to its end by itself.
+  refetchInterval: (query) => (query.state.data?.some(({ state }) => state === 'making') ? 2000 : 15_000),
+});
+
+// Every entry is counted, which is work: only when asked.
+export const usage = (id: string) =>
+  queryOptions({ queryKey: ['usage', id], queryFn: () => api.get<VolumeUsage>(`/volumes/${enc(id)}/usage`), staleTime: 60_000, refetchOnWindowFocus: false });
+
+export const EVENTS_PAGE = 50;
+
+// The newest first; of one sandbox or of all the team has. `offset` counts events.
+export const events = (sandbox: string | undefined, type: string, offset: number) =>
+  queryOptions({
+    queryKey: ['events', sandbox ?? '', type, offset],
+    queryFn: async (): Promise<SandboxEvent[]> => {
+      const query = new URLSearchParams({ limit: String(EVENTS_PAGE), offset: String(offset), ...(type ? { types: type } : {}) });
+      try {
+        return await api.get<SandboxEvent[]>(`/events/sandboxes${sandbox ? `/${enc(sandbox)}` : ''}?${query}`);
+      } catch (error) {
+        // Nothing has been told of it, or no longer is.
+        if (sandbox && error instanceof ApiError && error.status === 404) return [];
+        throw error;
+      }
+    },
+    placeholderData: (before: SandboxEvent[] | undefined) => before,
+    refetchInterval: offset === 0 ? 3000 : false,
+  });
+
+export const webhooks = queryOptions({ queryKey: ['webhooks'], queryFn: () => api.get<Webhook[]>('/events/webhooks'), refetchInterval: 10_000 });
+
+export const webhook = (id: string) =>
+  queryOptions({ queryKey: ['webhook', id], queryFn: () => api.get<Webhook>(`/events/webhooks/${enc(id)}`), refetchInterval: 5000 });
+
+export const webhookStats = (id: string) =>
+  queryOptions({ queryKey: ['webhook-stats', id], queryFn: () => api.get<WebhookStats>(`/events/webhooks/${enc(id)}/stats`), refetchInterval: 5000 });
+
+export const deliveries = (id: string, status: string, cursor: string | undefined) =>
+  queryOptions({
+    queryKey: ['deliveries', id, status, cursor ?? ''],
+    queryFn: () => {
+      const query = new URLSearchParams({ limit: '25', ...(status ? { deliveryStatus: status } : {}), ...(cursor ? { cursor } : {}) });
+      return api.get<{ data: Delivery[]; nextCursor?: string | null }>(`/events/webhooks/${enc(id)}/deliveries?${query}`);
+    },
+    placeholderData: (before: { data: Delivery[]; nextCursor?: string | null } | undefined) => before,
+    refetchInterval: cursor ? false : 3000,
+  });
 
 // A change: says what was done or why not, and has what it touched asked for anew.
 export function useChange<Input, Output = unknown>(change: (input: Input) => Promise<Output>, done: string | ((output: Output, input: Input) => string), touched: QueryKey[], then?: (output: Output, input: Input) => void) {

@@ -58,3 +58,46 @@ Sandbox.create(network={
     "rules": {"api.example.com": [{"transform": {"headers": {"Authorization": "Bearer $\{e2b.secrets.${name}}"}}}]},
 })`,
 });
+
+export const firstVolume = (name: string) => ({
+  Python: `# ${shell}
+from e2b import Sandbox, Volume
+
+volume = Volume.create("${name}")
+sandbox = Sandbox.create(volume_mounts={"/mnt/${name}": volume})
+sandbox.commands.run("date > /mnt/${name}/date.txt")`,
+  JavaScript: `// ${shell}
+import { Sandbox, Volume } from 'e2b'
+
+const volume = await Volume.create('${name}')
+const sandbox = await Sandbox.create({ volumeMounts: { '/mnt/${name}': volume } })
+await sandbox.commands.run('date > /mnt/${name}/date.txt')`,
+  Shell: `sudo hearth volume create ${name}
+sudo hearth volume du ${name}`,
+});
+
+export const mountVolume = (name: string) => ({
+  Python: `from e2b import Sandbox
+
+sandbox = Sandbox.create(volume_mounts={"/mnt/${name}": "${name}"})
+print(sandbox.commands.run("ls -la /mnt/${name}").stdout)`,
+  JavaScript: `import { Sandbox } from 'e2b'
+
+const sandbox = await Sandbox.create({ volumeMounts: { '/mnt/${name}': '${name}' } })
+console.log((await sandbox.commands.run('ls -la /mnt/${name}')).stdout)`,
+});
+
+export const readEvents = (sandbox?: string) => ({
+  Shell: `${shell}
+curl -H "X-API-Key: $E2B_API_KEY" \\
+  "$E2B_API_URL/events/sandboxes${sandbox ? `/${sandbox}` : ''}?limit=5"`,
+});
+
+export const firstWebhook = {
+  Shell: `${shell}
+curl -H "X-API-Key: $E2B_API_KEY" -H "Content-Type: application/json" \\
+  "$E2B_API_URL/events/webhooks" -d '{
+    "name": "ends", "url": "https://example.com/hook",
+    "events": ["sandbox.lifecycle.killed"],
+    "signatureSecret": "'"$(openssl rand -hex 32)"'"}'`,
+};

@@ -142,3 +142,74 @@ export interface Session {
   domain: string;
   version: string;
 }
+
+export interface Volume {
+  volumeID: string;
+  name: string;
+  state?: 'making' | 'failed' | null;
+}
+
+export interface VolumeUsage {
+  bytes: number;
+  entries: number;
+}
+
+export interface VolumeEntry {
+  name: string;
+  path: string;
+  type: 'file' | 'directory' | 'symlink' | 'unknown';
+  size: number;
+  mode: number;
+  uid: number;
+  gid: number;
+  mtime: string;
+  target?: string | null;
+}
+
+export interface SandboxEvent {
+  id: string;
+  type: string;
+  timestamp: string;
+  eventData?: Record<string, unknown> | null;
+  sandboxId: string;
+  sandboxTemplateId: string;
+  sandboxBuildId: string;
+}
+
+export interface Webhook {
+  id: string;
+  name: string;
+  url: string;
+  enabled: boolean;
+  events: string[];
+  createdAt: string;
+  disabledReason?: string | null;
+}
+
+export type DeliveryStatus = 'pending' | 'success' | 'failed';
+
+export interface DeliveryAttempt {
+  id: string;
+  status: DeliveryStatus;
+  timestamp: string;
+  durationMs: number;
+  errorClass?: string | null;
+  errorMessage?: string | null;
+  requestBody: string;
+  responseBody?: string | null;
+  responseHttpStatusCode?: number | null;
+}
+
+export interface Delivery {
+  eventId: string;
+  eventType: string;
+  sandboxId: string;
+  status: DeliveryStatus;
+  attempts: DeliveryAttempt[];
+}
+
+export interface WebhookStats {
+  total: number;
+  failed: number;
+  durationMs: { minimum: number; average: number; maximum: number };
+}

@@ -8,10 +8,10 @@ import { keys, useChange } from '../lib/queries';
 import type { ApiKey, CreatedKey, Scope } from '../lib/types';
 
 const scopes: { scope: Scope; label: string }[] = [
-  { scope: 'sandboxes', label: 'Sandboxes, their snapshots, logs and metrics' },
+  { scope: 'sandboxes', label: 'Sandboxes, their snapshots, logs, metrics and events; volumes' },
   { scope: 'templates', label: 'Templates and their builds' },
   { scope: 'secrets', label: 'Secrets' },
-  { scope: 'admin', label: 'API keys' },
+  { scope: 'admin', label: 'API keys and webhooks' },
 ];
 
 const isOver = (key: ApiKey) => !!key.expiresAt && Date.parse(key.expiresAt) <= Date.now();

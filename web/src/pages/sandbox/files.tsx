@@ -3,15 +3,13 @@ import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { Download, EllipsisVertical, File, Folder, FolderPlus, FilePlus, Pencil, Trash2, Upload } from 'lucide-react';
 import { Suspense, lazy, useRef, useState } from 'react';
 import { toast } from 'sonner';
+import { PathBar, join, parent } from '../../components/path';
 import { Button, Card, Confirm, Dialog, Empty, Field, IconButton, Input, Loading, Menu, Problem, errorText } from '../../components/ui';
 import { type FileEntry, files, isFolder } from '../../lib/agent';
 import { bytes, when } from '../../lib/format';
 import { useChange } from '../../lib/queries';
 
 const Preview = lazy(() => import('./preview'));
-
-const join = (folder: string, name: string) => `${folder === '/' ? '' : folder}/${name}`;
-const parent = (path: string) => path.slice(0, path.lastIndexOf('/')) || '/';
 
 // Where the browser tells whose request it is, a link downloads; elsewhere the page reads
 // the file first.
@@ -72,7 +70,7 @@ export default function Files({ id }: { id: string }) {
   const enter = (entry: FileEntry) => (isFolder(entry) ? setFolder(entry.path) : open(entry));
   return (
     <Card
-      title={<Path folder={folder} go={setFolder} />}
+      title={<PathBar folder={folder} go={setFolder} />}
       actions={
         <>
           <IconButton label="New file" onClick={() => name({ what: 'file' })}><FilePlus className="size-4" /></IconButton>
@@ -121,21 +119,6 @@ export default function Files({ id }: { id: string }) {
       {naming && <Name id={id} folder={folder} {...naming} touched={key} close={() => name(null)} then={open} />}
       <Confirm open={!!doomed} onOpenChange={() => doom(null)} title={`Delete ${doomed?.name}?`} text={<><code>{doomed?.path}</code>{doomed && isFolder(doomed) && ' and everything in it'} cannot be brought back.</>} action="Delete" busy={remove.isPending} onConfirm={() => doomed && remove.mutate(doomed)} />
     </Card>
-  );
-}
-
-function Path({ folder, go }: { folder: string; go: (folder: string) => void }) {
-  const parts = folder.split('/').filter(Boolean);
-  return (
-    <nav aria-label="Folder" className="flex flex-wrap items-center font-normal">
-      <button type="button" aria-label="The root folder" className="rounded px-1 hover:bg-raised" onClick={() => go('/')}>/</button>
-      {parts.map((part, at) => (
-        <span key={`${at}-${part}`}>
-          <button type="button" className="rounded px-1 hover:bg-raised" aria-current={at === parts.length - 1 ? 'location' : undefined} onClick={() => go(`/${parts.slice(0, at + 1).join('/')}`)}>{part}</button>
-          {at < parts.length - 1 && '/'}
-        </span>
-      ))}
-    </nav>
   );
 }
 

@@ -8,6 +8,7 @@ import { sandbox } from '../../lib/queries';
 import type { Detail } from '../../lib/types';
 import { type Tab, tabs } from '../../router';
 import { SandboxMenu, useActions } from './actions';
+import { SandboxEvents } from './events';
 import { Network } from './network';
 import { Overview } from './overview';
 import { Metrics, SandboxLogs } from './telemetry';
@@ -35,10 +36,13 @@ export default function Sandbox() {
   const missing = found.error instanceof ApiError && found.error.status === 404;
   if (missing || !found.data) {
     return missing ? (
-      <Empty page title="This sandbox is gone">
-        <p className="text-sm text-muted">It was killed or has reached its end, or it belongs to another team.</p>
-        <Link to="/dashboard/sandboxes"><Button look="primary">To the sandboxes</Button></Link>
-      </Empty>
+      <>
+        <Empty page title="This sandbox is gone">
+          <p className="text-sm text-muted">It was killed or has reached its end, or it belongs to another team.</p>
+          <Link to="/dashboard/sandboxes"><Button look="primary">To the sandboxes</Button></Link>
+        </Empty>
+        <SandboxEvents id={id} />
+      </>
     ) : <Problem error={found.error} retry={() => found.refetch()} />;
   }
   const one = found.data;
@@ -69,6 +73,7 @@ export default function Sandbox() {
           <Tabs.Content value="ports"><Awake one={one}><Ports one={one} /></Awake></Tabs.Content>
           <Tabs.Content value="network"><Network key={id} one={one} /></Tabs.Content>
           <Tabs.Content value="snapshots"><Snapshots one={one} /></Tabs.Content>
+          <Tabs.Content value="events"><SandboxEvents id={id} /></Tabs.Content>
         </Suspense>
       </Tabs.Root>
     </>
