@@ -177,6 +177,20 @@ impl Control {
         }
     }
 
+    /// Forgets all secrets of a team that is gone.
+    pub(crate) async fn secrets_remove_all(&self, team: TeamId) -> Result<(), Error> {
+        if self.secrets.get().is_none() {
+            return Ok(());
+        }
+        self.with_keeper(move |keeper| {
+            for secret in keeper.list(team)? {
+                keeper.remove(team, &SecretKey::Id(secret.id))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn with_keeper<T: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn SecretKeeper) -> Result<T, SecretKeepError> + Send + 'static,

@@ -1,5 +1,5 @@
 //! What Hearth remembers: teams, API keys, templates with their builds and tags, volumes,
-//! what happened and where that is told, and the outcomes of idempotent requests. Which
+//! what happened and where that is told, what was used, and the outcomes of idempotent requests. Which
 //! sandboxes run is not here: the
 //! nodes know that.
 //!
@@ -27,6 +27,7 @@ mod team;
 mod template;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod usage;
 mod volume;
 mod webhook;
 
@@ -45,6 +46,7 @@ pub use lease::{LeaseName, LeaseStore, OwnerId};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotStore};
 pub use team::{LimitsSetBy, NewTeam, Team, TeamLimits, TeamStore};
 pub use template::{NewTemplate, Template, TemplateAlias, TemplateStore};
+pub use usage::{Execution, Load, LoadStep, OpenExecution, Span, Usage, UsageStore};
 pub use volume::{Volume, VolumeState, VolumeStore};
 pub use webhook::{NewWebhook, Webhook, WebhookChange, WebhookStore};
 
@@ -63,6 +65,7 @@ pub trait Store:
     + EventStore
     + WebhookStore
     + DeliveryStore
+    + UsageStore
     + 'static
 {
 }
@@ -81,6 +84,7 @@ impl<S> Store for S where
         + EventStore
         + WebhookStore
         + DeliveryStore
+        + UsageStore
         + 'static
 {
 }

@@ -24,6 +24,7 @@ mod team;
 mod template;
 mod trust;
 mod up;
+mod usage;
 mod volume;
 
 use crate::settings::Settings;
@@ -61,6 +62,8 @@ enum Command {
     Key(key::Args),
     /// Manage teams and what each may use
     Team(team::Args),
+    /// Show what teams and sandboxes used
+    Usage(usage::Args),
     /// Copy what Hearth remembers from SQLite into an empty PostgreSQL database
     Migrate(migrate::Args),
     /// Keep secrets that rules put into requests
@@ -122,6 +125,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Doctor(args) => doctor::run(&settings, &args).await,
             Command::Key(args) => key::run(&settings, args).await,
             Command::Team(args) => team::run(&settings, args).await,
+            Command::Usage(args) => usage::run(&settings, args).await,
             Command::Migrate(args) => migrate::run(&settings, args).await,
             Command::Secret(args) => secret::run(&settings, args).await,
             Command::Volume(args) => volume::run(&settings, args).await,
