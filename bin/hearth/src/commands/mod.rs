@@ -8,6 +8,7 @@ mod dns;
 mod doctor;
 mod down;
 mod env;
+mod events;
 mod key;
 mod logs;
 mod mcp;
@@ -26,6 +27,7 @@ mod trust;
 mod up;
 mod usage;
 mod volume;
+mod webhook;
 
 use crate::settings::Settings;
 use clap::{Parser, Subcommand};
@@ -82,6 +84,10 @@ enum Command {
     Cp(cp::Args),
     /// Print what a sandbox's programs and its agent said
     Logs(logs::Args),
+    /// Print what happened to sandboxes
+    Events(events::Args),
+    /// Send events to URLs, and see what came of that
+    Webhook(webhook::Args),
     /// Give sandboxes to an agent, by the Model Context Protocol
     Mcp(mcp::Args),
     /// Look at the builds on this machine's disk
@@ -135,6 +141,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Shell(args) => run::shell(&settings, args).await,
             Command::Cp(args) => cp::run(&settings, args).await,
             Command::Logs(args) => logs::run(&settings, args).await,
+            Command::Events(args) => events::run(&settings, args).await,
+            Command::Webhook(args) => webhook::run(&settings, args).await,
             Command::Mcp(args) => mcp::run(&settings, args).await,
             Command::Snapshot(args) => snapshot::run(&settings, args).await,
             Command::Template(args) => template::run(&settings, args).await,
