@@ -26,6 +26,7 @@ mod housekeeping;
 mod idempotency;
 pub mod keys;
 mod limits;
+mod login;
 mod metering;
 mod network;
 mod node;
@@ -33,6 +34,7 @@ mod page;
 mod quotas;
 mod sandboxes;
 mod secrets;
+mod signed;
 mod snapshots;
 mod telemetry;
 mod template_builds;
@@ -61,6 +63,7 @@ pub use hearth_store::{
     Usage, Webhook,
 };
 pub use idempotency::IdempotencyKey;
+pub use login::LoginTokens;
 pub use metering::{TeamMetric, TeamMetricKind, usage_of_sandboxes, usage_of_teams, usage_span};
 pub use network::{
     EgressProxy, EgressProxyTls, HeaderTransform, NetworkRule, NetworkSettings, NetworkUpdate,

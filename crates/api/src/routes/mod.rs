@@ -8,6 +8,7 @@ mod events;
 mod health;
 mod lifecycle;
 mod list;
+mod login;
 mod logs;
 mod metrics;
 mod pages;
@@ -29,7 +30,7 @@ use utoipa_axum::routes as collect;
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     let routes = OpenApiRouter::with_openapi(crate::openapi::base());
-    admin_routes(pages::add(docker_builds::add(routes)))
+    admin_routes(login::add(pages::add(docker_builds::add(routes))))
         .routes(collect!(health::health_check))
         .routes(collect!(
             list::sandbox_list_v1,

@@ -1,28 +1,61 @@
 //! The team that a key acts for.
 
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::extract::{ApiKey, ForTeam, SegmentPath};
 use crate::query::Query;
+use crate::source::Source;
 use crate::state::AppState;
 use axum::Json;
-use axum::extract::State;
-use axum::http::HeaderValue;
-use axum::http::header::{CACHE_CONTROL, HeaderName};
-use hearth_control::{Error, TeamMetricKind};
+use axum::extract::{FromRequestParts, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, HeaderName};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
+use chrono::Utc;
+use hearth_control::{Caller, Error, TeamMetricKind};
 use hearth_wire::{ApiError, MaxTeamMetric, Team, TeamMetric};
+use secrecy::ExposeSecret;
+
+/// Who asks for the list: a key, which is repeated, or a session, which gets a new one.
+pub(crate) struct Asking {
+    caller: Caller,
+    key: String,
+}
+
+impl FromRequestParts<AppState> for Asking {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self> {
+        let token = bearer(&parts.headers).map(str::to_owned);
+        if let (None, Some(token)) = (parts.headers.get("x-api-key"), token) {
+            let caller = state.control.login_caller(&token).await?;
+            caller.check_use(Utc::now(), Source::of(&parts.extensions).address())?;
+            let key = state.control.login_key(&caller).await?;
+            let key = key.expose_secret().to_owned();
+            return Ok(Self { caller, key });
+        }
+        let ForTeam(caller) = ForTeam::from_request_parts(parts, state).await?;
+        let ApiKey(key) = ApiKey::from_request_parts(parts, state).await?;
+        Ok(Self { caller, key })
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
 
 /// List the teams of the API key
 ///
-/// A key belongs to one team, so the list has one entry.
+/// A key belongs to one team, so the list has one entry. Whoever has signed in may show
+/// the access token instead (`Authorization: Bearer`), and each time gets a new key.
 #[utoipa::path(get, path = "/teams", tag = "teams", security(("ApiKeyAuth" = [])),
     responses(
         (status = 200, description = "The key's team, as a list of one", body = Vec<Team>),
-        (status = 401, body = ApiError), (status = 500, body = ApiError),
+        (status = 401, body = ApiError), (status = 403, body = ApiError), (status = 500, body = ApiError),
 ))]
 pub(crate) async fn team_list(
-    ForTeam(caller): ForTeam,
-    ApiKey(key): ApiKey,
-) -> Result<([(HeaderName, HeaderValue); 1], Json<Vec<Team>>)> {
+    Asking { caller, key }: Asking,
+) -> ([(HeaderName, HeaderValue); 1], Json<Vec<Team>>) {
     let team = Team {
         team_id: caller.team_id().to_string(),
         name: caller.team.name.clone(),
@@ -30,7 +63,7 @@ pub(crate) async fn team_list(
         is_default: true,
     };
     let headers = [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    Ok((headers, Json(vec![team])))
+    (headers, Json(vec![team]))
 }
 
 /// Get how many sandboxes of the team ran
