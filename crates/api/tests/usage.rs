@@ -137,7 +137,8 @@ async fn a_teams_load_is_told_to_it_alone() {
         .map(|metric| metric["concurrentSandboxes"].as_u64().expect("a number"))
         .collect();
     assert_eq!((counts[0], counts.iter().max()), (0, Some(&2)));
-    assert_eq!(counts.last(), Some(&1));
+    // Not the last ones: housekeeping finds that the node has no such sandbox.
+    assert_eq!(counts[counts.len() - 5], 1);
     let step = metrics[1]["timestampUnix"].as_i64().expect("a time")
         - metrics[0]["timestampUnix"].as_i64().expect("a time");
     assert_eq!(step, 5);
