@@ -13,6 +13,10 @@ use hearth_ids::SandboxId;
 use serde::de::DeserializeOwned;
 
 const API_KEY: &str = "x-api-key";
+/// Holds the operators' token.
+pub(crate) const ADMIN_TOKEN: &str = "x-admin-token";
+/// Names the team that an operator acts for.
+pub(crate) const TEAM_ID: &str = "x-team-id";
 
 /// Extractors of the caller, each for what its routes are about: behind a valid key, and
 /// allowed to do there what the method says.
@@ -54,6 +58,17 @@ callers!(
     ForTeam => Team,
 );
 
+/// An operator, who may do everything to every team.
+pub(crate) struct Operator;
+
+impl FromRequestParts<AppState> for Operator {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &AppState) -> Result<Self> {
+        guard::operator(&parts.extensions).map(|()| Self)
+    }
+}
+
 /// What a method does to what its route is about.
 pub(crate) fn access(method: &Method) -> Access {
     match *method {
@@ -76,18 +91,34 @@ impl<S: Send + Sync> FromRequestParts<S> for ApiKey {
 
 /// The one key that a request shows.
 pub(crate) fn api_key(headers: &HeaderMap) -> std::result::Result<&str, Error> {
-    let mut values = headers.get_all(API_KEY).iter();
-    let refuse = |message: &str| Error::new(Kind::Unauthenticated, message);
-    let value = values
-        .next()
-        .ok_or_else(|| refuse("API key is missing: send it in the X-API-Key header"))?;
+    only(headers, API_KEY)?.ok_or_else(|| {
+        let message = "API key is missing: send it in the X-API-Key header";
+        Error::new(Kind::Unauthenticated, message)
+    })
+}
+
+/// The one value of a header that says who is asking, where there is one.
+pub(crate) fn only<'a>(
+    headers: &'a HeaderMap,
+    name: &'static str,
+) -> std::result::Result<Option<&'a str>, Error> {
+    let (shown, what) = match name {
+        ADMIN_TOKEN => ("X-Admin-Token", "operator's token"),
+        TEAM_ID => ("X-Team-ID", "team ID"),
+        _ => ("X-API-Key", "API key"),
+    };
+    let refuse = |message: String| Error::new(Kind::Unauthenticated, message);
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
     if values.next().is_some() {
-        return Err(refuse("More than one X-API-Key header was sent"));
+        return Err(refuse(format!("More than one {shown} header was sent")));
     }
     let text = value
         .to_str()
-        .map_err(|_| refuse("Invalid API key format"))?;
-    Ok(text.trim())
+        .map_err(|_| refuse(format!("Invalid {what} format")))?;
+    Ok(Some(text.trim()))
 }
 
 /// The sandbox id in the path. What is no id names no sandbox: 404.

@@ -10,7 +10,7 @@
 use crate::audit::Entry;
 use crate::content_failure::ContentFailure;
 use crate::error::Failure;
-use crate::extract::{SegmentPath, api_key};
+use crate::extract::{ADMIN_TOKEN, SegmentPath, TEAM_ID, api_key, only};
 use crate::layers::REQUEST_TIMEOUT;
 use crate::rate_limit::{Allowance, Exceeded, Group};
 use crate::source::Source;
@@ -32,11 +32,44 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 #[derive(Clone)]
 struct Identity(Result<Caller, Error>);
 
+/// Marks a request that shows the operators' token.
+#[derive(Clone, Copy)]
+struct ByOperator;
+
+/// Whether a request that passed the guard is an operator's.
+///
+/// Errors: `Unauthenticated` where it is not.
+pub(crate) fn operator(extensions: &Extensions) -> Result<(), Failure> {
+    if extensions.get::<ByOperator>().is_some() {
+        return Ok(());
+    }
+    let Identity(identity) = extensions
+        .get::<Identity>()
+        .cloned()
+        .ok_or_else(unguarded)?;
+    // Why the token that was shown is none is known there.
+    let refused = match identity {
+        Err(error) if extensions.get::<ShowsAdminToken>().is_some() => error,
+        _ => Error::new(
+            Kind::Unauthenticated,
+            "This takes the operator's token: send it in the X-Admin-Token header",
+        ),
+    };
+    Err(refused.into())
+}
+
+/// Marks a request that has the header, whatever is in it.
+#[derive(Clone, Copy)]
+struct ShowsAdminToken;
+
+fn unguarded() -> Error {
+    Error::internal("the request did not pass the guard of the routes")
+}
+
 /// The caller of a request that passed the guard.
 pub(crate) fn caller(extensions: &Extensions) -> Result<Caller, Failure> {
     let identity = extensions.get::<Identity>().cloned();
-    let Identity(caller) = identity
-        .ok_or_else(|| Error::internal("the request did not pass the guard of the routes"))?;
+    let Identity(caller) = identity.ok_or_else(unguarded)?;
     Ok(caller?)
 }
 
@@ -72,6 +105,9 @@ async fn admit(
     request: &mut Request,
     entry: Option<&mut Entry>,
 ) -> Result<Option<Allowance>, Exceeded> {
+    if request.headers().contains_key(ADMIN_TOKEN) {
+        return admit_operator(state, request, entry).await;
+    }
     let key = api_key(request.headers());
     let familiar = key
         .as_ref()
@@ -93,6 +129,45 @@ async fn admit(
     }
     request.extensions_mut().insert(Identity(identity));
     Ok(allowance)
+}
+
+/// Operators are not limited; whoever guesses their token is, as with keys.
+async fn admit_operator(
+    state: &AppState,
+    request: &mut Request,
+    entry: Option<&mut Entry>,
+) -> Result<Option<Allowance>, Exceeded> {
+    let shown = only(request.headers(), ADMIN_TOKEN);
+    let known = shown.is_ok_and(|shown| shown.is_some_and(|shown| state.is_operator(shown)));
+    let mut allowance = None;
+    let identity = if known {
+        let identity = operator_as(&state.control, request.headers()).await;
+        if let Some(entry) = entry {
+            entry.operator(identity.as_ref().ok());
+        }
+        request.extensions_mut().insert(ByOperator);
+        identity
+    } else {
+        allowance = state.limiter.source(&Source::of(request.extensions()))?;
+        let message = "Invalid operator's token in the X-Admin-Token header";
+        Err(Error::new(Kind::Unauthenticated, message))
+    };
+    request.extensions_mut().insert(ShowsAdminToken);
+    request.extensions_mut().insert(Identity(identity));
+    Ok(allowance)
+}
+
+/// The team that an operator acts for, where the request names one.
+async fn operator_as(control: &Control, headers: &HeaderMap) -> Result<Caller, Error> {
+    let refuse = |message: &str| Error::new(Kind::Unauthenticated, message);
+    let team = only(headers, TEAM_ID)?;
+    let team = team.ok_or_else(|| {
+        refuse("An operator acts for a team here: name it in the X-Team-ID header")
+    })?;
+    let asked = control.operator_as(team);
+    tokio::time::timeout(REQUEST_TIMEOUT, asked)
+        .await
+        .unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "The request took too long")))
 }
 
 async fn identify(control: &Control, headers: &HeaderMap) -> Result<Caller, Error> {

@@ -34,6 +34,10 @@ pub(crate) fn base() -> OpenApi {
         SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))),
     );
     components.add_security_scheme(
+        "AdminToken",
+        SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-Admin-Token"))),
+    );
+    components.add_security_scheme(
         "VolumeToken",
         SecurityScheme::Http(
             HttpBuilder::new()

@@ -5,7 +5,7 @@ use crate::content_permits::ContentPermits;
 use crate::rate_limit::{Limiter, RateLimits};
 use axum::extract::Request;
 use hearth_audit::AuditLog;
-use hearth_control::Control;
+use hearth_control::{Control, OperatorToken};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,6 +16,7 @@ pub struct AppState {
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) content: ContentPermits,
     pub(crate) counting: ContentPermits,
+    operator: Option<OperatorToken>,
     trail: Option<Arc<Trail>>,
     draining: Arc<AtomicBool>,
 }
@@ -29,6 +30,7 @@ impl AppState {
             limiter: Arc::new(Limiter::new(&RateLimits::unlimited())),
             content: ContentPermits::for_content(),
             counting: ContentPermits::for_counting(),
+            operator: None,
             trail: None,
             draining: Arc::default(),
         }
@@ -50,6 +52,28 @@ impl AppState {
             trail: Some(Arc::new(Trail::new(log))),
             ..self
         }
+    }
+
+    /// The same with operators, who show this token.
+    #[must_use]
+    pub fn with_operator_token(self, token: OperatorToken) -> Self {
+        Self {
+            operator: Some(token),
+            ..self
+        }
+    }
+
+    /// Whether this is the operators' token.
+    pub(crate) fn is_operator(&self, shown: &str) -> bool {
+        self.operator.as_ref().is_some_and(|token| token.is(shown))
+    }
+
+    /// What teams used, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn usage_metrics(&self) -> Result<String, hearth_control::Error> {
+        self.control.usage_metrics().await
     }
 
     /// Begins the record of a request, where there is a log.

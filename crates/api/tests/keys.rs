@@ -61,7 +61,7 @@ async fn keys_are_made_listed_renamed_and_deleted() {
 
     let path = format!("/api-keys/{id}");
     let renamed = call(&api, &own, Method::PATCH, &path, &json!({"name": "new"})).await;
-    assert_eq!(renamed.status, StatusCode::OK, "{}", renamed.text);
+    assert_eq!(renamed.status, StatusCode::ACCEPTED, "{}", renamed.text);
     let (_, other) = api.other_team("other").await;
     let foreign = call(&api, &other, Method::DELETE, &path, &Value::Null).await;
     foreign.error(404);

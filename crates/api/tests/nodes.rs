@@ -283,6 +283,9 @@ async fn nodes_that_are_gone_can_be_forgotten() {
 #[tokio::test]
 async fn nodes_are_the_operators() {
     let (api, id) = with_node().await;
+    let listed = api.operate(Method::GET, "/nodes", &Value::Null).await;
+    assert_eq!(listed.status, StatusCode::OK, "{}", listed.text);
+    assert_eq!(listed.json()[0]["id"], id.as_str());
     let path = format!("/nodes/{id}");
     api.anonymous("/nodes").await.error(401);
     let (_, other) = api.other_team("other").await;

@@ -30,9 +30,10 @@ fn every_operation_but_health_names_its_key_and_its_errors() {
             if path == "/health" {
                 continue;
             }
-            let scheme = match path.starts_with("/volumecontent/") {
-                true => "VolumeToken",
-                false => "ApiKeyAuth",
+            let scheme = match path.split('/').nth(1) {
+                Some("volumecontent") => "VolumeToken",
+                Some("admin") => "AdminToken",
+                _ => "ApiKeyAuth",
             };
             assert_eq!(
                 operation["security"][0][scheme],

@@ -24,7 +24,7 @@ async fn links_of_the_command_line_lead_to_pages_that_explain_themselves() {
         (inspect.as_str(), "e2b sandbox logs"),
         (
             "/docs/api/cli?next=http://localhost:1&cliVersion=2",
-            "no sign-in",
+            "Sign in",
         ),
     ] {
         let browser = Request::get(path).header("accept", "text/html,*/*;q=0.8");

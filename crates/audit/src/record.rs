@@ -46,7 +46,8 @@ pub struct Record {
     /// ID of the API key, as `hearth key list` shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
-    /// What that key may be used for, such as `all` or `sandboxes,read-only`.
+    /// What that key may be used for, such as `all` or `sandboxes,read-only`; `operator`
+    /// where the operator's token was shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
     /// Address of the client, or `sandbox:<id>` of a sandbox of this node.

@@ -22,12 +22,14 @@
 #![warn(missing_docs)]
 
 mod control;
+mod events;
 mod nodes;
 mod sandbox;
 mod templates;
 mod volumes;
 
 pub use control::{ControlClient, ListQuery, LogQuery, Page};
+pub use events::{Delivery, Event, NewWebhook, Webhook};
 pub use hearth_agent_client::{
     AgentClient, Command, CommandEvent, CommandStream, Error, Exit, Output, ProcessInfo, PtySize,
     Result, Signal,

@@ -73,7 +73,7 @@ impl KeyCache {
         entries.contains_key(hash)
     }
 
-    fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.clear();
     }

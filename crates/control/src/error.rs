@@ -65,6 +65,7 @@ pub(crate) mod code {
     pub(crate) const IDEMPOTENCY_IN_PROGRESS: &str = "idempotency_in_progress";
     pub(crate) const GUEST_UNRESPONSIVE: &str = "sandbox_snapshot_guest_agent_unresponsive";
     pub(crate) const FILESYSTEM_SNAPSHOT_DISABLED: &str = "snapshot_filesystem_only_disabled";
+    pub(crate) const SECRET_LIMIT_REACHED: &str = "secret_limit_reached";
     pub(crate) const IDEMPOTENCY_UNKNOWN: &str = "idempotency_outcome_unknown";
 }
 

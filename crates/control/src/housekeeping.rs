@@ -144,6 +144,7 @@ impl Control {
             self.template_builds_take_up().await?;
             if prune {
                 self.events_prune().await?;
+                self.usage_settle().await?;
             }
         }
         Ok(())

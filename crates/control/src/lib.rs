@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod admin;
 mod agent;
 mod auth;
 mod bootstrap;
@@ -25,6 +26,8 @@ mod housekeeping;
 mod idempotency;
 pub mod keys;
 mod limits;
+mod login;
+mod metering;
 mod network;
 mod node;
 mod nodes;
@@ -32,6 +35,7 @@ mod page;
 mod quotas;
 mod sandboxes;
 mod secrets;
+mod signed;
 mod snapshots;
 mod telemetry;
 mod template_builds;
@@ -47,6 +51,7 @@ mod volumes;
 mod webhooks;
 
 pub use access::{Access, Action, Resource};
+pub use admin::{Ended, MIN_TOKEN_LENGTH, OperatorToken, ShortToken, TeamChange, team_create};
 pub use agent::{Agent, AgentError, AgentMetrics};
 pub use auth::Caller;
 pub use bootstrap::{Bootstrap, bootstrap};
@@ -55,10 +60,12 @@ pub use error::{Error, Kind, Retry};
 pub use events::{EventsRequest, NodeEvent, NodeEventKind, NodeEvents};
 pub use hearth_store::{
     ApiKey, Attempt, AttemptStats, Build, BuildStatus, Delivery, DeliveryState, Event, KeyGrant,
-    KeyMask, LimitsSetBy, NodeState, OwnerId, Scope, TagAssignment, Team, TeamLimits,
-    TemplateAlias, Webhook,
+    KeyMask, LimitsSetBy, NodeState, OwnerId, Scope, Span, TagAssignment, Team, TeamLimits,
+    TemplateAlias, Usage, Webhook,
 };
 pub use idempotency::IdempotencyKey;
+pub use login::LoginTokens;
+pub use metering::{TeamMetric, TeamMetricKind, usage_of_sandboxes, usage_of_teams, usage_span};
 pub use network::{
     EgressProxy, EgressProxyTls, HeaderTransform, NetworkRule, NetworkSettings, NetworkUpdate,
 };
@@ -116,6 +123,7 @@ pub struct Control {
     config: Config,
     tokens: Tokens,
     keys: auth::KeyCache,
+    running_counts: tokio::sync::Mutex<admin::teams::RunningCounts>,
     reservations: Arc<Reservations>,
     transitions: Arc<Transitions>,
     tasks: TaskTracker,
@@ -148,6 +156,7 @@ impl Control {
             volume_copies: Arc::new(Semaphore::new(volumes::COPIES)),
             config,
             keys: auth::KeyCache::default(),
+            running_counts: tokio::sync::Mutex::default(),
             reservations: Arc::default(),
             transitions: Arc::default(),
             tasks: TaskTracker::new(),

@@ -4,7 +4,7 @@
 
 use crate::Control;
 use crate::auth::Caller;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, code};
 use crate::page::{Page, PageRequest};
 use chrono::{DateTime, Utc};
 use hearth_ids::TeamId;
@@ -94,8 +94,8 @@ pub struct SecretUpdate {
 pub enum SecretKeepError {
     #[error("there is a secret of this name")]
     Exists,
-    #[error("the team has as many secrets as it may have")]
-    Full,
+    #[error("the team has as many secrets as it may have: {0}")]
+    Full(usize),
     #[error("the secrets cannot be reached")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -177,6 +177,20 @@ impl Control {
         }
     }
 
+    /// Forgets all secrets of a team that is gone.
+    pub(crate) async fn secrets_remove_all(&self, team: TeamId) -> Result<(), Error> {
+        if self.secrets.get().is_none() {
+            return Ok(());
+        }
+        self.with_keeper(move |keeper| {
+            for secret in keeper.list(team)? {
+                keeper.remove(team, &SecretKey::Id(secret.id))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn with_keeper<T: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn SecretKeeper) -> Result<T, SecretKeepError> + Send + 'static,
@@ -189,9 +203,12 @@ impl Control {
             SecretKeepError::Exists => {
                 Error::new(Kind::Conflict, "a secret with this name already exists")
             }
-            SecretKeepError::Full => {
-                Error::new(Kind::Invalid, "the team has too many secrets, remove some")
-            }
+            SecretKeepError::Full(most) => Error::new(
+                Kind::Conflict,
+                format!("Project has reached its limit of {most} live secrets: delete some"),
+            )
+            .with_code(code::SECRET_LIMIT_REACHED)
+            .never_retry(),
             SecretKeepError::Failed(source) => Error::internal(source),
         })
     }

@@ -1,35 +1,21 @@
-//! Tokens for the content of volumes: JSON Web Tokens (RFC 7519) signed by HMAC-SHA256,
-//! under a key that is derived from the seed of all tokens.
+//! Tokens for the content of volumes.
 //!
 //! A token names the API key that it was given to and is good for as long as that key is,
 //! and for no more than that key: at most [`LIFETIME`].
 
+use crate::signed::{self, Foreign, KEY_NAME};
 use crate::{Caller, Control, Error, Kind};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
 use hearth_ids::{TeamId, VolumeId};
-use hmac::{Hmac, KeyInit, Mac};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// How long a token is good.
 const LIFETIME: TimeDelta = TimeDelta::hours(1);
-/// Names the signing key, of which there is one.
-const KEY_NAME: &str = "hearth-1";
+const PURPOSE: &str = "volume-tokens";
 const VOLUME_TYPE: &str = "directory";
-/// Far more than a token of ours has.
-const MAX_TOKEN_BYTES: usize = 4096;
-
-#[derive(Serialize, Deserialize)]
-struct Header {
-    alg: String,
-    typ: String,
-    kid: String,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Claims {
@@ -58,56 +44,28 @@ enum Refusal {
     OtherVolume,
 }
 
-fn sign(seed: &SecretString, message: &str) -> Hmac<Sha256> {
-    let new =
-        |key: &[u8]| Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
-    let mut derived = new(seed.expose_secret().as_bytes());
-    derived.update(b"volume-tokens");
-    let mut mac = new(&derived.finalize().into_bytes());
-    mac.update(message.as_bytes());
-    mac
-}
-
-fn encode(seed: &SecretString, claims: &Claims) -> Result<String, serde_json::Error> {
-    let header = Header {
-        alg: "HS256".to_owned(),
-        typ: "JWT".to_owned(),
-        kid: KEY_NAME.to_owned(),
-    };
-    let header = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header)?);
-    let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(claims)?);
-    let message = format!("{header}.{claims}");
-    let signature = sign(seed, &message).finalize().into_bytes();
-    Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
-}
-
 fn decode(
     seed: &SecretString,
     token: &str,
     volume: VolumeId,
     now: DateTime<Utc>,
 ) -> Result<Claims, Refusal> {
-    if token.len() > MAX_TOKEN_BYTES {
-        return Err(Refusal::Malformed);
-    }
-    let (message, signature) = token.rsplit_once('.').ok_or(Refusal::Malformed)?;
-    let read = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| Refusal::Malformed);
-    let (header, claims) = message.split_once('.').ok_or(Refusal::Malformed)?;
-    let mac = sign(seed, message);
-    mac.verify_slice(&read(signature)?)
-        .map_err(|_| Refusal::Signature)?;
-    // What we signed has the one algorithm; a header that says another is none of ours.
-    let header: Header = serde_json::from_slice(&read(header)?).map_err(|_| Refusal::Malformed)?;
-    if header.alg != "HS256" {
-        return Err(Refusal::Malformed);
-    }
-    let claims: Claims = serde_json::from_slice(&read(claims)?).map_err(|_| Refusal::Malformed)?;
+    let claims: Claims = signed::decode(seed, PURPOSE, token)?;
     if claims.exp <= now.timestamp() {
         return Err(Refusal::Expired);
     }
     match claims.volid == volume {
         true => Ok(claims),
         false => Err(Refusal::OtherVolume),
+    }
+}
+
+impl From<Foreign> for Refusal {
+    fn from(foreign: Foreign) -> Self {
+        match foreign {
+            Foreign::Malformed => Self::Malformed,
+            Foreign::Signature => Self::Signature,
+        }
     }
 }
 
@@ -152,7 +110,8 @@ impl Control {
             tokid: KEY_NAME.to_owned(),
             keyid: caller.key_id,
         };
-        let token = encode(&self.config.token_seed, &claims).map_err(Error::internal)?;
+        let token =
+            signed::encode(&self.config.token_seed, PURPOSE, &claims).map_err(Error::internal)?;
         Ok(token.into())
     }
 
@@ -186,6 +145,10 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use hmac::{Hmac, KeyInit, Mac};
+    use sha2::Sha256;
 
     fn claims(volume: VolumeId, end: i64) -> Claims {
         let team = TeamId::random();
@@ -210,7 +173,7 @@ mod tests {
         let seed = SecretString::from("seed");
         let (volume, now) = (VolumeId::random(), Utc::now());
         let claims = claims(volume, now.timestamp() + 1);
-        let token = encode(&seed, &claims).expect("is written");
+        let token = signed::encode(&seed, PURPOSE, &claims).expect("is written");
         assert_eq!(decode(&seed, &token, volume, now), Ok(claims));
         let later = now + TimeDelta::seconds(1);
         assert_eq!(decode(&seed, &token, volume, later), Err(Refusal::Expired));
@@ -226,7 +189,7 @@ mod tests {
         let seed = SecretString::from("seed");
         let (volume, now) = (VolumeId::random(), Utc::now());
         let claims = claims(volume, now.timestamp() + 60);
-        let token = encode(&seed, &claims).expect("is written");
+        let token = signed::encode(&seed, PURPOSE, &claims).expect("is written");
         for index in 0..token.len() {
             let mut changed = token.clone().into_bytes();
             // Another digit of base 64, in a bit that counts everywhere.
@@ -250,7 +213,8 @@ mod tests {
     #[test]
     fn a_token_is_a_json_web_token() {
         let seed = SecretString::from("seed");
-        let token = encode(&seed, &claims(VolumeId::random(), 5)).expect("is written");
+        let token =
+            signed::encode(&seed, PURPOSE, &claims(VolumeId::random(), 5)).expect("is written");
         let mut parts = token.split('.');
         let header = URL_SAFE_NO_PAD.decode(parts.next().expect("a header"));
         assert_eq!(

@@ -29,7 +29,20 @@ struct Table {
 }
 
 /// Every table, each after those that it refers to.
-const TABLES: [Table; 17] = [
+const TABLES: [Table; 18] = [
+    Table {
+        name: "executions",
+        columns: &[
+            ("sandbox_id", Text),
+            ("started_at", Number),
+            ("team_id", Text),
+            ("template_id", Text),
+            ("vcpus", Number),
+            ("memory_mib", Number),
+            ("ended_at", Number),
+            ("missing_since", Number),
+        ],
+    },
     Table {
         name: "teams",
         columns: &[

@@ -29,6 +29,7 @@ mod snapshot;
 mod statement;
 mod team;
 mod template;
+mod usage;
 mod volume;
 mod webhook;
 

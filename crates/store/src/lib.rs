@@ -1,6 +1,6 @@
 //! What Hearth remembers: teams, API keys, templates with their builds and tags, volumes,
-//! what happened and where that is told, nodes, and the outcomes of idempotent requests.
-//! Which sandboxes run is not here: the nodes know that.
+//! what happened and where that is told, what was used, nodes, and the outcomes of idempotent
+//! requests. Which sandboxes run is not here: the nodes know that.
 //!
 //! One file per resource: its records, and the trait of what can be done with them.
 //! [`Store`] is all of those traits together. `hearth-store-sqlite` is the backend for
@@ -28,6 +28,7 @@ mod team;
 mod template;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod usage;
 mod volume;
 mod webhook;
 
@@ -49,6 +50,7 @@ pub use node::{
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotStore};
 pub use team::{LimitsSetBy, NewTeam, Team, TeamLimits, TeamStore};
 pub use template::{NewTemplate, Template, TemplateAlias, TemplateStore};
+pub use usage::{Execution, Load, LoadStep, OpenExecution, Span, Usage, UsageStore};
 pub use volume::{Volume, VolumeState, VolumeStore};
 pub use webhook::{NewWebhook, Webhook, WebhookChange, WebhookStore};
 
@@ -68,6 +70,7 @@ pub trait Store:
     + EventStore
     + WebhookStore
     + DeliveryStore
+    + UsageStore
     + 'static
 {
 }
@@ -87,6 +90,7 @@ impl<S> Store for S where
         + EventStore
         + WebhookStore
         + DeliveryStore
+        + UsageStore
         + 'static
 {
 }

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod api_key;
 mod error;
 mod event;
@@ -20,9 +21,13 @@ mod team;
 mod template;
 mod template_build;
 mod time;
+mod usage;
 mod volume;
 mod webhook;
 
+pub use admin::{
+    CancelledBuilds, KilledSandboxes, NewTeam, TeamDetail, TeamLimits, TeamLimitsChange, UpdateTeam,
+};
 pub use api_key::{ApiKeyMask, CreatedApiKey, NewApiKey, TeamApiKey, UpdateApiKey};
 pub use error::ApiError;
 pub use event::SandboxEvent;
@@ -49,6 +54,8 @@ pub use template_build::{
     RequestedTemplateLegacy, StartTemplateBuild, TemplateBuildInfo, TemplateBuildLogs,
     TemplateNames, TemplateStep, TemplateUpdate,
 };
+pub use usage::{MaxTeamMetric, SandboxUsage, TeamMetric, TeamUsage, Usage};
+
 pub use time::{parse_rfc3339, rfc3339_millis};
 pub use webhook::{
     DeliveryAttempt, DeliveryBucket, DeliveryStatus, DurationStats, NewWebhook, UpdateWebhook,

@@ -56,6 +56,10 @@ pub fn run(settings: &Settings, args: &Args) -> anyhow::Result<ExitCode> {
     if crate::daemon::emulation::is_in_use(settings) {
         println!("# Note: {}.", crate::daemon::emulation::NOTICE);
     }
+    println!(
+        "# Operators send what is in {} as X-Admin-Token.",
+        settings.admin_token_file().display()
+    );
     for (name, value) in exports(settings, way)? {
         println!("export {name}={}", quoted(&value));
     }

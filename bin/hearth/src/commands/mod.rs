@@ -8,6 +8,7 @@ mod dns;
 mod doctor;
 mod down;
 mod env;
+mod events;
 mod key;
 mod logs;
 mod mcp;
@@ -25,7 +26,9 @@ mod team;
 mod template;
 mod trust;
 mod up;
+mod usage;
 mod volume;
+mod webhook;
 
 use crate::settings::Settings;
 use clap::{Parser, Subcommand};
@@ -62,6 +65,8 @@ enum Command {
     Key(key::Args),
     /// Manage teams and what each may use
     Team(team::Args),
+    /// Show what teams and sandboxes used
+    Usage(usage::Args),
     /// Copy what Hearth remembers from SQLite into an empty PostgreSQL database
     Migrate(migrate::Args),
     /// List nodes, and have them take sandboxes or no new ones
@@ -82,6 +87,10 @@ enum Command {
     Cp(cp::Args),
     /// Print what a sandbox's programs and its agent said
     Logs(logs::Args),
+    /// Print what happened to sandboxes
+    Events(events::Args),
+    /// Send events to URLs, and see what came of that
+    Webhook(webhook::Args),
     /// Give sandboxes to an agent, by the Model Context Protocol
     Mcp(mcp::Args),
     /// Look at the builds on this machine's disk
@@ -125,6 +134,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Doctor(args) => doctor::run(&settings, &args).await,
             Command::Key(args) => key::run(&settings, args).await,
             Command::Team(args) => team::run(&settings, args).await,
+            Command::Usage(args) => usage::run(&settings, args).await,
             Command::Migrate(args) => migrate::run(&settings, args).await,
             Command::Node(args) => node::run(&settings, args).await,
             Command::Secret(args) => secret::run(&settings, args).await,
@@ -135,6 +145,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Shell(args) => run::shell(&settings, args).await,
             Command::Cp(args) => cp::run(&settings, args).await,
             Command::Logs(args) => logs::run(&settings, args).await,
+            Command::Events(args) => events::run(&settings, args).await,
+            Command::Webhook(args) => webhook::run(&settings, args).await,
             Command::Mcp(args) => mcp::run(&settings, args).await,
             Command::Snapshot(args) => snapshot::run(&settings, args).await,
             Command::Template(args) => template::run(&settings, args).await,

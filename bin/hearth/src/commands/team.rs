@@ -150,7 +150,7 @@ fn note(settings: &Settings, action: &'static str, team: &Team) {
 }
 
 /// The team of this slug or id.
-async fn find(store: &dyn Store, name: &str) -> anyhow::Result<Team> {
+pub(super) async fn find(store: &dyn Store, name: &str) -> anyhow::Result<Team> {
     let found = match store.team_by_slug(name).await? {
         Some(team) => Some(team),
         None => match name.parse() {

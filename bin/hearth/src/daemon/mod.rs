@@ -34,7 +34,6 @@ use anyhow::Context;
 use hearth_api::AppState;
 use hearth_audit::AuditLog;
 use hearth_control::{Control, TeamConfig, TeamLimits};
-use hearth_ids::TeamId;
 use hearth_layout::lock::Lock;
 use hearth_machine::{
     Engine,
@@ -47,7 +46,7 @@ use hearth_node::{
 };
 use hearth_node_client::{AgentClient, NodeClient};
 use hearth_snapshot::LocalStore;
-use hearth_store::{NewTeam, OwnerId, Store, Team};
+use hearth_store::{OwnerId, Store, Team};
 use hearth_telemetry::Collector;
 use hearth_template_build::Templates;
 use hearth_volumes::Volumes;
@@ -91,6 +90,7 @@ impl Daemon {
         let tls = tls::Tls::start(settings).context("prepare TLS")?;
         make_state_dir(settings)?;
         let audit = audit::start(settings)?;
+        let operator = secrets::operator_token(settings).context("read the operators' token")?;
         let share = descriptors::share(settings);
         let told = hearth_telemetry::Store::open(
             settings.telemetry_dir(),
@@ -137,7 +137,7 @@ impl Daemon {
         control.connect_secrets(Arc::new(secret_files::SecretFiles::new(settings)));
         let source = Arc::new(telemetry::NodeSource(Arc::clone(&node)));
         let collector = Collector::start(source, told);
-        let api = api(settings, &control, audit.as_ref());
+        let api = api(settings, &control, audit.as_ref()).with_operator_token(operator);
         let routes = routes::NodeRoutes::new(Arc::clone(&node), Arc::clone(&control));
         let routes = Arc::new(routes);
         let serving = serving::Serving::start(settings, share, listeners, tls, routes, api.clone());
@@ -406,19 +406,7 @@ pub async fn team_or_new(
     if let Some(team) = store.team_by_slug(slug).await? {
         return Ok(team);
     }
-    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    anyhow::ensure!(
-        !slug.is_empty() && slug.len() <= 64 && slug.chars().all(fits),
-        "a team's name takes 1 to 64 characters of a-z, 0-9, \"-\" and \"_\""
-    );
-    let team = NewTeam {
-        id: TeamId::random(),
-        slug: slug.to_owned(),
-        name: slug.to_owned(),
-        limits: limits(settings),
-        created_at: chrono::Utc::now(),
-    };
-    Ok(store.team_create(team).await?)
+    Ok(hearth_control::team_create(store, slug, limits(settings)).await?)
 }
 
 /// The store, for commands that need no daemon.

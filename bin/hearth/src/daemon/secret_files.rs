@@ -179,7 +179,7 @@ impl SecretKeeper for SecretFiles {
             return Err(SecretKeepError::Exists);
         }
         if self.paths(team)?.len() >= MOST {
-            return Err(SecretKeepError::Full);
+            return Err(SecretKeepError::Full(MOST));
         }
         let now = Utc::now();
         let record = Record {

@@ -1,6 +1,8 @@
 //! Secrets in files that only root reads: made once, read at every start.
 
+use crate::settings::Settings;
 use anyhow::Context;
+use hearth_control::OperatorToken;
 use std::{
     fs::{DirBuilder, OpenOptions},
     io::Write,
@@ -41,4 +43,16 @@ pub fn write(path: &Path, secret: &str) -> anyhow::Result<()> {
         std::fs::rename(new, path)
     };
     attempt().with_context(|| format!("write {}", path.display()))
+}
+
+/// The operators' token: that of the set file, or of one that is made once.
+pub fn operator_token(settings: &Settings) -> anyhow::Result<OperatorToken> {
+    let file = settings.admin_token_file();
+    let text = match settings.api.admin_token_file {
+        Some(_) => std::fs::read_to_string(&file).with_context(|| {
+            format!("read {}, which api.admin_token_file names", file.display())
+        })?,
+        None => random_once(&file)?,
+    };
+    OperatorToken::new(text.trim()).with_context(|| file.display().to_string())
 }

@@ -96,7 +96,7 @@ impl Serving {
         let (limits, cores) = (&limits, listeners.cores);
         let trust_forwarded = settings.edge.trust_forwarded;
         let mut router = source::with_source(
-            hearth_api::router(api),
+            hearth_api::router(api.clone()),
             Arc::clone(routes.node()),
             trust_forwarded,
         );
@@ -133,7 +133,11 @@ impl Serving {
             });
         }
         for listener in listeners.metrics {
-            let (pages, limits, stop) = (metrics(edge.clone()), limits.clone(), stop.clone());
+            let (pages, limits, stop) = (
+                metrics(edge.clone(), api.clone()),
+                limits.clone(),
+                stop.clone(),
+            );
             tasks.spawn(async move {
                 let serving =
                     hearth_edge::serve(listener, pages, limits, ConnectionThreads::none(), stop);
@@ -233,9 +237,17 @@ async fn tell_of_emulation(
 }
 
 /// What a Prometheus server reads.
-fn metrics(edge: Edge) -> axum::Router {
+fn metrics(edge: Edge, api: AppState) -> axum::Router {
     const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-    let page = move || async move { ([(CONTENT_TYPE, TEXT)], edge.metrics()) };
+    let page = move || async move {
+        let mut text = edge.metrics();
+        match api.usage_metrics().await {
+            Ok(usage) => text.push_str(&usage),
+            // What the edge counts is worth more than nothing.
+            Err(error) => tracing::warn!(%error, "cannot tell Prometheus what was used"),
+        }
+        ([(CONTENT_TYPE, TEXT)], text)
+    };
     axum::Router::new().route("/metrics", axum::routing::get(page))
 }
 

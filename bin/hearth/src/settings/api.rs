@@ -4,6 +4,7 @@ use super::Problem;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 /// The API in plain HTTP. Its ports serve the sandboxes too, by headers or host name.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -19,6 +20,10 @@ pub struct ApiSettings {
     /// 443. Without it: `localhost:<TLS port>`.
     #[schemars(example = "sandboxes.example.com")]
     pub domain: Option<String>,
+    /// File with the token of at least 32 characters that operators show as
+    /// `X-Admin-Token`. Without it: `keys/admin-token` in the state directory, which the
+    /// first start makes and root alone can read.
+    pub admin_token_file: Option<PathBuf>,
 }
 
 impl Default for ApiSettings {
@@ -28,6 +33,7 @@ impl Default for ApiSettings {
             port: 3000,
             edge_port: 3002,
             domain: None,
+            admin_token_file: None,
         }
     }
 }

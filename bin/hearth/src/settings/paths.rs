@@ -86,6 +86,12 @@ impl Settings {
         hearth_layout::api_key_file(&self.state_dir)
     }
 
+    /// The operators' token, which the first start makes where no file is set.
+    pub fn admin_token_file(&self) -> PathBuf {
+        let set = self.api.admin_token_file.clone();
+        set.unwrap_or_else(|| self.keys_dir().join("admin-token"))
+    }
+
     /// What the tokens of sandboxes are derived from.
     pub fn token_seed_file(&self) -> PathBuf {
         self.keys_dir().join("token-seed")

@@ -15,14 +15,14 @@ use hearth_wire::{
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
-fn key_id(text: &str) -> Result<Uuid> {
+pub(super) fn key_id(text: &str) -> Result<Uuid> {
     text.parse().map_err(|error| {
         let message = format!("Error when parsing API key ID: {error}");
         Error::new(Kind::Invalid, message).into()
     })
 }
 
-fn shown(key: ApiKey) -> TeamApiKey {
+pub(super) fn shown(key: ApiKey) -> TeamApiKey {
     let scopes = key.grant.scopes.iter();
     TeamApiKey {
         id: key.id.to_string(),
@@ -44,7 +44,7 @@ fn shown(key: ApiKey) -> TeamApiKey {
 }
 
 /// What is not said is as it is for the key that asks.
-fn grant(body: &NewApiKey, own: &KeyGrant) -> Result<KeyGrant> {
+pub(super) fn grant(body: &NewApiKey, own: &KeyGrant) -> Result<KeyGrant> {
     let mut grant = own.clone();
     grant.read_only = body.read_only.unwrap_or(own.read_only);
     if let Some(scopes) = &body.scopes {
@@ -125,7 +125,7 @@ pub(crate) async fn api_key_create(
     params(("apiKeyID" = String, Path)),
     request_body = UpdateApiKey,
     responses(
-        (status = 200, description = "Renamed"),
+        (status = 202, description = "Renamed"),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
         (status = 404, body = ApiError), (status = 500, body = ApiError),
 ))]
@@ -137,7 +137,7 @@ pub(crate) async fn api_key_update(
 ) -> Result<StatusCode> {
     let store = state.control.store().as_ref();
     keys::rename(store, caller.team_id(), key_id(&id)?, &body.name).await?;
-    Ok(StatusCode::OK)
+    Ok(StatusCode::ACCEPTED)
 }
 
 /// Delete an API key

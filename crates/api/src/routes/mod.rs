@@ -1,5 +1,6 @@
 //! The routes, one file per resource.
 
+mod admin;
 mod api_keys;
 mod change;
 mod docker_builds;
@@ -7,6 +8,7 @@ mod events;
 mod health;
 mod lifecycle;
 mod list;
+mod login;
 mod logs;
 mod metrics;
 mod nodes;
@@ -18,6 +20,7 @@ mod template_builds;
 mod template_changes;
 mod templates;
 pub(crate) mod uploads;
+mod usage;
 pub(crate) mod volume_content;
 mod volumes;
 mod webhooks;
@@ -28,7 +31,7 @@ use utoipa_axum::routes as collect;
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     let routes = OpenApiRouter::with_openapi(crate::openapi::base());
-    nodes::add(pages::add(docker_builds::add(routes)))
+    nodes::add(admin_routes(login::add(pages::add(docker_builds::add(routes)))))
         .routes(collect!(health::health_check))
         .routes(collect!(
             list::sandbox_list_v1,
@@ -76,6 +79,10 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(collect!(webhooks::webhook_stats))
         .routes(collect!(webhooks::webhook_redeliver))
         .routes(collect!(teams::team_list))
+        .routes(collect!(teams::team_metrics))
+        .routes(collect!(teams::team_metrics_max))
+        .routes(collect!(usage::usage_get))
+        .routes(collect!(usage::usage_sandboxes))
         .routes(collect!(api_keys::api_key_list, api_keys::api_key_create))
         .routes(collect!(api_keys::api_key_update, api_keys::api_key_delete))
         .routes(collect!(templates::template_list_v1))
@@ -102,4 +109,21 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         ))
         .routes(collect!(templates::template_tags_list))
         .routes(collect!(templates::template_alias_get))
+}
+
+/// The routes of operators.
+fn admin_routes(routes: OpenApiRouter<AppState>) -> OpenApiRouter<AppState> {
+    routes
+        .routes(collect!(admin::admin_team_list, admin::admin_team_create))
+        .routes(collect!(
+            admin::admin_team_get,
+            admin::admin_team_update,
+            admin::admin_team_delete
+        ))
+        .routes(collect!(admin::admin_sandboxes_kill))
+        .routes(collect!(admin::admin_builds_cancel))
+        .routes(collect!(admin::admin_running_counts))
+        .routes(collect!(usage::admin_usage))
+        .routes(collect!(admin::admin_api_key_create))
+        .routes(collect!(admin::admin_api_key_delete))
 }

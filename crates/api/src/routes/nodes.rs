@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::extract::{Body, SegmentPath};
-use crate::operator::Operator;
+use crate::operator::NodeOperator;
 use crate::state::AppState;
 use axum::Json;
 use axum::extract::State;
@@ -104,10 +104,10 @@ fn shown(view: NodeView) -> Node {
 
 /// List the nodes
 ///
-/// With the key of the operator: one of the first team's, with the scope `admin`. Numbers
-/// are those of the last heartbeat, ten seconds old at most, and of the node that answers
+/// With the operators' token, or a key of the first team with the scope `admin`. Numbers are
+/// those of the last heartbeat, ten seconds old at most, and of the node that answers
 /// the present ones.
-#[utoipa::path(get, path = "/nodes", tag = "nodes", security(("ApiKeyAuth" = [])),
+#[utoipa::path(get, path = "/nodes", tag = "nodes", security(("AdminToken" = []), ("ApiKeyAuth" = [])),
     responses(
         (status = 200, description = "By their names", body = Vec<Node>),
         (status = 401, body = ApiError), (status = 403, body = ApiError), (status = 500, body = ApiError),
@@ -115,7 +115,7 @@ fn shown(view: NodeView) -> Node {
 ))]
 pub(crate) async fn node_list(
     State(state): State<AppState>,
-    _: Operator,
+    _: NodeOperator,
 ) -> Result<Json<Vec<Node>>> {
     let nodes = state.control.node_list().await?;
     Ok(Json(nodes.into_iter().map(shown).collect()))
@@ -124,7 +124,7 @@ pub(crate) async fn node_list(
 /// Get a node
 ///
 /// As in the list, without `sandboxStartingCount`.
-#[utoipa::path(get, path = "/nodes/{nodeID}", tag = "nodes", security(("ApiKeyAuth" = [])),
+#[utoipa::path(get, path = "/nodes/{nodeID}", tag = "nodes", security(("AdminToken" = []), ("ApiKeyAuth" = [])),
     params(("nodeID" = String, Path)),
     responses(
         (status = 200, body = Node),
@@ -133,7 +133,7 @@ pub(crate) async fn node_list(
 ))]
 pub(crate) async fn node_get(
     State(state): State<AppState>,
-    _: Operator,
+    _: NodeOperator,
     SegmentPath(id): SegmentPath,
 ) -> Result<Json<Node>> {
     let node = shown(state.control.node_get(&id).await?);
@@ -148,7 +148,7 @@ pub(crate) async fn node_get(
 /// `draining` and `standby`: creates and forks are refused with 503, what runs there goes
 /// on, and what is paused there can be resumed. `ready`: it takes sandboxes again. The
 /// status holds over restarts of the node.
-#[utoipa::path(post, path = "/nodes/{nodeID}", tag = "nodes", security(("ApiKeyAuth" = [])),
+#[utoipa::path(post, path = "/nodes/{nodeID}", tag = "nodes", security(("AdminToken" = []), ("ApiKeyAuth" = [])),
     params(("nodeID" = String, Path)),
     request_body = NodeStatusChange,
     responses(
@@ -160,7 +160,7 @@ pub(crate) async fn node_get(
 ))]
 pub(crate) async fn node_set_status(
     State(app): State<AppState>,
-    _: Operator,
+    _: NodeOperator,
     SegmentPath(id): SegmentPath,
     Body(change): Body<NodeStatusChange>,
 ) -> Result<StatusCode> {
@@ -174,7 +174,7 @@ pub(crate) async fn node_set_status(
 /// Forget a node
 ///
 /// One that does not run any more, and was not heard of for as long as it is trusted.
-#[utoipa::path(delete, path = "/nodes/{nodeID}", tag = "nodes", security(("ApiKeyAuth" = [])),
+#[utoipa::path(delete, path = "/nodes/{nodeID}", tag = "nodes", security(("AdminToken" = []), ("ApiKeyAuth" = [])),
     params(("nodeID" = String, Path)),
     responses(
         (status = 204, description = "Forgotten"),
@@ -184,7 +184,7 @@ pub(crate) async fn node_set_status(
 ))]
 pub(crate) async fn node_remove(
     State(state): State<AppState>,
-    _: Operator,
+    _: NodeOperator,
     SegmentPath(id): SegmentPath,
 ) -> Result<StatusCode> {
     state.control.node_remove(&id).await?;

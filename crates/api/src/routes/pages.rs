@@ -90,10 +90,10 @@ async fn sandbox(SegmentPath(text): SegmentPath) -> Page {
 
 async fn docs() -> Page {
     page(
-        "Hearth needs no sign-in",
-        "E2B's tools open E2B's documentation here, and e2b auth login a page to sign in. \
-         This server has neither: callers show an API key. These commands give it to the \
-         shell, and E2B's tools take it from there:",
+        "Hearth has its documentation elsewhere",
+        "E2B's tools open E2B's documentation here, which this server does not have. Callers \
+         show an API key: e2b auth login asks for it, or these commands give it to the shell, \
+         and E2B's tools take it from there:",
         &[
             (
                 "eval \"$(sudo hearth env)\"",
@@ -138,7 +138,7 @@ fn page(title: &str, text: &str, commands: &[(&str, &str)]) -> Page {
     (headers, Html(document))
 }
 
-const STYLE: &str = "\
+pub(super) const STYLE: &str = "\
 :root{color-scheme:light dark}\
 body{margin:0;min-height:100vh;display:grid;place-items:center;font:16px/1.6 system-ui,sans-serif}\
 main{max-width:38rem;padding:2rem}\

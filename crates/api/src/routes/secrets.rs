@@ -62,7 +62,7 @@ pub(crate) async fn secret_list(
     responses(
         (status = 201, body = Secret),
         (status = 400, body = ApiError), (status = 401, body = ApiError),
-        (status = 409, description = "There is a secret of this name", body = ApiError), (status = 500, body = ApiError),
+        (status = 409, description = "There is a secret of this name, or there are as many as there may be", body = ApiError), (status = 500, body = ApiError),
 ))]
 pub(crate) async fn secret_create(
     State(state): State<AppState>,

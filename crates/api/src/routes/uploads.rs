@@ -28,6 +28,12 @@ const IDLE: Duration = Duration::from_secs(60);
 /// gets leads there too.
 pub(crate) struct Origin(String);
 
+impl Origin {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Origin {
     type Rejection = Infallible;
 

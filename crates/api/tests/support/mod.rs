@@ -9,7 +9,9 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use fake::{FakeAgent, FakeNode};
 use hearth_api::AppState;
-use hearth_control::{Config, Control, Features, TemplatePublication, bootstrap, keys};
+use hearth_control::{
+    Config, Control, Features, OperatorToken, TemplatePublication, bootstrap, keys,
+};
 use hearth_ids::{BuildId, TeamId};
 use hearth_store::{NewTeam, OwnerId, Store, TeamLimits};
 use http_body_util::BodyExt;
@@ -18,6 +20,9 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tower::ServiceExt;
+
+/// What operators show.
+pub const OPERATOR: &str = "an operator's token, of enough length";
 
 pub struct Api {
     pub router: Router,
@@ -111,7 +116,8 @@ impl Api {
         if !node.unwatchable.load(Ordering::SeqCst) {
             node.watched().await;
         }
-        let state = AppState::new(control.clone());
+        let token = OperatorToken::new(OPERATOR).expect("is long enough");
+        let state = AppState::new(control.clone()).with_operator_token(token);
         Self {
             router: hearth_api::router(state.clone()),
             state,
@@ -196,6 +202,17 @@ impl Api {
     pub async fn anonymous(&self, path: &str) -> Answer {
         let request = Request::get(path).body(Body::empty()).expect("a request");
         self.send(request).await
+    }
+
+    /// Asks as an operator.
+    pub async fn operate(&self, method: Method, path: &str, body: &Value) -> Answer {
+        let body = match body {
+            Value::Null => Body::empty(),
+            body => Body::from(body.to_string()),
+        };
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header("x-admin-token", OPERATOR).body(body);
+        self.send(request.expect("a request")).await
     }
 
     /// A new sandbox's id.

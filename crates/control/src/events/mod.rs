@@ -16,6 +16,7 @@ pub use told::{NodeEvent, NodeEventKind, NodeEvents};
 use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
+use crate::metering;
 use crate::node::NodeError;
 use chrono::Utc;
 use hearth_ids::SandboxId;
@@ -86,6 +87,12 @@ impl Control {
             Err(error) => return Err(NotTaken::Now(Error::from_node(error))),
         };
         let now = Utc::now();
+        // What ran counts, however old the news of it is.
+        let executions: Vec<_> = told.events.iter().filter_map(metering::execution).collect();
+        if !executions.is_empty() {
+            let noted = self.store.execution_record(&executions).await;
+            noted.map_err(|error| NotTaken::Now(error.into()))?;
+        }
         let oldest = now - self.config.events.retention;
         let events: Vec<Event> = told
             .events

@@ -52,6 +52,10 @@ impl Table {
         self.all(self.teams.get(team))
     }
 
+    pub(crate) fn everything(&self) -> Vec<Arc<SandboxSummary>> {
+        self.sandboxes.values().cloned().collect()
+    }
+
     pub(crate) fn of_template(&self, template: &TemplateId) -> Vec<Arc<SandboxSummary>> {
         self.all(self.templates.get(template))
     }

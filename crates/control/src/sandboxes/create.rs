@@ -73,7 +73,7 @@ pub(crate) struct Placement<'a> {
 
 /// Whether a sandbox counts for its team's limit: one that ends or is paused does
 /// not.
-fn occupies(state: NodeSandboxState) -> bool {
+pub(crate) fn occupies(state: NodeSandboxState) -> bool {
     !matches!(state, NodeSandboxState::Stopping | NodeSandboxState::Paused)
 }
 

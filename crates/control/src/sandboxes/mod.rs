@@ -16,6 +16,7 @@ mod reserve;
 mod wake;
 
 pub use create::NewSandbox;
+pub(crate) use create::occupies;
 pub use fork::ForkRequest;
 pub use lifecycle::{ConnectRequest, Connected, PauseRequest};
 pub use list::{ListRequest, ListedSandbox, SandboxPage, StateFilter};

@@ -19,6 +19,7 @@ mod records;
 mod snapshots;
 mod teams;
 mod templates;
+mod usage;
 mod volumes;
 
 pub use build_requests::*;
@@ -30,6 +31,7 @@ pub use records::Shared;
 pub use snapshots::*;
 pub use teams::*;
 pub use templates::*;
+pub use usage::*;
 pub use volumes::*;
 
 /// Runs every function of the suite, each over a store of its own, which `$fresh` makes:
@@ -83,6 +85,10 @@ macro_rules! store_suite {
             deliveries_are_counted_and_begun_again,
             a_webhook_that_fails_for_long_is_disabled,
             the_end_of_a_build_is_an_event,
+            what_ran_is_counted_once,
+            what_is_missing_is_not_counted_on,
+            a_teams_load_is_told,
+            old_executions_are_deleted,
         );
     };
     (@tests $fresh:ident: $($name:ident),+ $(,)?) => {
