@@ -136,15 +136,6 @@ impl Fleet {
         .await
     }
 
-    /// The sandboxes of all teams, without those that are paused where that spares work.
-    pub(crate) async fn active(&self) -> Result<Vec<Arc<SandboxSummary>>, NodeError> {
-        self.all(Table::everything, || SandboxQuery {
-            skip_paused: true,
-            ..SandboxQuery::default()
-        })
-        .await
-    }
-
     /// The sandboxes made from a template, of whichever team.
     pub(crate) async fn of_template(
         &self,

@@ -60,10 +60,6 @@ impl Table {
         self.all(self.templates.get(template))
     }
 
-    pub(crate) fn every(&self) -> Vec<Arc<SandboxSummary>> {
-        self.sandboxes.values().cloned().collect()
-    }
-
     fn all<'a>(&self, ids: impl Iterator<Item = &'a SandboxId>) -> Vec<Arc<SandboxSummary>> {
         ids.filter_map(|id| self.sandboxes.get(id).cloned())
             .collect()

@@ -11,7 +11,7 @@ impl Fleet {
             skip_paused: true,
             ..SandboxQuery::default()
         };
-        let mut all = self.all(super::Table::every, query).await?;
+        let mut all = self.all(super::Table::everything, query).await?;
         all.retain(|sandbox| sandbox.state != NodeSandboxState::Paused);
         Ok(all)
     }
