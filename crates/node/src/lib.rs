@@ -29,6 +29,7 @@ mod server;
 mod service;
 mod spec;
 mod turns;
+mod view;
 mod warm_pool;
 mod watch;
 
@@ -48,7 +49,8 @@ pub use builds::BuildInfo;
 pub use config::NodeConfig;
 pub use error::Error;
 pub use events::{Details as EventDetails, Event, EventKind, SandboxEvent, reason};
-pub use node::{EndAt, Info, Node, Target};
+pub use node::{EndAt, Node};
 pub use recovery::{QuarantinedSandbox, quarantine_of_daemon, quarantine_to_be};
 pub use server::Server;
 pub use spec::{PausedStatus, SandboxSpec, SandboxState, Status, TimeoutAction};
+pub use view::{Info, Target};

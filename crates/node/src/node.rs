@@ -14,6 +14,7 @@ use crate::{
     sandbox::{Command, Handle, driver::Driver, ground::Ground, resources::Resources, volumes},
     spec::{SandboxSpec, SandboxState, Status},
     turns::{self, Turns},
+    view::{Info, Target},
     warm_pool::{self, WarmPool, WarmSandbox},
     watch::{Revision, Source, Watcher},
 };
@@ -24,11 +25,7 @@ use hearth_machine::Engine;
 use hearth_network::SlotPool;
 use hearth_nfs::VolumeServer;
 use hearth_snapshot::{BuildCache, BuildCollection, Kind, LocalStore};
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -57,32 +54,6 @@ pub(crate) struct Shared {
 pub struct Node {
     pub(crate) shared: Arc<Shared>,
     drivers: TaskTracker,
-}
-
-/// Where the edge finds a sandbox's ports, and what it must ask of callers.
-#[derive(Debug, Clone)]
-pub struct Target {
-    pub sandbox_id: SandboxId,
-    pub address: Ipv4Addr,
-    pub envd_access_token: Option<String>,
-    pub traffic_access_token: Option<String>,
-    pub network_json: String,
-    /// Cancelled when the sandbox ends.
-    pub closed: CancellationToken,
-}
-
-/// Facts about the node for its callers.
-#[derive(Debug, Clone)]
-pub struct Info {
-    pub node_id: String,
-    pub engine: String,
-    pub accelerator: String,
-    pub sandboxes: usize,
-    pub sandboxes_max: usize,
-    pub memory_total_bytes: u64,
-    pub memory_available_bytes: u64,
-    /// Builds that sandboxes can be started from.
-    pub builds: Vec<BuildId>,
 }
 
 impl Node {

@@ -244,7 +244,7 @@ fn metrics(edge: Edge, api: AppState) -> axum::Router {
         match api.usage_metrics().await {
             Ok(usage) => text.push_str(&usage),
             // What the edge counts is worth more than nothing.
-            Err(error) => tracing::warn!(%error, "cannot tell Prometheus what was used"),
+            Err(error) => tracing::warn!(%error, "count what was used failed"),
         }
         ([(CONTENT_TYPE, TEXT)], text)
     };

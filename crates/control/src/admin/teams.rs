@@ -185,7 +185,7 @@ impl Control {
         match self.node.delete(&id).await {
             Ok(()) | Err(NodeError::NotFound(_)) => true,
             Err(error) => {
-                tracing::warn!(%error, sandbox = %id, "cannot end a sandbox for an operator");
+                tracing::warn!(%error, sandbox = %id, "end sandbox for an operator failed");
                 false
             }
         }
@@ -195,7 +195,7 @@ impl Control {
         let given_up = self.give_up(build, "The build was cancelled by an operator");
         let given_up = given_up.await;
         if let Err(error) = &given_up {
-            tracing::warn!(%error, %build, "cannot cancel a build for an operator");
+            tracing::warn!(%error, %build, "cancel build for an operator failed");
         }
         given_up.is_ok()
     }

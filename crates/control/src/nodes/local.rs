@@ -207,7 +207,7 @@ impl Control {
         };
         if let Err(error) = self.store.node_leave(run).await {
             // Its lease ends by itself.
-            tracing::debug!(%error, "cannot note that the node leaves");
+            tracing::debug!(%error, "note that the node leaves failed");
         }
     }
 }

@@ -62,7 +62,7 @@ impl NodeReport {
     pub(super) fn read(text: Option<&str>) -> Self {
         let read = text.map(serde_json::from_str).transpose();
         read.unwrap_or_else(|error| {
-            tracing::warn!(%error, "a node's report cannot be read");
+            tracing::warn!(%error, "read a node's report failed");
             None
         })
         .unwrap_or_default()
