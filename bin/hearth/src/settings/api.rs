@@ -23,6 +23,7 @@ pub struct ApiSettings {
     /// File with the token of at least 32 characters that operators show as
     /// `X-Admin-Token`. Without it: `keys/admin-token` in the state directory, which the
     /// first start makes and root alone can read.
+    #[schemars(example = "/etc/hearth/admin-token")]
     pub admin_token_file: Option<PathBuf>,
 }
 
