@@ -220,13 +220,13 @@ class Hearth:
         return self.exports["E2B_API_KEY"]
 
     def run(
-        self, *arguments: str, check: bool = True, seconds: float = 300
+        self, *arguments: str, check: bool = True, seconds: float = 300, typed: str = ""
     ) -> subprocess.CompletedProcess:
-        """Runs a `hearth` command against this daemon."""
+        """Runs a `hearth` command against this daemon; `typed` is its standard input."""
         done = subprocess.run(
             self.command(*arguments),
             env=self.environment,
-            stdin=subprocess.DEVNULL,
+            input=typed,
             capture_output=True,
             text=True,
             timeout=seconds,
