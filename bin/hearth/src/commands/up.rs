@@ -8,7 +8,7 @@ use crate::{
     settings::Settings,
 };
 use anyhow::{Context, bail};
-use hearth_client::{Command, NewSandbox, SandboxId};
+use hearth_client::{Command, ControlClient, Error, NewSandbox, Node, NodeStatus, SandboxId};
 use hearth_layout::lock::{self, Lock};
 use std::{
     os::unix::process::CommandExt,
@@ -118,10 +118,16 @@ async fn prove(settings: &Settings) -> anyhow::Result<()> {
         timeout: Some(120),
         ..NewSandbox::default()
     };
-    let sandbox = client
-        .sandbox_create(&new)
-        .await
-        .context("create a first sandbox")?;
+    let sandbox = match client.sandbox_create(&new).await {
+        Ok(sandbox) => sandbox,
+        Err(Error::Status {
+            status, message, ..
+        }) if matches!(status, 429 | 503) && takes_none(&client).await => {
+            println!("No sandbox was started to try it: {message}");
+            return Ok(());
+        }
+        Err(error) => return Err(error).context("create a first sandbox"),
+    };
     let created = begun.elapsed();
     let id = SandboxId::parse_client(&sandbox.sandbox_id)?;
     let output = async {
@@ -144,6 +150,17 @@ async fn prove(settings: &Settings) -> anyhow::Result<()> {
         total.as_millis()
     );
     Ok(())
+}
+
+/// Whether a refusal says nothing against this machine: an operator has its node drained, or
+/// sandboxes that outlived the former daemon leave no room.
+async fn takes_none(client: &ControlClient) -> bool {
+    let excuses = |node: &Node| {
+        let drained = matches!(node.status, NodeStatus::Draining | NodeStatus::Standby);
+        drained || node.sandbox_count > 0
+    };
+    let nodes = client.node_list().await;
+    nodes.is_ok_and(|nodes| nodes.iter().any(excuses))
 }
 
 fn print_usage(settings: &Settings) -> anyhow::Result<()> {
