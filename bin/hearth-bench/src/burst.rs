@@ -4,7 +4,7 @@
 //! of a sandbox made with nothing else going on, daemon and VM process together, times the
 //! number of sandboxes, over the processors. No order of work takes less wall time.
 
-use crate::installation::Installation;
+use crate::{installation::Installation, processes::processor_time};
 use anyhow::Context;
 use hearth_client::{Command, ControlClient, NewSandbox, SandboxId};
 use serde::Serialize;
@@ -18,8 +18,6 @@ use std::{
 const LIFETIME_SECONDS: i64 = 900;
 /// Sandboxes in a burst.
 const MOST: usize = 1000;
-/// Ticks a second of `/proc/<pid>/stat` (`USER_HZ`), the same on all that Hearth runs on.
-const USER_HZ: u64 = 100;
 /// Quiet before each burst: the warm pool is full again.
 const PAUSE: Duration = Duration::from_secs(3);
 
@@ -213,22 +211,6 @@ impl Processors {
         });
         all.sum()
     }
-}
-
-/// `utime` and `stime` of `/proc/<pid>/stat`: its 14th and 15th field.
-fn processor_time(pid: u32) -> anyhow::Result<Duration> {
-    let path = format!("/proc/{pid}/stat");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    // The second field is a name in parentheses, which may hold anything.
-    let (_, rest) = text.rsplit_once(')').context("no name")?;
-    let ticks: u64 = rest
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(str::parse::<u64>)
-        .sum::<Result<u64, _>>()
-        .with_context(|| format!("{path} has no times"))?;
-    Ok(Duration::from_millis(ticks.saturating_mul(1000) / USER_HZ))
 }
 
 fn millis(duration: Duration) -> f64 {

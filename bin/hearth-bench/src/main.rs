@@ -17,6 +17,7 @@ mod engine;
 mod installation;
 mod lifecycle;
 mod network;
+mod processes;
 mod template;
 
 use clap::{Parser, Subcommand};

@@ -4,20 +4,27 @@ mod support;
 
 use axum::body::Body;
 use axum::http::Method;
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use hearth_control::{NodeEvent, NodeEventKind};
 use hearth_ids::{BuildId, ExecutionId, SandboxId, TeamId, TemplateId};
 use hearth_store::{Attempt, Event, Verdict};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use support::Api;
 use uuid::Uuid;
 
 const CREATED: &str = "sandbox.lifecycle.created";
 const KILLED: &str = "sandbox.lifecycle.killed";
 
+/// When the sandboxes of these tests began: events are told in the order of their numbers.
+fn begin() -> DateTime<Utc> {
+    static BEGIN: OnceLock<DateTime<Utc>> = OnceLock::new();
+    *BEGIN.get_or_init(Utc::now)
+}
+
 fn told(team: TeamId, sandbox: &SandboxId, sequence: u64, kind: NodeEventKind) -> NodeEvent {
-    let at = Utc::now() + TimeDelta::milliseconds(i64::try_from(sequence).expect("small"));
+    let at = begin() + TimeDelta::milliseconds(i64::try_from(sequence).expect("small"));
     NodeEvent {
         kind,
         sandbox_id: sandbox.clone(),

@@ -272,7 +272,7 @@ async fn nodes_that_are_gone_can_be_forgotten() {
     };
     api.store.node_leave(run).await.expect("writes");
     let message = set(&api, &id, "ready").await.error(409);
-    assert!(message.contains("has not been heard of since"), "{message}");
+    assert!(message.contains("has sent no heartbeat since"), "{message}");
     let standby = set(&api, &id, "standby").await;
     assert_eq!(standby.status, StatusCode::NO_CONTENT);
     let removed = api.delete(&path).await;

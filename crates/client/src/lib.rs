@@ -29,17 +29,17 @@ mod templates;
 mod volumes;
 
 pub use control::{ControlClient, ListQuery, LogQuery, Page};
-pub use events::{Delivery, Event, NewWebhook, Webhook};
 pub use hearth_agent_client::{
     AgentClient, Command, CommandEvent, CommandStream, Error, Exit, Output, ProcessInfo, PtySize,
     Result, Signal,
 };
 pub use hearth_ids::SandboxId;
 pub use hearth_wire::{
-    AliasInfo, BuildLogEntry, BuildStatus, BuildStatusReason, FilesUpload, ForkResult,
-    FromImageRegistry, ListedSandbox, LogLevel, NewSandbox, NewTemplateBuild, Node, NodeStatus,
-    OnTimeout, RequestedTemplate, Sandbox, SandboxDetail, SandboxLogEntry, SandboxState,
-    SnapshotInfo, StartTemplateBuild, Template, TemplateBuild, TemplateBuildInfo, TemplateStep,
-    TemplateTag, TemplateWithBuilds, Volume, VolumeAndToken, VolumeState, VolumeUsage,
+    AliasInfo, BuildLogEntry, BuildStatus, BuildStatusReason, DeliveryStatus, FilesUpload,
+    ForkResult, FromImageRegistry, ListedSandbox, LogLevel, NewSandbox, NewTemplateBuild,
+    NewWebhook, Node, NodeStatus, OnTimeout, RequestedTemplate, Sandbox, SandboxDetail,
+    SandboxEvent, SandboxLogEntry, SandboxState, SnapshotInfo, StartTemplateBuild, Template,
+    TemplateBuild, TemplateBuildInfo, TemplateStep, TemplateTag, TemplateWithBuilds, Volume,
+    VolumeAndToken, VolumeState, VolumeUsage, Webhook, WebhookDelivery,
 };
 pub use sandbox::SandboxClient;

@@ -185,11 +185,6 @@ impl Control {
         self.tasks.spawn(async move { node.follow(stop).await });
     }
 
-    /// What the node says of itself.
-    pub async fn node_info(&self) -> Result<NodeInfo, Error> {
-        self.node.info().await.map_err(Error::from_node)
-    }
-
     /// Takes no more work that outlives its caller and waits for what runs, at
     /// most `deadline`. Answers whether all of it came to its end.
     pub async fn shutdown(&self, deadline: Duration) -> bool {

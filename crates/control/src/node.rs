@@ -244,7 +244,6 @@ pub struct NodeInfo {
     pub sandboxes_max: u32,
     pub memory_total_bytes: u64,
     pub memory_available_bytes: u64,
-    pub builds: Vec<BuildId>,
     /// Those that are starting or resuming.
     pub sandboxes_starting: u32,
     /// Since the node's process began.

@@ -215,7 +215,8 @@ impl Control {
         start: Option<DateTime<Utc>>,
         end: Option<DateTime<Utc>>,
     ) -> Result<Vec<AttemptStats>, Error> {
-        let end = end.unwrap_or_else(Utc::now);
+        // The end is not part of the time, what is of this millisecond is.
+        let end = end.unwrap_or_else(|| Utc::now() + TimeDelta::milliseconds(1));
         let start = start.unwrap_or(end - TimeDelta::days(1));
         if start >= end {
             return Err(Error::invalid("start", "must be before the end"));

@@ -383,7 +383,7 @@ impl Node for NodeClient {
             .service_info(proto::ServiceInfoRequest::default())
             .await
             .map_err(node_error)?;
-        convert::info_in(response.into_owned())
+        Ok(convert::info_in(response.into_owned()))
     }
 
     fn templates(&self) -> Option<&dyn hearth_control::TemplateNode> {

@@ -198,13 +198,8 @@ fn state_in(state: EnumValue<proto::SandboxState>) -> Result<NodeSandboxState, N
     }
 }
 
-pub(crate) fn info_in(info: proto::ServiceInfoResponse) -> Result<NodeInfo, NodeError> {
-    Ok(NodeInfo {
-        builds: info
-            .build_ids
-            .iter()
-            .map(|id| parse("build_ids", id))
-            .collect::<Result<_, _>>()?,
+pub(crate) fn info_in(info: proto::ServiceInfoResponse) -> NodeInfo {
+    NodeInfo {
         node_id: info.node_id,
         version: info.version,
         accelerator: info.accelerator,
@@ -223,7 +218,7 @@ pub(crate) fn info_in(info: proto::ServiceInfoResponse) -> Result<NodeInfo, Node
             .into_option()
             .map(machine_in)
             .unwrap_or_default(),
-    })
+    }
 }
 
 fn usage_in(usage: proto::HostUsage) -> HostUsage {

@@ -2,7 +2,7 @@
 //! cannot be read is nothing; nobody decides by it.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// How the machine is at this moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,9 +75,11 @@ impl Sampler {
     }
 }
 
-/// What the machine is.
-pub(crate) fn machine() -> Machine {
-    machine_of(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+/// What the machine is. Read once: the kernel looks at every processor for it.
+pub(crate) fn machine() -> &'static Machine {
+    static MACHINE: LazyLock<Machine> =
+        LazyLock::new(|| machine_of(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()));
+    &MACHINE
 }
 
 fn machine_of(cpuinfo: &str) -> Machine {

@@ -28,7 +28,7 @@ mod sandbox;
 mod server;
 mod service;
 mod spec;
-mod turns;
+mod start_limit;
 mod view;
 mod warm_pool;
 mod watch;

@@ -13,7 +13,7 @@ use crate::{
     registry::{Count, Registry},
     sandbox::{Command, Handle, driver::Driver, ground::Ground, resources::Resources, volumes},
     spec::{SandboxSpec, SandboxState, Status},
-    turns::{self, Turns},
+    start_limit::{self, StartLimit},
     view::{Info, Target},
     warm_pool::{self, WarmPool, WarmSandbox},
     watch::{Revision, Source, Watcher},
@@ -24,7 +24,7 @@ use hearth_ids::{BuildId, SandboxId};
 use hearth_machine::Engine;
 use hearth_network::SlotPool;
 use hearth_nfs::VolumeServer;
-use hearth_snapshot::{BuildCache, BuildCollection, Kind, LocalStore};
+use hearth_snapshot::{BuildCache, BuildCollection, LocalStore};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     pub builds: Arc<LocalStore>,
     pub hooks: Announcer,
     pub warm_pool: WarmPool,
-    pub turns: Turns,
+    pub start_limit: StartLimit,
     /// Told when a build may have become needless.
     pub collect: Notify,
     /// Cancelled when the daemon goes down: drivers let go of their VMs.
@@ -100,7 +100,7 @@ impl Node {
             .map_err(Error::step("prepare the network"))?;
         let shared = Arc::new(Shared {
             warm_pool: WarmPool::new(&config)?,
-            turns: Turns::new(turns::processors()),
+            start_limit: StartLimit::new(start_limit::processors()),
             config,
             engine,
             slots,
@@ -534,12 +534,10 @@ impl Node {
 
     /// # Errors
     /// [`Error::Step`] when the host's memory cannot be read.
-    pub async fn info(&self) -> Result<Info, Error> {
+    pub fn info(&self) -> Result<Info, Error> {
         let (available, total) =
             admission::host_memory_bytes().map_err(Error::step("read the host's memory"))?;
         let capabilities = self.shared.engine.capabilities();
-        let builds = self.shared.builds.list().await;
-        let builds = builds.map_err(Error::step("list the builds"))?.into_iter();
         Ok(Info {
             node_id: self.shared.config.node_id.clone(),
             engine: capabilities.engine.to_string(),
@@ -548,10 +546,6 @@ impl Node {
             sandboxes_max: self.shared.config.max_sandboxes,
             memory_total_bytes: total,
             memory_available_bytes: available,
-            builds: builds
-                .filter(|manifest| manifest.kind != Kind::Pause)
-                .map(|manifest| manifest.build_id)
-                .collect(),
         })
     }
 

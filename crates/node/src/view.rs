@@ -1,6 +1,6 @@
 //! What a node tells its callers of itself and of its sandboxes' ports.
 
-use hearth_ids::{BuildId, SandboxId};
+use hearth_ids::SandboxId;
 use std::net::Ipv4Addr;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,4 @@ pub struct Info {
     pub sandboxes_max: usize,
     pub memory_total_bytes: u64,
     pub memory_available_bytes: u64,
-    /// Builds that sandboxes can be started from.
-    pub builds: Vec<BuildId>,
 }

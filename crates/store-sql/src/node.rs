@@ -175,15 +175,20 @@ impl<D: Database> NodeStore for SqlStore<D> {
     }
 
     async fn cluster_id(&self, new: Uuid) -> Result<Uuid> {
-        let insert = Statement::new(
-            "INSERT INTO cluster_facts (name, value) VALUES ('id', $1)
-             ON CONFLICT (name) DO NOTHING",
-        )
-        .text(new);
-        self.database.execute(insert).await?;
-        let query = Statement::new("SELECT value FROM cluster_facts WHERE name = 'id'");
-        let row = self.database.row(query).await?;
-        let row = row.ok_or_else(|| Error::Backend("the cluster's id is gone".into()))?;
+        let query = || Statement::new("SELECT value FROM cluster_facts WHERE name = 'id'");
+        let row = match self.database.row(query()).await? {
+            Some(row) => row,
+            None => {
+                let insert = Statement::new(
+                    "INSERT INTO cluster_facts (name, value) VALUES ('id', $1)
+                     ON CONFLICT (name) DO NOTHING",
+                )
+                .text(new);
+                self.database.execute(insert).await?;
+                let made = self.database.row(query()).await?;
+                made.ok_or_else(|| Error::Backend("the cluster's id is gone".into()))?
+            }
+        };
         parse("cluster id", row.text("value")?)
     }
 }

@@ -57,7 +57,8 @@ pub async fn open(path: impl AsRef<Path>) -> Result<SqliteStore> {
         })
 }
 
-/// A database that lives as long as this value, for tests.
+/// A database that lives as long as this value's connection, for tests: a future that is
+/// dropped in a query ends both.
 ///
 /// # Errors
 /// When SQLite cannot be used at all.

@@ -137,6 +137,9 @@ async fn read(stream: &mut TcpStream) -> std::io::Result<Heard> {
 
 /// A store with a team, and a deliverer over it.
 struct World {
+    /// Holds the database: one in memory would end with its connection, and a deliverer that
+    /// is aborted in a query takes that with it.
+    _directory: tempfile::TempDir,
     store: Arc<SqliteStore>,
     team: TeamId,
     config: Config,
@@ -145,7 +148,9 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        let store = hearth_store_sqlite::in_memory().await.expect("opens");
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = hearth_store_sqlite::open(directory.path().join("db"));
+        let store = store.await.expect("opens");
         let team = NewTeam {
             id: TeamId::random(),
             slug: "a".to_owned(),
@@ -155,6 +160,7 @@ impl World {
         };
         let team = store.team_create(team).await.expect("creates").id;
         Self {
+            _directory: directory,
             store: Arc::new(store),
             team,
             config: Config {

@@ -1,18 +1,18 @@
 //! Lifecycle events.
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 /// Something that happened.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SandboxEvent {
     /// A UUID; the same whenever and wherever the event is told.
     pub id: String,
     /// `v2`.
-    pub version: &'static str,
+    pub version: String,
     /// For example `sandbox.lifecycle.created`.
     pub r#type: String,
     #[serde(skip_serializing_if = "Option::is_none")]

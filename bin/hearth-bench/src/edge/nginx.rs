@@ -1,7 +1,7 @@
 //! nginx with a configuration that suits a streaming proxy: as many workers as
 //! cores, connections to the server kept, nothing written to disk or logs.
 
-use super::parts::processor_time;
+use crate::processes::processor_time;
 use anyhow::{Context, bail};
 use std::{
     net::{Ipv4Addr, TcpListener, TcpStream},

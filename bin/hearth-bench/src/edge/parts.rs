@@ -1,6 +1,7 @@
 //! The benchmark's servers, each in a process of its own: this program, called
 //! again. A part prints its port and ends when its standard input does.
 
+use crate::processes::processor_time;
 use anyhow::{Context, bail};
 use axum::{
     body::Body,
@@ -25,9 +26,6 @@ use tokio_util::sync::CancellationToken;
 pub const SANDBOX: &str = "ibench000000000000000";
 /// Size of a streamed answer's pieces.
 const PIECE: usize = 64 * 1024;
-
-/// In which Linux tells a process' times, on every machine that Hearth runs on.
-const TICKS_PER_SECOND: u64 = 100;
 
 #[derive(Debug, clap::Args)]
 pub struct PartArgs {
@@ -85,21 +83,6 @@ impl Drop for Part {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// What a process has used of the processors so far.
-pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name in parentheses may hold anything; user and system time are the 12th
-    // and 13th fields after it.
-    let (_, fields) = stat.rsplit_once(')').context("read a process' times")?;
-    let ticks: u64 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(str::parse::<u64>)
-        .sum::<Result<_, _>>()?;
-    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
 }
 
 pub async fn run_part(args: PartArgs) -> anyhow::Result<ExitCode> {

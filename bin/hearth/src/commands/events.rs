@@ -2,7 +2,8 @@
 
 use super::client;
 use crate::settings::Settings;
-use hearth_client::{Event, SandboxId};
+use chrono::SecondsFormat;
+use hearth_client::{SandboxEvent, SandboxId};
 use std::collections::HashSet;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -55,7 +56,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn print(event: &Event, json: bool) -> anyhow::Result<()> {
+fn print(event: &SandboxEvent, json: bool) -> anyhow::Result<()> {
     if json {
         println!("{}", serde_json::to_string(event)?);
         return Ok(());
@@ -65,7 +66,9 @@ fn print(event: &Event, json: bool) -> anyhow::Result<()> {
     let data = data.map(ToString::to_string).unwrap_or_default();
     let line = format!(
         "{}  {}  {}  {data}",
-        event.timestamp, event.sandbox_id, event.r#type
+        event.timestamp.to_rfc3339_opts(SecondsFormat::Millis, true),
+        event.sandbox_id,
+        event.r#type
     );
     println!("{}", line.trim_end());
     Ok(())

@@ -9,6 +9,7 @@ mod doctor;
 mod down;
 mod env;
 mod events;
+mod input;
 mod key;
 mod logs;
 mod mcp;

@@ -97,7 +97,7 @@ fn gib(bytes: u64) -> String {
 }
 
 /// How long ago a node last reported.
-fn heard(node: &Node) -> String {
+fn last_heartbeat(node: &Node) -> String {
     let last = node.last_heartbeat_at;
     last.map_or_else(|| "never".to_owned(), |at| relative(at, Utc::now()))
 }
@@ -116,7 +116,7 @@ async fn list(client: &ControlClient, format: Format) -> anyhow::Result<()> {
                 gib(node.metrics.memory_used_bytes),
                 gib(node.metrics.memory_total_bytes)
             ),
-            heard(node),
+            last_heartbeat(node),
             node.version.clone(),
         ]
     });
@@ -127,7 +127,7 @@ async fn list(client: &ControlClient, format: Format) -> anyhow::Result<()> {
         "SANDBOXES",
         "VCPUS",
         "GIB USED",
-        "HEARD",
+        "LAST HEARTBEAT",
         "VERSION",
     ];
     format.print(&nodes, header, rows)
@@ -145,7 +145,7 @@ fn show(node: &Node, format: Format) -> anyhow::Result<()> {
         ["id".to_owned(), node.id.clone()],
         ["status".to_owned(), status(node.status).to_owned()],
         ["since".to_owned(), node.status_changed_at.to_rfc3339()],
-        ["heard".to_owned(), heard(node)],
+        ["last heartbeat".to_owned(), last_heartbeat(node)],
         ["address".to_owned(), node.address.clone()],
         ["labels".to_owned(), labels.join(", ")],
         ["version".to_owned(), node.version.clone()],
@@ -165,14 +165,14 @@ fn show(node: &Node, format: Format) -> anyhow::Result<()> {
         [
             "processors".to_owned(),
             format!(
-                "{}, {} % busy, {} promised",
+                "{}, {} % busy, {} allocated",
                 metrics.cpu_count, metrics.cpu_percent, metrics.allocated_cpu
             ),
         ],
         [
             "memory".to_owned(),
             format!(
-                "{} of {} GiB used, {} promised",
+                "{} of {} GiB used, {} allocated",
                 gib(metrics.memory_used_bytes),
                 gib(metrics.memory_total_bytes),
                 gib(metrics.allocated_memory_bytes)
@@ -234,7 +234,7 @@ async fn drain(
         let now = client.node(&node.id).await?;
         if now.status == NodeStatus::Unhealthy {
             bail!(
-                "{} has not been heard of: what runs there is unknown",
+                "{} sends no heartbeats: what runs there is unknown",
                 now.name
             );
         }

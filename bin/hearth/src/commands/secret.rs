@@ -1,6 +1,7 @@
 //! `hearth secret`: values that rules put into sandboxes' requests, and that no
 //! sandbox ever sees.
 
+use super::input;
 use super::output::{Format, relative};
 use crate::daemon::{
     self,
@@ -8,12 +9,11 @@ use crate::daemon::{
     secret_files::SecretFiles,
 };
 use crate::settings::Settings;
-use anyhow::{Context, bail};
+use anyhow::bail;
 use chrono::Utc;
 use clap::Subcommand;
 use hearth_control::{SecretInfo, SecretKeeper as _, SecretKey};
 use hearth_ids::TeamId;
-use std::io::Read;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -51,15 +51,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     let (team, files) = (team.id, SecretFiles::new(settings));
     match args.command {
         Command::Set { name } => {
-            let mut value = String::new();
-            std::io::stdin()
-                .take(64 * 1024)
-                .read_to_string(&mut value)
-                .context("read the secret's value")?;
-            let value = value.trim_end_matches(['\n', '\r']);
-            if value.is_empty() {
-                bail!("there is no value on standard input");
-            }
+            let value = input::secret("hearth secret set NAME < FILE")?;
             let kept = files.set(team, &name, value.into());
             audit::operator(settings, action("secret.set", team, &name), kept.is_ok());
             kept?;

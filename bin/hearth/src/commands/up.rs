@@ -122,7 +122,7 @@ async fn prove(settings: &Settings) -> anyhow::Result<()> {
         Ok(sandbox) => sandbox,
         Err(Error::Status {
             status, message, ..
-        }) if matches!(status, 429 | 503) && takes_none(&client).await => {
+        }) if matches!(status, 429 | 503) && is_drained_or_in_use(&client).await => {
             println!("No sandbox was started to try it: {message}");
             return Ok(());
         }
@@ -154,7 +154,7 @@ async fn prove(settings: &Settings) -> anyhow::Result<()> {
 
 /// Whether a refusal says nothing against this machine: an operator has its node drained, or
 /// sandboxes that outlived the former daemon leave no room.
-async fn takes_none(client: &ControlClient) -> bool {
+async fn is_drained_or_in_use(client: &ControlClient) -> bool {
     let excuses = |node: &Node| {
         let drained = matches!(node.status, NodeStatus::Draining | NodeStatus::Standby);
         drained || node.sandbox_count > 0

@@ -1,12 +1,11 @@
 //! `hearth webhook`: where events are sent, and what came of that.
 
-use super::client;
 use super::output::Format;
+use super::{client, input};
 use crate::settings::Settings;
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Subcommand;
-use hearth_client::{ControlClient, NewWebhook, Webhook};
-use std::io::Read;
+use hearth_client::{ControlClient, DeliveryStatus, NewWebhook, Webhook};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -67,7 +66,8 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
                 name,
                 url,
                 events,
-                signature_secret: secret()?,
+                signature_secret: input::secret("openssl rand -hex 32 | hearth webhook create …")?,
+                enabled: None,
             };
             println!("{}", client.webhook_create(&new).await?.id);
         }
@@ -92,19 +92,6 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// From standard input: arguments are seen by every process of the machine.
-fn secret() -> anyhow::Result<String> {
-    let mut text = String::new();
-    std::io::stdin()
-        .read_to_string(&mut text)
-        .context("read the secret from standard input")?;
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.is_empty() {
-        bail!("no secret came from standard input: openssl rand -hex 32 | hearth webhook create …");
-    }
-    Ok(text.to_owned())
 }
 
 /// The webhook of this ID, or else the one of this name.
@@ -149,10 +136,18 @@ async fn deliveries(client: &ControlClient, name: &str, format: Format) -> anyho
             delivery.event_id.clone(),
             delivery.event_type.clone(),
             delivery.sandbox_id.clone(),
-            delivery.status.clone(),
+            status(delivery.status).to_owned(),
             delivery.attempts.len().to_string(),
         ]
     });
     let header = ["EVENT", "TYPE", "SANDBOX", "STATUS", "ATTEMPTS"];
     format.print(&all, header, rows)
+}
+
+fn status(status: DeliveryStatus) -> &'static str {
+    match status {
+        DeliveryStatus::Pending => "pending",
+        DeliveryStatus::Success => "success",
+        DeliveryStatus::Failed => "failed",
+    }
 }

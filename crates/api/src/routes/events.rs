@@ -18,7 +18,7 @@ fn shown(event: Event) -> Result<SandboxEvent> {
     let data = event.data.as_deref().map(serde_json::from_str).transpose();
     Ok(SandboxEvent {
         id: event.id.to_string(),
-        version: VERSION,
+        version: VERSION.to_owned(),
         r#type: event.event_type,
         event_category: event.category,
         event_label: event.label,

@@ -139,7 +139,7 @@ impl Control {
                 }
                 // Once for a node or a store that is away, however long it is.
                 Err(error) if !failed => {
-                    tracing::warn!(%error, "no heartbeat of the node");
+                    tracing::warn!(%error, "send the node's heartbeat failed");
                     failed = true;
                 }
                 Err(_) => {}

@@ -183,7 +183,7 @@ impl Control {
                 .state_since()
                 .to_rfc3339_opts(SecondsFormat::Secs, true);
             return conflict(format!(
-                "Node {} has not been heard of since {since}: start Hearth on it, or remove it",
+                "Node {} has sent no heartbeat since {since}: start Hearth on it, or remove it",
                 record.name
             ));
         }

@@ -84,7 +84,7 @@ pub(crate) async fn start(
         introduce(shared, ground, record, resources, (identity, told)).await
     };
     // Boxed, as it is part of many other futures.
-    shared.turns.start(Box::pin(started)).await
+    shared.start_limit.start(Box::pin(started)).await
 }
 
 /// Makes a warm sandbox that of the record, whose VM it is already.

@@ -32,7 +32,7 @@ impl proto::InfoService for Service {
         _context: RequestContext,
         _request: ServiceRequest<'_, proto::ServiceInfoRequest>,
     ) -> ServiceResult<proto::ServiceInfoResponse> {
-        let info = self.node.info().await.map_err(connect_error)?;
+        let info = self.node.info().map_err(connect_error)?;
         let shared = &self.node.shared;
         let starting = shared.registry.count().starting;
         let host = self.host.report(&shared.config.state_dir);
@@ -45,7 +45,6 @@ impl proto::InfoService for Service {
             sandboxes_max: u32::try_from(info.sandboxes_max).unwrap_or(u32::MAX),
             memory_total_bytes: info.memory_total_bytes,
             memory_available_bytes: info.memory_available_bytes,
-            build_ids: info.builds.iter().map(ToString::to_string).collect(),
             sandboxes_starting: u32::try_from(starting).unwrap_or(u32::MAX),
             create_successes: self.creates.successes.load(Ordering::Relaxed),
             create_failures: self.creates.failures.load(Ordering::Relaxed),
@@ -77,12 +76,12 @@ fn usage(host: HostReport) -> proto::HostUsage {
     }
 }
 
-fn machine(machine: host::Machine) -> proto::Machine {
+fn machine(machine: &host::Machine) -> proto::Machine {
     proto::Machine {
-        cpu_family: machine.cpu_family,
-        cpu_model: machine.cpu_model,
-        cpu_model_name: machine.cpu_model_name,
-        cpu_architecture: machine.cpu_architecture,
+        cpu_family: machine.cpu_family.clone(),
+        cpu_model: machine.cpu_model.clone(),
+        cpu_model_name: machine.cpu_model_name.clone(),
+        cpu_architecture: machine.cpu_architecture.clone(),
         ..Default::default()
     }
 }

@@ -172,21 +172,28 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         discard_all(&shared, expired).await;
         loop {
             // Before anything counts as being made, which a create would wait for.
-            let turn = tokio::select! {
+            let permit = tokio::select! {
                 () = shared.detach.cancelled() => break,
-                turn = shared.turns.spare() => turn,
+                permit = shared.start_limit.background() => permit,
             };
-            let next = pool.lock().next(Instant::now());
-            let Some(next) = next else {
+            if !permit.hold(Box::pin(make_next(&shared))).await {
                 break;
-            };
-            discard_all(&shared, next.evicted).await;
-            make_one(&shared, next.build).await;
-            drop(turn);
+            }
         }
     }
     let rest = pool.lock().close();
     discard_all(&shared, rest).await;
+}
+
+/// Makes the VM that is wanted most. False where none is.
+async fn make_next(shared: &Shared) -> bool {
+    let next = shared.warm_pool.lock().next(Instant::now());
+    let Some(next) = next else {
+        return false;
+    };
+    discard_all(shared, next.evicted).await;
+    make_one(shared, next.build).await;
+    true
 }
 
 async fn make_one(shared: &Shared, build: BuildId) {
