@@ -9,7 +9,7 @@ import pytest
 from support.daemon import Hearth, running
 from support.internet import Internet, internet
 
-pytest_plugins = ["support.flaky"]
+pytest_plugins = ["support.flaky", "progress"]
 
 
 @pytest.fixture(scope="session")
