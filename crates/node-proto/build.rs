@@ -2,7 +2,12 @@
 
 use prost::Message as _;
 
-const FILES: [&str; 3] = ["event.proto", "node.proto", "template.proto"];
+const FILES: [&str; 4] = [
+    "event.proto",
+    "membership.proto",
+    "node.proto",
+    "template.proto",
+];
 
 fn main() {
     let out = std::path::PathBuf::from(

@@ -60,8 +60,8 @@ pub use error::{Error, Kind, Retry};
 pub use events::{EventsRequest, NodeEvent, NodeEventKind, NodeEvents};
 pub use hearth_store::{
     ApiKey, Attempt, AttemptStats, Build, BuildStatus, Delivery, DeliveryState, Event, KeyGrant,
-    KeyMask, LimitsSetBy, NodeState, OwnerId, Scope, Span, TagAssignment, Team, TeamLimits,
-    TemplateAlias, Usage, Webhook,
+    KeyMask, LimitsSetBy, NodeMode, NodeRegistration, NodeState, OwnerId, Scope, Span,
+    TagAssignment, Team, TeamLimits, TemplateAlias, Usage, Webhook,
 };
 pub use idempotency::IdempotencyKey;
 pub use login::LoginTokens;
@@ -74,7 +74,7 @@ pub use node::{
     NodeSandboxState, OnTimeout, Paused, Revision, SandboxBatch, SandboxConfig, SandboxQuery,
     SandboxRemoval, SandboxSummary, SandboxUpdate, SandboxWatch, VolumeMount,
 };
-pub use nodes::{LocalNode, NodeReport, NodeView};
+pub use nodes::{CallingNode, Heard, LocalNode, Members, NodeIssuer, NodeReport, NodeView};
 pub use page::{Direction, Page, PageRequest};
 pub use sandboxes::{
     ConnectRequest, Connected, ForkRequest, ListRequest, ListedSandbox, Metric, NewSandbox,

@@ -29,7 +29,7 @@ struct Table {
 }
 
 /// Every table, each after those that it refers to.
-const TABLES: [Table; 18] = [
+const TABLES: [Table; 20] = [
     Table {
         name: "executions",
         columns: &[
@@ -255,6 +255,24 @@ const TABLES: [Table; 18] = [
             ("heartbeat_at", Number),
             ("lease_until", Number),
             ("changed_at", Number),
+        ],
+    },
+    Table {
+        name: "node_tokens",
+        columns: &[
+            ("digest", Text),
+            ("created_at", Number),
+            ("expires_at", Number),
+            ("used_by", Text),
+        ],
+    },
+    Table {
+        name: "node_identities",
+        columns: &[
+            ("node_id", Text),
+            ("key", Text),
+            ("joined_at", Number),
+            ("revoked_at", Number),
         ],
     },
     Table {

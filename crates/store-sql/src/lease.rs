@@ -23,7 +23,7 @@ impl<D: Database> LeaseStore for SqlStore<D> {
         let acquire = Statement::new(acquire)
             .text(name.as_str())
             .text(owner)
-            .number(i64::try_from(length.as_millis()).unwrap_or(i64::MAX / 2));
+            .number(crate::length(length));
         Ok(self.database.execute(acquire).await? > 0)
     }
 

@@ -24,6 +24,7 @@ mod event;
 mod idempotency;
 mod lease;
 mod node;
+mod node_identity;
 mod row;
 mod snapshot;
 mod statement;
@@ -68,4 +69,9 @@ fn conflict(what: &'static str) -> impl FnOnce(Error) -> Error {
 
 fn millis(time: DateTime<Utc>) -> i64 {
     time.timestamp_millis()
+}
+
+/// A length in milliseconds that can be added to any time.
+fn length(length: std::time::Duration) -> i64 {
+    i64::try_from(length.as_millis()).unwrap_or(i64::MAX / 2)
 }

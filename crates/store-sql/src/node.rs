@@ -1,7 +1,7 @@
 //! Nodes.
 
 use crate::row::{Record, number, parse, record, records, returned, time, time_option};
-use crate::{Columns, Database, SqlStore, Statement};
+use crate::{Columns, Database, SqlStore, Statement, length};
 use async_trait::async_trait;
 use hearth_store::{
     Error, NodeMode, NodeRecord, NodeRegistration, NodeRemoval, NodeRun, NodeStore, Result,
@@ -54,10 +54,6 @@ impl Record for NodeRecord {
             alive: row.number("alive")? != 0,
         })
     }
-}
-
-fn length(lease: Duration) -> i64 {
-    i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 2)
 }
 
 fn generation(run: NodeRun) -> i64 {

@@ -1,13 +1,13 @@
 //! What Hearth remembers: teams, API keys, templates with their builds and tags, volumes,
-//! what happened and where that is told, what was used, nodes, and the outcomes of idempotent
-//! requests. Which sandboxes run is not here: the nodes know that.
+//! what happened and where that is told, what was used, nodes and who may be one, and the
+//! outcomes of idempotent requests. Which sandboxes run is not here: the nodes know that.
 //!
 //! One file per resource: its records, and the trait of what can be done with them.
 //! [`Store`] is all of those traits together. `hearth-store-sqlite` is the backend for
 //! one machine, `hearth-store-postgres` the one for many. Every method is one
 //! transaction: it happens whole or not at all, and it is on disk when it returns.
-//! Times come from the caller, but for those of [leases](LeaseStore) and
-//! [nodes](NodeStore). The suite in
+//! Times come from the caller, but for those of [leases](LeaseStore),
+//! [nodes](NodeStore) and [who may be one](NodeIdentityStore). The suite in
 //! `testing` (feature `testing`) says what any backend must do.
 
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ mod event;
 mod idempotency;
 mod lease;
 mod node;
+mod node_identity;
 mod snapshot;
 mod team;
 mod template;
@@ -47,6 +48,7 @@ pub use lease::{LeaseName, LeaseStore, OwnerId};
 pub use node::{
     NodeMode, NodeRecord, NodeRegistration, NodeRemoval, NodeRun, NodeState, NodeStore,
 };
+pub use node_identity::{NodeIdentity, NodeIdentityStore, TokenUse};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotStore};
 pub use team::{LimitsSetBy, NewTeam, Team, TeamLimits, TeamStore};
 pub use template::{NewTemplate, Template, TemplateAlias, TemplateStore};
@@ -66,6 +68,7 @@ pub trait Store:
     + IdempotencyStore
     + LeaseStore
     + NodeStore
+    + NodeIdentityStore
     + VolumeStore
     + EventStore
     + WebhookStore
@@ -86,6 +89,7 @@ impl<S> Store for S where
         + IdempotencyStore
         + LeaseStore
         + NodeStore
+        + NodeIdentityStore
         + VolumeStore
         + EventStore
         + WebhookStore

@@ -37,6 +37,15 @@ pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Error>
     })
 }
 
+/// Writes a file that its owner alone may read, as a whole or not at all, also after a
+/// crash. A missing folder is made for its owner alone.
+///
+/// # Errors
+/// [`Error::File`]; what was there stays.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), Error> {
+    write(path, content, 0o600)
+}
+
 /// Removes a file, if it is there.
 pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     match std::fs::remove_file(path) {
@@ -50,7 +59,10 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
 }
 
 /// The file's text, or `None` when there is no file.
-pub(crate) fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
+///
+/// # Errors
+/// [`Error::File`] where it cannot be read.
+pub fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

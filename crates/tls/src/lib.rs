@@ -29,6 +29,7 @@ pub use acme::{Acme, AcmeError, challenges};
 pub use authority::Authority;
 pub use bundle::{common_name, publish, system_bundle};
 pub use certificates::{Certificates, server_config};
+pub use file::{read_if_there, write_private};
 
 use std::path::PathBuf;
 

@@ -13,10 +13,12 @@
 //! others are listed, and can be drained for the day when it does not.
 
 mod local;
+mod members;
 mod placement;
 mod report;
 
 pub use local::LocalNode;
+pub use members::{CallingNode, Heard, Members, NodeIssuer};
 pub use report::NodeReport;
 
 use crate::access::{Access, Action, Resource};
@@ -192,17 +194,22 @@ impl Control {
             .ok_or_else(|| not_found(id))
     }
 
-    /// Forgets a node that does not run any more.
+    /// Forgets a node that does not run any more. It has to join anew to be one again.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` of one that still reports.
     pub async fn node_remove(&self, id: &str) -> Result<(), Error> {
-        match self.store.node_remove(parsed(id)?).await? {
-            NodeRemoval::Removed => Ok(()),
+        let node = parsed(id)?;
+        match self.store.node_remove(node).await? {
+            NodeRemoval::Removed => {
+                self.store.node_identity_revoke(node).await?;
+                Ok(())
+            }
             NodeRemoval::Missing => Err(not_found(id)),
             NodeRemoval::Alive => Err(Error::new(
                 Kind::Conflict,
-                "The node still reports: stop Hearth on it first, with `hearth down`",
+                "The node still reports: stop Hearth on it first, with `hearth down`, or refuse \
+                 it with `hearth node revoke` where it is another machine",
             )),
         }
     }

@@ -34,7 +34,8 @@ pub struct NodeReport {
 
 impl NodeReport {
     /// Of a node and of its sandboxes that are not paused.
-    pub(super) fn new(info: NodeInfo, active: &[Arc<SandboxSummary>]) -> Self {
+    #[must_use]
+    pub fn new(info: NodeInfo, active: &[Arc<SandboxSummary>]) -> Self {
         let vcpus = active.iter().map(|sandbox| sandbox.vcpus);
         let memory = active.iter().map(|sandbox| u64::from(sandbox.memory_mib));
         Self {
@@ -54,7 +55,9 @@ impl NodeReport {
         }
     }
 
-    pub(super) fn write(&self) -> String {
+    /// As JSON.
+    #[must_use]
+    pub fn write(&self) -> String {
         // Numbers and texts: there is nothing that JSON cannot hold.
         serde_json::to_string(self).unwrap_or_default()
     }

@@ -14,6 +14,7 @@ mod build_requests;
 mod events;
 mod idempotency;
 mod leases;
+mod node_identities;
 mod nodes;
 mod records;
 mod snapshots;
@@ -26,6 +27,7 @@ pub use build_requests::*;
 pub use events::*;
 pub use idempotency::*;
 pub use leases::*;
+pub use node_identities::*;
 pub use nodes::*;
 pub use records::Shared;
 pub use snapshots::*;
@@ -74,6 +76,9 @@ macro_rules! store_suite {
             a_superseded_run_of_a_node_is_refused,
             nodes_are_listed_and_removed,
             a_cluster_has_one_id,
+            a_token_admits_one_node_once,
+            a_node_that_is_there_keeps_its_identity,
+            of_many_who_use_a_token_one_gets_in,
             volumes_are_found_until_they_are_removed,
             a_team_has_no_more_volumes_than_it_may,
             unfinished_volumes_are_known,

@@ -1,0 +1,141 @@
+//! Serving members: TLS 1.3 and HTTP/2, within bounds, until told to stop.
+//!
+//! One task per connection. A handshake has ten seconds; a connection that says nothing is
+//! asked whether it lives; one without a certificate has a minute. At the stop open calls may end, for as long as the caller waits.
+
+use crate::{Member, Peer};
+use axum::Extension;
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A cluster of a thousand nodes has one connection of each, and some that are remade.
+const MAX_CONNECTIONS: usize = 4096;
+/// Who shows no certificate has come to join, and is done by then.
+const STRANGERS_TIME: Duration = Duration::from_secs(60);
+const MAX_CALLS_PER_CONNECTION: u32 = 1024;
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Who sent a request: an extension of each that [`serve`] hands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// Address of the other end.
+    pub address: SocketAddr,
+    /// Who that is; nobody where no certificate was asked for and none was shown.
+    pub peer: Option<Peer>,
+}
+
+/// Lets the control plane's requests pass alone: middleware for what [`serve`] serves.
+pub async fn control_only(request: Request, next: Next) -> Response {
+    let connection = request.extensions().get::<Connection>();
+    let peer = connection.and_then(|connection| connection.peer);
+    match peer.map(|peer| (peer.member, peer.not_after)) {
+        // A connection may outlive the certificate that it began with.
+        Some((Member::Control, end)) if end > SystemTime::now() => next.run(request).await,
+        _ => {
+            let body = r#"{"code":"permission_denied","message":"only the control plane may"}"#;
+            let kind = [(http::header::CONTENT_TYPE, "application/json")];
+            (http::StatusCode::FORBIDDEN, kind, body).into_response()
+        }
+    }
+}
+
+/// Serves `service` on `listener` until `stop` fires and open requests have ended.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    service: axum::Router,
+    stop: CancellationToken,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    let connections = TaskTracker::new();
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    while let Some((stream, address, permit)) = next(&listener, &room, &stop).await {
+        let (acceptor, service, stop) = (acceptor.clone(), service.clone(), stop.clone());
+        connections.spawn(async move {
+            if let Err(error) = connection(stream, address, &acceptor, service, stop).await {
+                tracing::debug!(%error, %address, "connection of a cluster's member failed");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn next(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+    stop: &CancellationToken,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let accept = async {
+        let permit = Arc::clone(room).acquire_owned().await.ok()?;
+        loop {
+            match listener.accept().await {
+                Ok((stream, address)) => return Some((stream, address, permit)),
+                Err(error) => {
+                    tracing::debug!(%error, "accept of a cluster's member failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => None,
+        accepted = accept => accepted,
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    acceptor: &TlsAcceptor,
+    service: axum::Router,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+    let stream = handshake.await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let shown = stream.get_ref().1.peer_certificates();
+    let peer = shown
+        .and_then(<[_]>::first)
+        .map(Peer::of)
+        .transpose()
+        .map_err(io::Error::other)?;
+    let service = service.layer(Extension(Connection { address, peer }));
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
+    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut serving = std::pin::pin!(serving);
+    let served = tokio::select! {
+        served = serving.as_mut() => served,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+        () = tokio::time::sleep(STRANGERS_TIME), if peer.is_none() => return Ok(()),
+    };
+    served.map_err(io::Error::other)
+}
