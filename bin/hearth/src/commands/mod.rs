@@ -13,6 +13,7 @@ mod input;
 mod key;
 mod logs;
 mod mcp;
+mod membership;
 mod migrate;
 mod node;
 mod output;

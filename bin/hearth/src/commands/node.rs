@@ -1,7 +1,8 @@
-//! `hearth node`: the machines that sandboxes run on, through the running daemon.
+//! `hearth node`: the machines that sandboxes run on, through the running daemon; who may be
+//! one is in `membership`.
 
-use super::client;
 use super::output::{Format, relative};
+use super::{client, membership};
 use crate::settings::Settings;
 use anyhow::{Context as _, bail};
 use chrono::Utc;
@@ -23,6 +24,15 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Known(Known),
+    #[command(flatten)]
+    Membership(membership::Command),
+}
+
+/// What is asked of the API.
+#[derive(Debug, Subcommand)]
+enum Known {
     /// List the nodes with their status and what they hold
     #[command(visible_alias = "list")]
     Ls {
@@ -63,22 +73,29 @@ enum Command {
 }
 
 pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
-    let client = client(settings)?;
     match args.command {
-        Command::Ls { format } => list(&client, format).await?,
-        Command::Show { node, format } => show(&find(&client, &node).await?, format)?,
-        Command::Cordon { node } => set(&client, &node, NodeStatus::Draining).await?,
-        Command::Uncordon { node } => set(&client, &node, NodeStatus::Ready).await?,
-        Command::Drain { node, timeout } => {
-            drain(&client, &node, timeout.map(Duration::from_secs)).await?;
-        }
-        Command::Remove { node } => {
-            let found = find(&client, &node).await?;
-            client.node_remove(&found.id).await?;
-            println!("{}", found.id);
-        }
+        Command::Known(command) => through_the_api(&client(settings)?, command).await?,
+        Command::Membership(command) => membership::run(settings, command).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn through_the_api(client: &ControlClient, command: Known) -> anyhow::Result<()> {
+    match command {
+        Known::Ls { format } => list(client, format).await,
+        Known::Show { node, format } => show(&find(client, &node).await?, format),
+        Known::Cordon { node } => set(client, &node, NodeStatus::Draining).await,
+        Known::Uncordon { node } => set(client, &node, NodeStatus::Ready).await,
+        Known::Drain { node, timeout } => {
+            drain(client, &node, timeout.map(Duration::from_secs)).await
+        }
+        Known::Remove { node } => {
+            let found = find(client, &node).await?;
+            client.node_remove(&found.id).await?;
+            println!("{}", found.id);
+            Ok(())
+        }
+    }
 }
 
 fn status(status: NodeStatus) -> &'static str {

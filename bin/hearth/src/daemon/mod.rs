@@ -7,13 +7,14 @@
 //! ```
 
 pub mod audit;
+pub mod cluster;
 pub mod descriptors;
 pub mod emulation;
 mod left;
 pub mod log;
 mod memory;
 mod network;
-mod node;
+pub mod node;
 pub mod prepare;
 pub mod privileges;
 pub mod recipes;
@@ -76,6 +77,7 @@ pub struct Daemon {
     audit: Option<Arc<AuditLog>>,
     api: AppState,
     serving: serving::Serving,
+    cluster: Option<cluster::Listener>,
     settings: Settings,
     _lock: Lock,
 }
@@ -87,6 +89,7 @@ impl Daemon {
         memory::protect();
         // Bound before anything is changed: a port in use changes nothing.
         let listeners = serving::Listeners::bind(settings).await?;
+        let nodes = cluster::bind(settings).await?;
         let tls = tls::Tls::start(settings).context("prepare TLS")?;
         make_state_dir(settings)?;
         let audit = audit::start(settings)?;
@@ -124,7 +127,14 @@ impl Daemon {
             })?;
             anyhow::Ok((control, admin))
         };
-        let (control, admin) = match started.await {
+        let started = started.await.and_then(|(control, admin)| {
+            let cluster = nodes
+                .map(|nodes| cluster::Listener::start(settings, nodes, control.store()))
+                .transpose()
+                .context("listen for nodes")?;
+            Ok((control, admin, cluster))
+        });
+        let (control, admin, cluster) = match started {
             Ok(started) => started,
             Err(error) => {
                 server.stop(STOP_LIMIT).await;
@@ -152,6 +162,7 @@ impl Daemon {
             audit,
             api,
             serving,
+            cluster,
             settings: settings.clone(),
             _lock: lock,
         })
@@ -161,6 +172,9 @@ impl Daemon {
     pub async fn stop(self) -> usize {
         self.api.drain();
         self.serving.stop(STOP_LIMIT).await;
+        if let Some(cluster) = self.cluster {
+            cluster.stop(STOP_LIMIT).await;
+        }
         self.admin.stop(STOP_LIMIT).await;
         self.control.shutdown(STOP_LIMIT).await;
         audit::stop(self.audit, STOP_LIMIT).await;

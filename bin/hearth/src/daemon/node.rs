@@ -34,7 +34,8 @@ pub fn local(settings: &Settings) -> anyhow::Result<LocalNode> {
     })
 }
 
-fn id(settings: &Settings) -> anyhow::Result<Uuid> {
+/// What names this machine's node.
+pub fn id(settings: &Settings) -> anyhow::Result<Uuid> {
     let file = settings.node_id_file();
     let text = secrets::random_once(&file)?;
     read(&text).with_context(|| format!("{} holds no id of a node", file.display()))

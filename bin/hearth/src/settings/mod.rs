@@ -9,6 +9,7 @@
 mod api;
 mod audit;
 mod builds;
+mod cluster;
 mod edge;
 mod environment;
 mod events;
@@ -28,6 +29,7 @@ mod web;
 pub use api::{ApiSettings, LimitSettings, MetricsSettings};
 pub use audit::AuditSettings;
 pub use builds::{BuildSettings, RegistrySettings};
+pub use cluster::ClusterSettings;
 pub use edge::{ConnectionSettings, EdgeSettings};
 pub use events::EventSettings;
 pub use network::NetworkSettings;
@@ -88,6 +90,8 @@ pub struct Settings {
     pub edge: EdgeSettings,
     /// `[connections]`
     pub connections: ConnectionSettings,
+    /// `[cluster]`
+    pub cluster: ClusterSettings,
     /// `[node]`
     pub node: NodeSettings,
     /// `[network]`
@@ -127,6 +131,7 @@ impl Default for Settings {
             tls: TlsSettings::default(),
             edge: EdgeSettings::default(),
             connections: ConnectionSettings::default(),
+            cluster: ClusterSettings::default(),
             node: NodeSettings::default(),
             network: NetworkSettings::default(),
             limits: LimitSettings::default(),
@@ -197,6 +202,7 @@ impl Settings {
             ));
         }
         check_database(self.database.as_deref())?;
+        self.cluster.check()?;
         self.node.check()?;
         self.network.check()?;
         self.connections.check()?;

@@ -51,6 +51,11 @@ impl Settings {
         self.keys_dir().join("node")
     }
 
+    /// What this machine got when it joined a cluster as a node.
+    pub fn membership_file(&self) -> PathBuf {
+        self.keys_dir().join("membership.json")
+    }
+
     /// Log of a daemon that `hearth up` started in the background.
     pub fn log_file(&self) -> PathBuf {
         self.state_dir.join("hearth.log")
