@@ -3,7 +3,7 @@
 mod support;
 
 use axum::http::{Method, StatusCode};
-use hearth_control::{KeyGrant, LocalNode, Scope, keys};
+use hearth_control::{KeyGrant, LocalNode, Node, NodeDialer, NodeError, Scope, keys};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -278,6 +278,93 @@ async fn nodes_that_are_gone_can_be_forgotten() {
     let removed = api.delete(&path).await;
     assert_eq!(removed.status, StatusCode::NO_CONTENT);
     assert_eq!(api.get("/nodes").await.json(), json!([]));
+}
+
+/// Reaches the same node whatever it is asked for, and notes what that was.
+struct Dialer {
+    node: Arc<support::fake::FakeNode>,
+    dialed: std::sync::Mutex<Vec<(Uuid, String)>>,
+}
+
+impl NodeDialer for Dialer {
+    fn dial(&self, node: Uuid, address: &str) -> Arc<dyn Node> {
+        let mut dialed = self.dialed.lock().expect("unpoisoned");
+        dialed.push((node, address.to_owned()));
+        Arc::clone(&self.node) as Arc<dyn Node>
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_runs_elsewhere_is_asked_how_it_is() {
+    let (api, own) = with_node().await;
+    let dialer = Arc::new(Dialer {
+        node: Arc::default(),
+        dialed: std::sync::Mutex::default(),
+    });
+    api.control
+        .connect_nodes(Arc::clone(&dialer) as Arc<dyn NodeDialer>);
+    let other = Uuid::new_v4();
+    let register = async |address: &str| {
+        let registration = hearth_store::NodeRegistration {
+            id: other,
+            instance: Uuid::new_v4(),
+            name: "there".to_owned(),
+            address: address.to_owned(),
+            labels: [].into(),
+            version: "1.2.3".to_owned(),
+            revision: String::new(),
+        };
+        let lease = Duration::from_secs(3600);
+        let registered = api.store.node_register(registration, lease).await;
+        let registered = registered.expect("writes");
+        let run = hearth_store::NodeRun {
+            id: other,
+            generation: registered.generation,
+        };
+        let beat = api
+            .store
+            .node_heartbeat(run, "{\"sandboxes\":9}", lease)
+            .await;
+        assert!(beat.expect("writes").is_some());
+        run
+    };
+    register("there:5008").await;
+    let path = format!("/nodes/{other}");
+    // A list shows what it said last; who looks at it alone sees how it is.
+    let listed = api.get("/nodes").await.json();
+    assert_eq!(listed[1]["sandboxCount"], 9, "{listed}");
+    let shown = api.get(&path).await.json();
+    assert_eq!(
+        (&shown["sandboxCount"], &shown["maxSandboxes"]),
+        (&json!(0), &json!(10))
+    );
+    assert_eq!(shown.get("problem"), None);
+    api.get(&path).await.json();
+    let called = (other, "there:5008".to_owned());
+    assert_eq!(*dialer.dialed.lock().expect("unpoisoned"), [called]);
+
+    // It reports, and cannot be reached: that is said beside what it said last.
+    let away = NodeError::Unreachable("no way".to_owned());
+    dialer
+        .node
+        .fail_next(support::fake::Call::List, away, false);
+    let shown = api.get(&path).await.json();
+    let problem =
+        "The control plane cannot use it at there:5008: the node cannot be reached: no way";
+    assert_eq!(
+        (&shown["problem"], &shown["sandboxCount"]),
+        (&json!(problem), &json!(9))
+    );
+    assert_eq!(shown["status"], "ready");
+
+    // It has moved, and is gone: nobody asks a node that does not report.
+    let run = register("moved:5008").await;
+    api.get(&path).await.json();
+    api.store.node_leave(run).await.expect("writes");
+    assert_eq!(api.get(&path).await.json()["status"], "unhealthy");
+    api.get(&format!("/nodes/{own}")).await.json();
+    let dialed = dialer.dialed.lock().expect("unpoisoned").clone();
+    assert_eq!(dialed[1..], [(other, "moved:5008".to_owned())]);
 }
 
 #[tokio::test]

@@ -74,7 +74,9 @@ pub use node::{
     NodeSandboxState, OnTimeout, Paused, Revision, SandboxBatch, SandboxConfig, SandboxQuery,
     SandboxRemoval, SandboxSummary, SandboxUpdate, SandboxWatch, VolumeMount,
 };
-pub use nodes::{CallingNode, Heard, LocalNode, Members, NodeIssuer, NodeReport, NodeView};
+pub use nodes::{
+    CallingNode, Heard, LocalNode, Members, NodeDialer, NodeIssuer, NodeReport, NodeView,
+};
 pub use page::{Direction, Page, PageRequest};
 pub use sandboxes::{
     ConnectRequest, Connected, ForkRequest, ListRequest, ListedSandbox, Metric, NewSandbox,
@@ -115,6 +117,7 @@ pub struct Control {
     store: Arc<dyn Store>,
     node: Arc<Fleet>,
     local_node: nodes::Local,
+    other_nodes: nodes::Others,
     agent: Arc<dyn Agent>,
     telemetry: OnceLock<Arc<dyn Telemetry>>,
     secrets: OnceLock<Arc<dyn SecretKeeper>>,
@@ -149,6 +152,7 @@ impl Control {
             store,
             node: Arc::new(Fleet::new(node)),
             local_node: nodes::Local::default(),
+            other_nodes: nodes::Others::default(),
             agent,
             telemetry: OnceLock::new(),
             secrets: OnceLock::new(),

@@ -1,6 +1,6 @@
 //! The client of a node's gRPC service.
 //!
-//! One HTTP/2 connection, made at the first call and made anew when it is lost,
+//! One HTTP/2 connection, over a unix socket or mutual TLS, made at the first call and made anew when it is lost,
 //! so that a node may restart under its callers: the calls that it interrupts
 //! fail as unreachable, the next ones find it again.
 
@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use connectrpc::client::{CallOptions, ClientConfig, Http2Connection, SharedHttp2Connection};
 use connectrpc::{CompressionRegistry, ConnectError, ErrorCode, Protocol};
+use hearth_cluster::Connect;
 use hearth_control::{
     Node, NodeBuild, NodeError, NodeEvents, NodeInfo, NodeSandbox, Revision, SandboxConfig,
     SandboxQuery, SandboxSummary, SandboxUpdate, SandboxWatch,
@@ -40,6 +41,9 @@ const MAX_WAITING_CALLS: usize = 1024;
 const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// What one answer may take in memory, many small parts included.
 const MAX_MESSAGE_MEMORY_BYTES: usize = 64 * 1024 * 1024;
+/// On the way to another machine connections die silently: a silent one is asked whether it
+/// lives, and given up when it does not say so.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A client of one node's gRPC services, over one HTTP/2 connection.
 pub struct NodeClient {
@@ -61,9 +65,28 @@ impl NodeClient {
             .establishment_timeout(Duration::from_secs(2))
             .lazy_unix(path, authority.clone())
             .shared(MAX_WAITING_CALLS);
+        Self::over(connection, authority)
+    }
+
+    /// A client of a node of the cluster, over mutual TLS; it need not be there yet. Must be
+    /// called within a tokio runtime.
+    #[must_use]
+    pub fn member(node: Connect) -> Self {
+        // The certificate says who answers, at whatever address.
+        let authority = Uri::from_static("http://node");
+        let connection = Http2Connection::builder()
+            .establishment_timeout(QUICK_TIMEOUT)
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .lazy_with_connector(hearth_cluster::connector(node), authority.clone())
+            .shared(MAX_WAITING_CALLS);
+        Self::over(connection, authority)
+    }
+
+    fn over(connection: SharedHttp2Connection, authority: Uri) -> Self {
         let config = ClientConfig::new(authority)
             .with_protocol(Protocol::Grpc)
-            // Both ends are on one machine: packing costs more than it saves.
+            // Messages are small: packing costs more than it saves.
             .with_compression(CompressionRegistry::new())
             .with_default_timeout(QUICK_TIMEOUT)
             .with_default_max_message_size(MAX_MESSAGE_BYTES)

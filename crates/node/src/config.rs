@@ -51,6 +51,16 @@ pub struct GrpcConfig {
     pub socket: PathBuf,
     /// TCP beside it. Never open: every call carries the token.
     pub tcp: Option<TcpConfig>,
+    /// Mutual TLS beside it, for the control plane of the cluster that the node is of.
+    pub mutual: Option<MutualConfig>,
+}
+
+/// Where the control plane reaches the node, and what proves who either is.
+#[derive(Debug, Clone)]
+pub struct MutualConfig {
+    pub address: SocketAddr,
+    /// Asks for a certificate of the cluster's authority.
+    pub tls: Arc<rustls::ServerConfig>,
 }
 
 #[derive(Debug, Clone)]

@@ -1,5 +1,6 @@
-//! Serves the gRPC service: on a unix socket that only its owner can open, and,
-//! where configured, on TCP for callers that carry the token.
+//! Serves the gRPC service: on a unix socket that only its owner can open, and, where
+//! configured, on TCP for callers that carry the token, and over mutual TLS for the control
+//! plane of the node's cluster.
 
 use crate::{
     config::{GrpcConfig, TcpConfig},
@@ -48,6 +49,13 @@ impl Server {
             Some(tcp) => Some((TcpListener::bind(tcp.address).await?, tcp.clone())),
             None => None,
         };
+        let mutual = match &config.mutual {
+            Some(mutual) => Some((
+                TcpListener::bind(mutual.address).await?,
+                Arc::clone(&mutual.tls),
+            )),
+            None => None,
+        };
 
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let router = extend(Service::router(node, stop.clone()));
@@ -59,6 +67,12 @@ impl Server {
                 tracing::error!(%error, "the node's unix socket stopped serving");
             }
         });
+        if let Some((listener, tls)) = mutual {
+            let guarded = service
+                .clone()
+                .layer(middleware::from_fn(hearth_cluster::control_only));
+            tasks.spawn(hearth_cluster::serve(listener, tls, guarded, stop.clone()));
+        }
         if let Some((listener, config)) = tcp {
             let guarded = service.layer(middleware::from_fn_with_state(
                 Arc::new(config),

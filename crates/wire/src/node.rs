@@ -120,4 +120,8 @@ pub struct Node {
         skip_serializing_if = "Option::is_none"
     )]
     pub last_heartbeat_at: Option<DateTime<Utc>>,
+    /// What is amiss with a node that reports, such as that it cannot be reached; of a single
+    /// node alone, which is looked at for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }

@@ -80,7 +80,7 @@ async fn join(settings: &Settings, url: &str, token: Option<String>) -> anyhow::
     println!("{id}");
     eprintln!(
         "This machine is a node of the cluster of {}; its certificate is good until {} and \
-         renews itself.",
+         renews itself. Start it with `hearth node run`, again where it runs already.",
         membership.control,
         until.format("%F"),
     );

@@ -118,7 +118,12 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     // A shell's and a service's usual soft limit holds 75 sandboxes; the hard one is
     // there to be used.
     crate::daemon::descriptors::raise();
-    if matches!(cli.command, Command::Up(_) | Command::Serve(_)) {
+    let daemon = match &cli.command {
+        Command::Up(_) | Command::Serve(_) => true,
+        Command::Node(args) => args.is_daemon(),
+        _ => false,
+    };
+    if daemon {
         crate::daemon::privileges::give_up_needless();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -22,12 +22,21 @@ pub struct Args {
     command: Command,
 }
 
+impl Args {
+    /// Whether this becomes a daemon.
+    pub fn is_daemon(&self) -> bool {
+        matches!(self.command, Command::Run(_))
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     #[command(flatten)]
     Known(Known),
     #[command(flatten)]
     Membership(membership::Command),
+    /// Run this machine as a node of the cluster that it has joined, and nothing else
+    Run(super::serve::Args),
 }
 
 /// What is asked of the API.
@@ -76,6 +85,7 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Known(command) => through_the_api(&client(settings)?, command).await?,
         Command::Membership(command) => membership::run(settings, command).await?,
+        Command::Run(args) => super::serve::run_node(settings, &args).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -83,7 +93,10 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
 async fn through_the_api(client: &ControlClient, command: Known) -> anyhow::Result<()> {
     match command {
         Known::Ls { format } => list(client, format).await,
-        Known::Show { node, format } => show(&find(client, &node).await?, format),
+        Known::Show { node, format } => {
+            let found = find(client, &node).await?;
+            show(&client.node(&found.id).await?, format)
+        }
         Known::Cordon { node } => set(client, &node, NodeStatus::Draining).await,
         Known::Uncordon { node } => set(client, &node, NodeStatus::Ready).await,
         Known::Drain { node, timeout } => {
@@ -200,6 +213,9 @@ fn show(node: &Node, format: Format) -> anyhow::Result<()> {
             node.machine_info.cpu_model_name.clone(),
         ],
     ];
+    if let Some(problem) = &node.problem {
+        rows.push(["problem".to_owned(), problem.clone()]);
+    }
     for disk in &metrics.disks {
         rows.push([
             format!("disk {}", disk.mount_point),

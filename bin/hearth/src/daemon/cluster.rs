@@ -2,9 +2,10 @@
 
 use crate::settings::Settings;
 use anyhow::{Context as _, bail};
-use hearth_cluster::{Authority, Credentials, JoinToken, Member};
-use hearth_control::Members;
+use hearth_cluster::{Authority, Connect, Credentials, JoinToken, Member};
+use hearth_control::{Control, Members, Node, NodeDialer};
 use hearth_membership::Issuer;
+use hearth_node_client::NodeClient;
 use hearth_store::Store;
 use std::{
     sync::Arc,
@@ -12,6 +13,7 @@ use std::{
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
 /// How often it is looked whether our own certificate is to be renewed: clocks may be set.
 const LOOK_EVERY: Duration = Duration::from_secs(3600);
@@ -53,19 +55,20 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Serves what is bound, for the nodes of a store.
+    /// Serves what is bound, and has the control plane reach the nodes that join there.
     pub fn start(
         settings: &Settings,
         listener: TcpListener,
-        store: &Arc<dyn Store>,
+        control: &Control,
     ) -> anyhow::Result<Self> {
         let authority = Arc::new(Authority::open_or_create(&settings.keys_dir())?);
         let credentials = Credentials::control(&authority)?;
         let tls = credentials.open_server_config()?;
         let issuer = Issuer::new(Arc::clone(&authority));
-        let members = Arc::new(Members::new(Arc::clone(store), issuer));
+        let members = Arc::new(Members::new(Arc::clone(control.store()), issuer));
         let service = hearth_membership::router(members).into_axum_service();
         let service = axum::Router::new().fallback_service(service);
+        control.connect_nodes(Arc::new(Dialer(credentials.client_config()?)));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(hearth_cluster::serve(listener, tls, service, stop.clone()));
         tasks.spawn(keep_certified(authority, credentials, stop.clone()));
@@ -82,6 +85,19 @@ impl Listener {
         {
             tracing::warn!("calls of nodes were still running at the stop");
         }
+    }
+}
+
+/// Reaches nodes over mutual TLS.
+struct Dialer(Arc<rustls::ClientConfig>);
+
+impl NodeDialer for Dialer {
+    fn dial(&self, node: Uuid, address: &str) -> Arc<dyn Node> {
+        Arc::new(NodeClient::member(Connect {
+            address: address.to_owned(),
+            member: Member::Node(node),
+            tls: Arc::clone(&self.0),
+        }))
     }
 }
 

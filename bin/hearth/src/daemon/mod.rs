@@ -12,6 +12,7 @@ pub mod descriptors;
 pub mod emulation;
 mod left;
 pub mod log;
+pub mod member;
 mod memory;
 mod network;
 pub mod node;
@@ -43,7 +44,7 @@ use hearth_machine::{
 };
 use hearth_node::{
     Node, NodeConfig,
-    config::{DEFAULT_AGENT_TIMEOUT, GrpcConfig, TcpConfig, secrecy_token::Token},
+    config::{DEFAULT_AGENT_TIMEOUT, GrpcConfig, MutualConfig, TcpConfig, secrecy_token::Token},
 };
 use hearth_node_client::{AgentClient, NodeClient};
 use hearth_snapshot::LocalStore;
@@ -68,9 +69,7 @@ pub const DEFAULT_TEAM: &str = "default";
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
 pub struct Daemon {
-    node: Arc<Node>,
-    templates: Arc<hearth_template_build::Templates>,
-    server: hearth_node::Server,
+    started: Started,
     control: Arc<Control>,
     admin: recipes::Admin,
     collector: Collector,
@@ -104,15 +103,9 @@ impl Daemon {
         let events = hearth_telemetry::EventLog::start(told.clone());
         let volumes = volumes::open(settings)?;
         let node_volumes = Arc::clone(&volumes);
-        let started = start_node(settings, share, events, node_volumes).await?;
-        let Started {
-            node,
-            templates,
-            server,
-            engine,
-            store,
-        } = started;
-        let started = async {
+        let started = start_node(settings, share, events, node_volumes, None).await?;
+        let node = Arc::clone(&started.node);
+        let rest = async {
             let control = start_control(settings, volumes).await?;
             control.follow_events();
             control
@@ -120,26 +113,24 @@ impl Daemon {
                 .context("serve webhooks")?;
             let admin = recipes::Admin::start(recipes::Kitchen {
                 settings: settings.clone(),
-                engine,
+                engine: Arc::clone(&started.engine),
                 slots: node.slots().clone(),
-                store,
+                store: started.store.clone(),
                 control: Arc::clone(&control),
             })?;
             anyhow::Ok((control, admin))
         };
-        let started = started.await.and_then(|(control, admin)| {
+        let rest = rest.await.and_then(|(control, admin)| {
             let cluster = nodes
-                .map(|nodes| cluster::Listener::start(settings, nodes, control.store()))
+                .map(|nodes| cluster::Listener::start(settings, nodes, &control))
                 .transpose()
                 .context("listen for nodes")?;
             Ok((control, admin, cluster))
         });
-        let (control, admin, cluster) = match started {
-            Ok(started) => started,
+        let (control, admin, cluster) = match rest {
+            Ok(rest) => rest,
             Err(error) => {
-                server.stop(STOP_LIMIT).await;
-                templates.shutdown(STOP_LIMIT).await;
-                node.shutdown(STOP_LIMIT).await;
+                started.stop().await;
                 return Err(error);
             }
         };
@@ -153,9 +144,7 @@ impl Daemon {
         let serving = serving::Serving::start(settings, share, listeners, tls, routes, api.clone());
         tracing::info!(url = settings.api_url(), "Hearth listens");
         Ok(Self {
-            node,
-            templates,
-            server,
+            started,
             control,
             admin,
             collector,
@@ -179,15 +168,7 @@ impl Daemon {
         self.control.shutdown(STOP_LIMIT).await;
         audit::stop(self.audit, STOP_LIMIT).await;
         self.collector.stop().await;
-        self.server.stop(STOP_LIMIT).await;
-        self.templates.shutdown(STOP_LIMIT).await;
-        let left = self
-            .node
-            .list()
-            .iter()
-            .filter(|status| status.state != hearth_node::SandboxState::Paused)
-            .count();
-        self.node.shutdown(STOP_LIMIT).await;
+        let left = self.started.stop().await;
         emulation::forget(&self.settings);
         tracing::info!(sandboxes = left, "Hearth has stopped");
         left
@@ -211,13 +192,31 @@ struct Started {
     store: LocalStore,
 }
 
+impl Started {
+    /// Ends the node's parts, and lets go of its sandboxes, which run on. Returns how many.
+    async fn stop(self) -> usize {
+        self.server.stop(STOP_LIMIT).await;
+        self.templates.shutdown(STOP_LIMIT).await;
+        let left = self
+            .node
+            .list()
+            .iter()
+            .filter(|status| status.state != hearth_node::SandboxState::Paused)
+            .count();
+        self.node.shutdown(STOP_LIMIT).await;
+        left
+    }
+}
+
 async fn start_node(
     settings: &Settings,
     share: descriptors::Share,
     events: hearth_telemetry::EventLog,
     volumes: Arc<Volumes>,
+    mutual: Option<MutualConfig>,
 ) -> anyhow::Result<Started> {
     let mut config = node_config(settings, volumes)?;
+    config.grpc.mutual = mutual;
     config.egress.limits = share.egress;
     config.egress.log = Some(Arc::new(telemetry::GuestLog(events)));
     let grpc = config.grpc.clone();
@@ -285,6 +284,7 @@ fn node_config(settings: &Settings, volumes: Arc<Volumes>) -> anyhow::Result<Nod
         grpc: GrpcConfig {
             socket: settings.node_socket(),
             tcp,
+            mutual: None,
         },
         ca_bundle: settings.certificates()?,
         egress: egress_config(settings),

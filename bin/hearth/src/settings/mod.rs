@@ -246,10 +246,11 @@ impl Settings {
             (self.api.address, self.api.edge_port),
             (self.tls_address(), self.tls.port),
         ];
-        let grpc = self.node.grpc_address.map(|at| (at.ip(), at.port()));
+        let node = [self.node.grpc_address, self.node.listen];
+        let node = node.into_iter().flatten().map(|at| (at.ip(), at.port()));
         listens
             .into_iter()
-            .chain(grpc)
+            .chain(node)
             .any(|(address, port)| port != 0 && !address.is_loopback())
     }
 

@@ -47,6 +47,14 @@ pub struct NodeSettings {
     pub allow_emulation: bool,
     /// Keeps guests' consoles in `<run_dir>/sb/<id>/console.log`.
     pub keep_consoles: bool,
+    /// TCP address at which the control plane of a cluster reaches this machine, over mutual
+    /// TLS: for `hearth node run` alone, on a machine that has joined.
+    #[schemars(example = "0.0.0.0:5008")]
+    pub listen: Option<SocketAddr>,
+    /// `HOST:PORT` that the control plane is told for `node.listen`. Without it: that address,
+    /// or, where it is one for all of the machine's, the machine's name and its port.
+    #[schemars(example = "node1.example.com:5008")]
+    pub advertise: Option<String>,
     /// TCP address of the node's gRPC service, beside its unix socket. Goes with
     /// `node.grpc_token_file`.
     #[schemars(example = "127.0.0.1:3005")]
@@ -69,6 +77,8 @@ impl Default for NodeSettings {
             ca_file: None,
             allow_emulation: false,
             keep_consoles: false,
+            listen: None,
+            advertise: None,
             grpc_address: None,
             grpc_token_file: None,
         }
@@ -85,7 +95,25 @@ impl NodeSettings {
         }
     }
 
+    /// What the control plane is told of where this node is.
+    pub fn advertised(&self, machine: &str) -> String {
+        match (&self.advertise, self.listen) {
+            (Some(address), _) => address.clone(),
+            (None, Some(address)) if !address.ip().is_unspecified() => address.to_string(),
+            (None, address) => {
+                format!("{machine}:{}", address.map_or(0, |address| address.port()))
+            }
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), Problem> {
+        if self.listen.is_some_and(|address| address.port() == 0) {
+            let why = "needs a port that the control plane can be told, such as 5008";
+            return Err(Problem::new("node.listen", why));
+        }
+        if self.advertise.is_some() && self.listen.is_none() {
+            return Err(Problem::new("node.advertise", "needs node.listen too"));
+        }
         if self.warm_pool_memory_percent > 100 {
             return Err(Problem::new(
                 "node.warm_pool_memory_percent",

@@ -50,6 +50,32 @@ fn what_other_machines_reach_is_known() {
     assert!(!beyond("[tls]\naddress = \"192.0.2.1\"\nport = 0\n"));
     assert!(beyond("[node]\ngrpc_address = \"[::]:7\"\n"));
     assert!(!beyond("[node]\ngrpc_address = \"[::1]:7\"\n"));
+    assert!(beyond("[node]\nlisten = \"0.0.0.0:5008\"\n"));
+    // Nodes report there, and nobody makes sandboxes.
+    assert!(!beyond("[cluster]\nlisten = \"0.0.0.0:5009\"\n"));
+}
+
+#[test]
+fn a_node_is_told_of_where_it_can_be_reached() {
+    let advertised = |text: &str| {
+        let settings: Settings = toml::from_str(text).expect("valid");
+        settings.node.advertised("machine")
+    };
+    let listen = "[node]\nlisten = ";
+    assert_eq!(
+        advertised(&format!("{listen}\"0.0.0.0:5008\"")),
+        "machine:5008"
+    );
+    assert_eq!(
+        advertised(&format!("{listen}\"[::]:5008\"")),
+        "machine:5008"
+    );
+    assert_eq!(
+        advertised(&format!("{listen}\"192.0.2.1:7\"")),
+        "192.0.2.1:7"
+    );
+    let given = format!("{listen}\"0.0.0.0:5008\"\nadvertise = \"n.example.com:9\"");
+    assert_eq!(advertised(&given), "n.example.com:9");
 }
 
 #[test]
@@ -121,6 +147,18 @@ fn what_is_wrong_with_a_file_is_told_with_line_and_key() {
         (
             "[node]\nkeep_consoles = true\nwarm_pool_memory_percent = 101\n",
             "hearth.toml:3:1: node.warm_pool_memory_percent: must be at most 100",
+        ),
+        (
+            "[node]\nlisten = \"0.0.0.0:0\"\n",
+            "hearth.toml:2:1: node.listen: needs a port",
+        ),
+        (
+            "[node]\nadvertise = \"a:1\"\n",
+            "hearth.toml:2:1: node.advertise: needs node.listen too",
+        ),
+        (
+            "[cluster]\nlisten = \"0.0.0.0:0\"\n",
+            "hearth.toml:2:1: cluster.listen: needs a port",
         ),
         (
             "[tls]\nkey = \"/k\"\n",

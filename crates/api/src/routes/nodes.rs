@@ -99,6 +99,7 @@ fn shown(view: NodeView) -> Node {
         labels: view.labels,
         generation: view.generation,
         last_heartbeat_at: view.heartbeat_at,
+        problem: view.problem,
     }
 }
 
@@ -123,7 +124,8 @@ pub(crate) async fn node_list(
 
 /// Get a node
 ///
-/// As in the list, without `sandboxStartingCount`.
+/// As in the list, without `sandboxStartingCount`. A node that runs elsewhere is asked for its
+/// present numbers; `problem` says why where it does not answer.
 #[utoipa::path(get, path = "/nodes/{nodeID}", tag = "nodes", security(("AdminToken" = []), ("ApiKeyAuth" = [])),
     params(("nodeID" = String, Path)),
     responses(

@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::{Semaphore, mpsc, watch};
 
-/// One of the node's calls that change something.
+/// One of the node's calls that may fail: those that change something, and lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     Create,
@@ -27,6 +27,7 @@ pub enum Call {
     Checkpoint,
     Rollback,
     DeleteBuild,
+    List,
 }
 
 /// Questions to a node: for one sandbox, for lists, how many sandboxes those lists
@@ -466,6 +467,9 @@ impl Node for FakeNode {
 
     async fn list(&self, query: SandboxQuery<'_>) -> Result<Vec<SandboxSummary>, NodeError> {
         self.lists.fetch_add(1, Ordering::SeqCst);
+        if let Some(fault) = self.fault(Call::List) {
+            return Err(fault.error);
+        }
         let sandboxes = self.sandboxes.lock().expect("unpoisoned");
         let matching = sandboxes.values().filter(|sandbox| {
             let config = &sandbox.config;

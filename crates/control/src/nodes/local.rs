@@ -177,13 +177,15 @@ impl Control {
         Ok(NodeReport::new(info, &active))
     }
 
-    /// Shows how this process's own node is now, where it answers.
-    pub(super) async fn node_freshen(&self, view: &mut NodeView) {
+    /// Shows how this process's own node is now, where it answers. Answers whether it is that
+    /// one.
+    pub(super) async fn node_freshen(&self, view: &mut NodeView) -> bool {
         let known = self.local_node.known();
         let own = known.is_some_and(|known| known.record.instance == view.instance);
         if own && let Ok(report) = self.node_report().await {
             view.report = report;
         }
+        own
     }
 
     /// Notes what an operator wants of a node; of this process's own one it holds at once.

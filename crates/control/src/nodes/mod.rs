@@ -14,11 +14,14 @@
 
 mod local;
 mod members;
+mod others;
 mod placement;
 mod report;
 
 pub use local::LocalNode;
 pub use members::{CallingNode, Heard, Members, NodeIssuer};
+pub use others::NodeDialer;
+pub(crate) use others::Others;
 pub use report::NodeReport;
 
 use crate::access::{Access, Action, Resource};
@@ -60,6 +63,8 @@ pub struct NodeView {
     pub revision: String,
     /// What it said last of its machine and its sandboxes; zeros before it has.
     pub report: NodeReport,
+    /// What is amiss with it although it reports, where that was looked at.
+    pub problem: Option<String>,
 }
 
 impl NodeView {
@@ -79,6 +84,7 @@ impl NodeView {
             version: record.version,
             revision: record.revision,
             report,
+            problem: None,
         }
     }
 
@@ -136,7 +142,7 @@ impl Control {
         Ok(views)
     }
 
-    /// One node.
+    /// One node, which is asked how it is now, also where it runs elsewhere.
     ///
     /// # Errors
     /// `NotFound`, or when the store cannot be read.
@@ -144,7 +150,9 @@ impl Control {
         let record = self.store.node(parsed(id)?).await?;
         let record = record.ok_or_else(|| not_found(id))?;
         let mut view = NodeView::new(record, self.cluster_id().await?);
-        self.node_freshen(&mut view).await;
+        if !self.node_freshen(&mut view).await {
+            self.node_ask(&mut view).await;
+        }
         Ok(view)
     }
 

@@ -251,6 +251,7 @@ impl Home {
             grpc: GrpcConfig {
                 socket: self.run().join("node.sock"),
                 tcp: None,
+                mutual: None,
             },
             ca_bundle: None,
             egress: hearth_egress::EgressConfig::default(),
