@@ -3,7 +3,7 @@
 use hearth_cluster::{Authority, Credentials, JoinToken, Member, Membership};
 use hearth_control::{Heard, Members, NodeMode, NodeRegistration};
 use hearth_membership::{ControlPlane, Error, Issuer, Node, Standing, join, router};
-use hearth_store::{NodeIdentityStore as _, NodeState, NodeStore as _, Store};
+use hearth_store::{NodeState, Store};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
