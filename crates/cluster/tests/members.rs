@@ -237,6 +237,6 @@ async fn who_speaks_no_tls_is_told_of_it() {
     let cluster = Cluster::new();
     let pin = pinned(cluster.authority.fingerprint()).expect("TLS");
     let error = connect(&address, Member::Control, pin).await;
-    let error = error.err().expect("no TLS").to_string();
+    let error = error.expect_err("no TLS").to_string();
     assert!(error.contains("cluster.listen"), "{error}");
 }
