@@ -56,6 +56,10 @@ def test_a_machine_joins_and_is_refused_once_it_is_revoked():
             assert joined["maxSandboxes"] > 0 and joined["metrics"]["memoryTotalBytes"] > 0
             assert joined["version"] == listed(api)[own]["version"]
             assert token not in node.log() and token not in hearth.log_tail(100_000)
+            # The control plane reaches it, over mutual TLS, and nobody else does.
+            shown = api.get(f"/nodes/{joined['id']}").json()
+            assert "problem" not in shown, shown
+            assert shown["status"] == "ready" and shown["sandboxCount"] == 0
             strangers_are_refused(node.address())
 
             # A token is good once, and says so.
