@@ -1,7 +1,7 @@
 # The front door. `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down doctor test check unit e2e test-kvm fuzz audit sbom dist docs bench bench-compare clean
+.PHONY: help setup build up down doctor test check unit e2e test-kvm fuzz audit sbom dist image docs bench bench-compare clean
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 HEARTH := $(TARGET_DIR)/fast/hearth
@@ -53,6 +53,9 @@ sbom: ## what is in Hearth, as CycloneDX JSON
 
 dist: ## packages for machines without a compiler, in dist/
 	@scripts/dist
+
+image: ## an OCI image, in dist/ (as root)
+	@scripts/oci-image
 
 docs: ## the documentation as a site, in dist/site; links are checked
 	@scripts/docs

@@ -4,7 +4,7 @@ import { defineConfig } from 'vite';
 
 // Where a Hearth runs while the interface is worked on: `npm run dev`.
 const hearth = process.env.HEARTH_URL ?? 'http://localhost:3000';
-const api = ['sandboxes', 'v2', 'v3', 'templates', 'default-templates', 'snapshots', 'secrets', 'api-keys', 'volumes', 'volumecontent', 'events'];
+const api = ['sandboxes', 'v2', 'v3', 'templates', 'default-templates', 'snapshots', 'secrets', 'api-keys', 'volumes', 'volumecontent', 'events', 'nodes', 'usage', 'teams'];
 
 export default defineConfig({
   base: '/web/',

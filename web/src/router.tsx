@@ -2,6 +2,7 @@ import { Outlet, createRootRoute, createRoute, createRouter, lazyRouteComponent,
 import { Shell } from './components/shell';
 import { Button, Empty, Loading, Problem } from './components/ui';
 import { Link } from '@tanstack/react-router';
+import { type Range, ranges } from './lib/usage';
 
 const root = createRootRoute({ component: Outlet });
 
@@ -63,12 +64,20 @@ const volume = createRoute({ getParentRoute: () => shell, path: '/volumes/$id', 
 const events = createRoute({ getParentRoute: () => shell, path: '/events', component: lazyRouteComponent(() => import('./pages/events')) });
 const webhooks = createRoute({ getParentRoute: () => shell, path: '/webhooks', component: lazyRouteComponent(() => import('./pages/webhooks')) });
 const webhook = createRoute({ getParentRoute: () => shell, path: '/webhooks/$id', component: lazyRouteComponent(() => import('./pages/webhook')) });
+const nodes = createRoute({ getParentRoute: () => shell, path: '/nodes', component: lazyRouteComponent(() => import('./pages/nodes')) });
+const node = createRoute({ getParentRoute: () => shell, path: '/nodes/$id', component: lazyRouteComponent(() => import('./pages/node')) });
+const usage = createRoute({
+  getParentRoute: () => shell,
+  path: '/usage',
+  validateSearch: (search: Record<string, unknown>): { range?: Range } => (ranges.includes(search.range as Range) ? { range: search.range as Range } : {}),
+  component: lazyRouteComponent(() => import('./pages/usage')),
+});
 const secrets = createRoute({ getParentRoute: () => shell, path: '/secrets', component: lazyRouteComponent(() => import('./pages/secrets')) });
 const keys = createRoute({ getParentRoute: () => shell, path: '/keys', component: lazyRouteComponent(() => import('./pages/keys')) });
 const settings = createRoute({ getParentRoute: () => shell, path: '/settings', component: lazyRouteComponent(() => import('./pages/settings')) });
 
 export const router = createRouter({
-  routeTree: root.addChildren([home, shell.addChildren([index, sandboxes, sandbox, inspect, templates, template, volumes, volume, events, webhooks, webhook, secrets, keys, settings])]),
+  routeTree: root.addChildren([home, shell.addChildren([index, sandboxes, sandbox, inspect, templates, template, volumes, volume, events, webhooks, webhook, usage, nodes, node, secrets, keys, settings])]),
   defaultPendingComponent: Loading,
   defaultErrorComponent: ({ error }) => <Problem error={error} retry={() => window.location.reload()} />,
   defaultNotFoundComponent: () => (

@@ -17,6 +17,7 @@ export function Chart({ title, points, top, format }: { title: string; points: P
   const highest = Math.max(top ?? 0, ...points.map((point) => point.value), 1e-9);
   const from = points[0]?.time ?? 0;
   const range = Math.max((last?.time ?? 1) - from, 1);
+  const told = (time: number) => { const at = new Date(time * 1000); return range > 86_400 ? at.toLocaleString() : at.toLocaleTimeString(); };
   const x = (point: Point) => ((point.time - from) / range) * WIDTH;
   const y = (point: Point) => HEIGHT - (point.value / highest) * (HEIGHT - 6);
   const path = points.map((point, index) => `${index ? 'L' : 'M'}${x(point).toFixed(1)},${y(point).toFixed(1)}`).join('');
@@ -34,7 +35,7 @@ export function Chart({ title, points, top, format }: { title: string; points: P
       <figcaption className="mb-2 flex items-baseline justify-between gap-2">
         <span className="text-sm font-medium">{title}</span>
         <span className="text-sm text-muted tabular-nums">
-          {shown ? `${format(shown.value)}${top ? ` of ${format(top)}` : ''} · ${new Date(shown.time * 1000).toLocaleTimeString()}` : 'no samples yet'}
+          {shown ? `${format(shown.value)}${top ? ` of ${format(top)}` : ''} · ${told(shown.time)}` : 'no samples yet'}
         </span>
       </figcaption>
       <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} preserveAspectRatio="none" className="h-32 w-full text-accent" role="img" aria-label={`${title}: ${last ? `now ${format(last.value)}` : 'no samples yet'}`} onPointerMove={move} onPointerLeave={() => setAt(null)}>

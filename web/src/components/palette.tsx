@@ -42,8 +42,10 @@ export default function Palette({ close }: { close: () => void }) {
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/volumes' }))}>Volumes</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/events' }))}>Events</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/webhooks' }))}>Webhooks</Command.Item>
+          <Command.Item className={item} keywords={['metering', 'metrics', 'bill']} onSelect={go(() => navigate({ to: '/dashboard/usage' }))}>Usage</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/secrets' }))}>Secrets</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/keys' }))}>API keys</Command.Item>
+          <Command.Item className={item} keywords={['machines', 'cluster', 'drain', 'cordon']} onSelect={go(() => navigate({ to: '/dashboard/nodes' }))}>Nodes</Command.Item>
           <Command.Item className={item} onSelect={go(() => navigate({ to: '/dashboard/settings' }))}>Settings</Command.Item>
           <Command.Item className={item} onSelect={go(() => setTheme('dark'))}>Dark theme</Command.Item>
           <Command.Item className={item} onSelect={go(() => setTheme('light'))}>Light theme</Command.Item>

@@ -2,7 +2,7 @@
 import { useQuery, useQueryClient } from '@tanstack/react-query';
 import { Link, Outlet, useLocation, useNavigate } from '@tanstack/react-router';
 import { clsx } from 'clsx';
-import { Activity, Box, Ellipsis, Flame, HardDrive, KeyRound, Layers, Lock, LogOut, Search, Settings, Webhook } from 'lucide-react';
+import { Activity, Box, ChartColumn, Ellipsis, Flame, HardDrive, KeyRound, Layers, Lock, LogOut, Search, Server, Settings, Webhook } from 'lucide-react';
 import { Suspense, lazy, useEffect, useState } from 'react';
 import { api } from '../lib/api';
 import { session } from '../lib/queries';
@@ -18,8 +18,10 @@ const places = [
   { to: '/dashboard/volumes', label: 'Volumes', icon: HardDrive, first: true },
   { to: '/dashboard/events', label: 'Events', icon: Activity, first: true },
   { to: '/dashboard/webhooks', label: 'Webhooks', icon: Webhook, first: false },
+  { to: '/dashboard/usage', label: 'Usage', icon: ChartColumn, first: false },
   { to: '/dashboard/secrets', label: 'Secrets', icon: Lock, first: false },
   { to: '/dashboard/keys', label: 'Keys', icon: KeyRound, first: false },
+  { to: '/dashboard/nodes', label: 'Nodes', icon: Server, first: false },
   { to: '/dashboard/settings', label: 'Settings', icon: Settings, first: false },
 ] as const;
 

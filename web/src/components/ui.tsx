@@ -67,7 +67,7 @@ export function Badge({ tone = 'plain', children }: { tone?: keyof typeof tones;
 }
 
 export const stateTone = (state: string) =>
-  (({ running: 'ok', ready: 'ok', paused: 'warn', waiting: 'warn', building: 'accent', error: 'bad' }) as const)[state as 'running'] ?? 'plain';
+  (({ running: 'ok', ready: 'ok', paused: 'warn', waiting: 'warn', building: 'accent', error: 'bad', draining: 'warn', standby: 'plain', connecting: 'accent', unhealthy: 'bad' }) as const)[state as 'running'] ?? 'plain';
 
 export function Field({ label, hint, children }: { label: string; hint?: ReactNode; children: (id: string) => ReactNode }) {
   const id = useId();
@@ -278,5 +278,18 @@ export function PageHead({ title, children }: { title: ReactNode; children?: Rea
       <h1 className="min-w-0 text-xl font-semibold break-all">{title}</h1>
       <div className="flex flex-wrap gap-2">{children}</div>
     </div>
+  );
+}
+
+// How much of a whole is in use.
+export function Meter({ label, part, text }: { label: string; part: number | undefined; text: string }) {
+  return (
+    <span className="min-w-0 flex-1">
+      <span className="block text-xs text-muted">{label}</span>
+      <span className="block truncate text-xs tabular-nums" title={text}>{text}</span>
+      <span aria-hidden className="mt-1 block h-1 overflow-hidden rounded bg-line">
+        {part !== undefined && <span className="block h-full bg-accent" style={{ width: `${Math.min(100, Math.max(2, part * 100))}%` }} />}
+      </span>
+    </span>
   );
 }

@@ -5,6 +5,7 @@ import { eventFacts, eventType, eventTypes } from './events';
 import { bytes, count, lines, pairs, span } from './format';
 import { listening, portUrl } from './ports';
 import { firstWebhook, mountVolume, readEvents } from './snippets';
+import { isOver, hours, partName, parts, ranges, spanOf, usageCsv } from './usage';
 import { content } from './volume';
 
 describe('Connect streams', () => {
@@ -129,5 +130,45 @@ describe('the content of volumes', () => {
     await content.write('v', '/x', new Blob(['x']), false);
     await content.write('v', '/x', new Blob(['x']), true);
     expect(asked.map(([, url]) => url)).toEqual(['/volumes/v', '/volumecontent/v/file?path=%2Fx', '/volumecontent/v/file?path=%2Fx&force=true']);
+  });
+});
+
+describe('usage', () => {
+  afterEach(() => vi.unstubAllGlobals());
+  const at = (time: string) => Date.parse(time) / 1000;
+  const now = Date.parse('2026-03-01T10:20:30Z');
+
+  it('is asked for by hours and days of UTC', () => {
+    expect(spanOf('day', now)).toEqual({ start: at('2026-02-28T11:00:00Z'), end: at('2026-03-01T11:00:00Z') });
+    expect(spanOf('week', now)).toEqual({ start: at('2026-02-23T00:00:00Z'), end: at('2026-03-02T00:00:00Z') });
+    expect(spanOf('month', now)).toEqual({ start: at('2026-03-01T00:00:00Z'), end: at('2026-04-01T00:00:00Z') });
+    expect(spanOf('before', now)).toEqual({ start: at('2026-02-01T00:00:00Z'), end: at('2026-03-01T00:00:00Z') });
+    expect(spanOf('before', Date.parse('2026-01-31T23:59:59Z'))).toEqual({ start: at('2025-12-01T00:00:00Z'), end: at('2026-01-01T00:00:00Z') });
+  });
+  it('comes in parts without a gap, up to the one that runs', () => {
+    expect(ranges.map((range) => parts(range, spanOf(range, now), now).length)).toEqual([24, 7, 1, 28]);
+    for (const range of ranges) {
+      const span = spanOf(range, now);
+      const all = parts(range, span, now);
+      expect([all[0]?.start, all.slice(1).map(({ start }) => start)]).toEqual([span.start, all.slice(0, -1).map(({ end }) => end)]);
+      expect(all.filter((part) => isOver(part, now)).length).toBe(range === 'before' ? 28 : all.length - 1);
+    }
+    expect([partName('day', { start: at('2026-02-28T11:00:00Z'), end: 0 }), partName('week', { start: at('2026-02-23T00:00:00Z'), end: 0 })]).toEqual(['11:00', '23 Feb']);
+  });
+  it('is written in hours', () => {
+    expect([hours(0), hours(36), hours(360), hours(5400), hours(3_600_000)]).toEqual(['0.0 h', '0.01 h', '0.1 h', '1.5 h', '1,000 h']);
+  });
+  it('is one file, whatever its pages', async () => {
+    const asked: string[] = [];
+    const pages = [
+      new Response('sandboxID,executions\r\ni1,1\r\n', { headers: { 'X-Next-Token': 'i1' } }),
+      new Response('sandboxID,executions\r\ni2,3\r\n'),
+    ];
+    vi.stubGlobal('fetch', (url: string) => {
+      asked.push(url);
+      return Promise.resolve(pages.shift() as Response);
+    });
+    expect(await usageCsv({ start: 1, end: 2 })).toBe('sandboxID,executions\r\ni1,1\r\ni2,3\r\n');
+    expect(asked).toEqual(['/usage/sandboxes?start=1&end=2&format=csv&limit=1000', '/usage/sandboxes?start=1&end=2&format=csv&limit=1000&nextToken=i1']);
   });
 });

@@ -2,7 +2,8 @@
 import { type QueryKey, queryOptions, useMutation, useQueryClient } from '@tanstack/react-query';
 import { toast } from 'sonner';
 import { ApiError, all, api, enc } from './api';
-import type { ApiKey, Delivery, Detail, Listed, Metric, SandboxEvent, Secret, Session, Snapshot, Tag, Template, TemplateWithBuilds, Volume, VolumeUsage, Webhook, WebhookStats } from './types';
+import type { ApiKey, Delivery, Detail, Listed, Metric, Node, SandboxEvent, SandboxUsage, Secret, Session, Snapshot, Tag, TeamMaximum, TeamMetric, Template, TemplateWithBuilds, Usage, Volume, VolumeUsage, Webhook, WebhookStats } from './types';
+import type { Span } from './usage';
 
 export const session = queryOptions({
   queryKey: ['session'],
@@ -114,6 +115,44 @@ export const deliveries = (id: string, status: string, cursor: string | undefine
     },
     placeholderData: (before: { data: Delivery[]; nextCursor?: string | null } | undefined) => before,
     refetchInterval: cursor ? false : 3000,
+  });
+
+export const nodes = queryOptions({ queryKey: ['nodes'], queryFn: () => api.get<Node[]>('/nodes'), refetchInterval: 3000 });
+
+export const node = (id: string) =>
+  queryOptions({ queryKey: ['node', id], queryFn: () => api.get<Node>(`/nodes/${enc(id)}`), refetchInterval: 2000 });
+
+const asQuery = ({ start, end }: Span) => `start=${start}&end=${end}`;
+
+// What the team used in a part of the time. What is over stays as it is.
+export const teamUsage = (span: Span, over: boolean) =>
+  queryOptions({
+    queryKey: ['team-usage', span.start, span.end],
+    queryFn: () => api.get<Usage>(`/usage?${asQuery(span)}`),
+    ...(over ? { staleTime: Infinity } : { refetchInterval: 30_000 }),
+  });
+
+export const USAGE_MOST = 2000;
+
+export const sandboxUsage = (span: Span) =>
+  queryOptions({
+    queryKey: ['sandbox-usage', span.start, span.end],
+    queryFn: () => all<SandboxUsage>(`/usage/sandboxes?limit=1000&${asQuery(span)}`, USAGE_MOST),
+    refetchInterval: 30_000,
+  });
+
+export const teamMetrics = (team: string, span: Span) =>
+  queryOptions({
+    queryKey: ['team-metrics', team, span.start, span.end],
+    queryFn: () => api.get<TeamMetric[]>(`/teams/${enc(team)}/metrics?${asQuery(span)}`),
+    refetchInterval: 30_000,
+  });
+
+export const teamMaximum = (team: string, metric: 'concurrent_sandboxes' | 'sandbox_start_rate', span: Span) =>
+  queryOptions({
+    queryKey: ['team-maximum', team, metric, span.start, span.end],
+    queryFn: () => api.get<TeamMaximum>(`/teams/${enc(team)}/metrics/max?metric=${metric}&${asQuery(span)}`),
+    refetchInterval: 30_000,
   });
 
 // A change: says what was done or why not, and has what it touched asked for anew.

@@ -101,3 +101,18 @@ curl -H "X-API-Key: $E2B_API_KEY" -H "Content-Type: application/json" \\
     "events": ["sandbox.lifecycle.killed"],
     "signatureSecret": "'"$(openssl rand -hex 32)"'"}'`,
 };
+
+export const readUsage = {
+  Shell: `${shell}
+curl -H "X-API-Key: $E2B_API_KEY" "$E2B_API_URL/usage/sandboxes?format=csv"`,
+  Operator: `sudo hearth usage                      # every team
+sudo hearth usage --team TEAM --csv    # every sandbox of one
+sudo hearth team limits TEAM           # what it may use, and to change that`,
+};
+
+export const operateNodes = {
+  Shell: `sudo hearth node ls
+sudo hearth node drain NAME      # no new sandboxes, and waits until none runs
+sudo hearth node uncordon NAME`,
+  'A key for this page': `sudo hearth key create --name nodes --scope admin`,
+};

@@ -213,3 +213,55 @@ export interface WebhookStats {
   failed: number;
   durationMs: { minimum: number; average: number; maximum: number };
 }
+
+export type NodeStatus = 'ready' | 'draining' | 'connecting' | 'unhealthy' | 'standby';
+
+export interface Node {
+  id: string;
+  name: string;
+  address: string;
+  labels: Record<string, string>;
+  generation: number;
+  status: NodeStatus;
+  statusChangedAt: string;
+  lastHeartbeatAt?: string | null;
+  sandboxCount: number;
+  sandboxStartingCount?: number | null;
+  maxSandboxes: number;
+  outstandingWork: number;
+  createSuccesses: number;
+  createFails: number;
+  version: string;
+  commit: string;
+  machineInfo: { cpuModelName: string; cpuArchitecture: string };
+  metrics: {
+    allocatedCPU: number;
+    cpuPercent: number;
+    cpuCount: number;
+    allocatedMemoryBytes: number;
+    memoryUsedBytes: number;
+    memoryTotalBytes: number;
+    disks: { mountPoint: string; device: string; filesystemType: string; usedBytes: number; totalBytes: number }[];
+  };
+}
+
+export interface Usage {
+  executions: number;
+  vcpuSeconds: number;
+  memoryGiBSeconds: number;
+}
+
+export interface SandboxUsage extends Usage {
+  sandboxID: string;
+}
+
+export interface TeamMetric {
+  timestampUnix: number;
+  concurrentSandboxes: number;
+  sandboxStartRate: number;
+}
+
+export interface TeamMaximum {
+  timestampUnix: number;
+  value: number;
+}

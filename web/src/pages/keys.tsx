@@ -11,7 +11,7 @@ const scopes: { scope: Scope; label: string }[] = [
   { scope: 'sandboxes', label: 'Sandboxes, their snapshots, logs, metrics and events; volumes' },
   { scope: 'templates', label: 'Templates and their builds' },
   { scope: 'secrets', label: 'Secrets' },
-  { scope: 'admin', label: 'API keys and webhooks' },
+  { scope: 'admin', label: 'API keys and webhooks; nodes, in the first team' },
 ];
 
 const isOver = (key: ApiKey) => !!key.expiresAt && Date.parse(key.expiresAt) <= Date.now();

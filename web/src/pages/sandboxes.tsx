@@ -4,7 +4,7 @@ import { Plus } from 'lucide-react';
 import { useMemo, useState } from 'react';
 import { CreateSandbox } from './create-sandbox';
 import { SandboxMenu } from './sandbox/actions';
-import { Badge, Button, Card, Empty, Input, Loading, PageHead, Problem, Select, Snippets, stateTone } from '../components/ui';
+import { Badge, Button, Card, Empty, Input, Loading, Meter, PageHead, Problem, Select, Snippets, stateTone } from '../components/ui';
 import { ago, bytes, left, when } from '../lib/format';
 import { liveMetrics, sandboxes } from '../lib/queries';
 import { firstSandbox } from '../lib/snippets';
@@ -83,17 +83,5 @@ function Row({ one, metric }: { one: Listed; metric: Metric | undefined }) {
       </Link>
       <SandboxMenu one={one} />
     </li>
-  );
-}
-
-function Meter({ label, part, text }: { label: string; part: number | undefined; text: string }) {
-  return (
-    <span className="min-w-0 flex-1">
-      <span className="block text-xs text-muted">{label}</span>
-      <span className="block truncate text-xs tabular-nums">{text}</span>
-      <span aria-hidden className="mt-1 block h-1 overflow-hidden rounded bg-line">
-        {part !== undefined && <span className="block h-full bg-accent" style={{ width: `${Math.min(100, Math.max(2, part * 100))}%` }} />}
-      </span>
-    </span>
   );
 }

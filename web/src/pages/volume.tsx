@@ -7,6 +7,7 @@ import { toast } from 'sonner';
 import { PathBar, join, parent } from '../components/path';
 import { Button, Card, Confirm, CopyText, Dialog, Empty, Facts, Field, IconButton, Input, Loading, Menu, PageHead, Problem, Snippets, errorText } from '../components/ui';
 import { ApiError } from '../lib/api';
+import { saveAs } from '../lib/download';
 import { bytes, count, when } from '../lib/format';
 import { usage, useChange, volumes } from '../lib/queries';
 import { mountVolume } from '../lib/snippets';
@@ -63,11 +64,7 @@ async function download(id: string, entry: VolumeEntry) {
     return;
   }
   try {
-    const link = document.createElement('a');
-    link.download = entry.name;
-    link.href = URL.createObjectURL(await content.read(id, entry.path));
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    saveAs(entry.name, await content.read(id, entry.path));
   } catch (error) {
     toast.error(errorText(error), { duration: 10_000 });
   }

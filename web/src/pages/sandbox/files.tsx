@@ -7,6 +7,7 @@ import { PathBar, join, parent } from '../../components/path';
 import { Button, Card, Confirm, Dialog, Empty, Field, IconButton, Input, Loading, Menu, Problem, errorText } from '../../components/ui';
 import { type FileEntry, files, isFolder } from '../../lib/agent';
 import { bytes, when } from '../../lib/format';
+import { saveAs } from '../../lib/download';
 import { useChange } from '../../lib/queries';
 
 const Preview = lazy(() => import('./preview'));
@@ -14,17 +15,15 @@ const Preview = lazy(() => import('./preview'));
 // Where the browser tells whose request it is, a link downloads; elsewhere the page reads
 // the file first.
 export async function download(id: string, entry: FileEntry) {
-  const link = document.createElement('a');
-  link.download = entry.name;
   if (window.isSecureContext) {
+    const link = document.createElement('a');
+    link.download = entry.name;
     link.href = files.url(id, entry.path);
     link.click();
     return;
   }
   try {
-    link.href = URL.createObjectURL(await files.read(id, entry.path));
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    saveAs(entry.name, await files.read(id, entry.path));
   } catch (error) {
     toast.error(errorText(error));
   }
