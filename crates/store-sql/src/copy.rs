@@ -102,6 +102,7 @@ const TABLES: [Table; 18] = [
             ("team_id", Text),
             ("public", Number),
             ("is_default", Number),
+            ("description", Text),
             ("spawn_count", Number),
             ("last_spawned_at", Number),
             ("created_at", Number),

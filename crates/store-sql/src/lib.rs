@@ -27,6 +27,7 @@ mod node;
 mod row;
 mod snapshot;
 mod statement;
+mod tag;
 mod team;
 mod template;
 mod usage;

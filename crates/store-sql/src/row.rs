@@ -146,6 +146,7 @@ impl Record for Template {
             team_id: parse("team id", row.text("team_id")?)?,
             public: row.number("public")? != 0,
             is_default: row.number("is_default")? != 0,
+            description: row.text_option("description")?,
             spawn_count: number(row, "spawn_count")?,
             last_spawned_at: time_option(row, "last_spawned_at")?,
             created_at: time(row, "created_at")?,

@@ -24,6 +24,7 @@ mod idempotency;
 mod lease;
 mod node;
 mod snapshot;
+mod tag;
 mod team;
 mod template;
 #[cfg(feature = "testing")]
@@ -48,6 +49,7 @@ pub use node::{
     NodeMode, NodeRecord, NodeRegistration, NodeRemoval, NodeRun, NodeState, NodeStore,
 };
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotStore};
+pub use tag::{TagEvent, TagLatest, TagOrder, TagQuery, TagStore};
 pub use team::{LimitsSetBy, NewTeam, Team, TeamLimits, TeamStore};
 pub use template::{NewTemplate, Template, TemplateAlias, TemplateStore};
 pub use usage::{Execution, Load, LoadStep, OpenExecution, Span, Usage, UsageStore};
@@ -60,6 +62,7 @@ pub trait Store:
     + ApiKeyStore
     + TemplateStore
     + BuildStore
+    + TagStore
     + TemplateBuildStore
     + SnapshotStore
     + DiscardStore
@@ -80,6 +83,7 @@ impl<S> Store for S where
         + ApiKeyStore
         + TemplateStore
         + BuildStore
+        + TagStore
         + TemplateBuildStore
         + SnapshotStore
         + DiscardStore

@@ -20,6 +20,7 @@ mod secret;
 mod team;
 mod template;
 mod template_build;
+mod template_tag;
 mod time;
 mod usage;
 mod volume;
@@ -55,6 +56,10 @@ pub use template_build::{
     TemplateNames, TemplateStep, TemplateUpdate,
 };
 pub use usage::{MaxTeamMetric, SandboxUsage, TeamMetric, TeamUsage, Usage};
+pub use template_tag::{
+    TemplateTagAssignment, TemplateTagAssignments, TemplateTagExists, TemplateTagGroup,
+    TemplateTagGroups, TemplateTagsCount,
+};
 
 pub use time::{parse_rfc3339, rfc3339_millis};
 pub use webhook::{

@@ -56,6 +56,7 @@ macro_rules! store_suite {
             templates_are_found_by_their_names,
             a_template_is_created_whole_or_not_at_all,
             of_a_tags_assignments_the_latest_holds,
+            what_tags_named_is_known,
             builds_move_on_and_come_newest_first,
             a_deleted_template_takes_all_that_is_its_own,
             a_build_that_was_asked_for_ends_once,
