@@ -94,6 +94,8 @@ impl From<Failure> for ContentFailure {
                 };
                 Self::new(status, code, message)
             }
+            // Here every error has a body of this kind.
+            Failure::Plain { status, text } => Self::new(status, "INVALID_REQUEST", text),
         }
     }
 }

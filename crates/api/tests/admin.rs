@@ -153,7 +153,7 @@ async fn teams_are_made_limited_blocked_banned_and_deleted() {
     let gone = format!("{keys}/{key_id}");
     let gone = || api.operate(Method::DELETE, &gone, &Value::Null);
     assert_eq!(gone().await.status, StatusCode::NO_CONTENT);
-    gone().await.error(404);
+    gone().await.plain_not_found("id not found");
     look().await.error(401);
     let deleted = api.operate(Method::DELETE, &team, &Value::Null).await;
     assert_eq!(deleted.status, StatusCode::NO_CONTENT, "{}", deleted.text);

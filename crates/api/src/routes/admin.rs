@@ -2,7 +2,7 @@
 
 use super::api_keys;
 use crate::audit;
-use crate::error::Result;
+use crate::error::{Result, plain_not_found};
 use crate::extract::{Body, Operator, SegmentPath};
 use crate::state::AppState;
 use axum::Json;
@@ -117,7 +117,7 @@ pub(crate) async fn admin_team_create(
 
 /// Get a team
 ///
-/// With what it may use.
+/// With what it may use, and what its sandboxes and builds take now.
 #[utoipa::path(get, path = "/admin/teams/{teamID}", tag = "admin", security(("AdminToken" = [])),
     params(("teamID" = String, Path)),
     responses(
@@ -128,6 +128,7 @@ pub(crate) async fn admin_team_get(
     State(state): State<AppState>,
     _operator: Operator,
     SegmentPath(team): SegmentPath,
+        (status = 503, body = ApiError), (status = 504, body = ApiError),
 ) -> Result<Json<TeamDetail>> {
     let team = state.control.team(team_id(&team)?).await?;
     Ok(Json(shown(team)))
@@ -288,6 +289,7 @@ pub(crate) async fn admin_api_key_delete(
     Path((team, key)): Path<(String, String)>,
 ) -> Result<StatusCode> {
     let (team, key) = (team_id(&team)?, api_keys::key_id(&key)?);
-    state.control.key_revoke(team, key).await?;
+    let revoked = state.control.key_revoke(team, key).await;
+    revoked.map_err(plain_not_found(api_keys::NO_SUCH_KEY))?;
     Ok(StatusCode::NO_CONTENT)
 }
