@@ -100,6 +100,7 @@ pub use template_tags::{TagGroups, TagGroupsQuery, TagHistory, TaggedBuild};
 pub use templates::{TemplateAccess, TemplatePublication, TemplateView};
 pub use tokens::Tokens;
 pub use uploads::UploadTicket;
+pub use usage::TeamAllocated;
 pub use webhooks::{DeliveriesPage, DeliveriesRequest, WebhookSpec, WebhookUpdate};
 
 pub use hearth_store::VolumeState;

@@ -27,7 +27,8 @@ mod volume;
 mod webhook;
 
 pub use admin::{
-    CancelledBuilds, KilledSandboxes, NewTeam, TeamDetail, TeamLimits, TeamLimitsChange, UpdateTeam,
+    CancelledBuilds, KilledSandboxes, NewTeam, TeamAllocated, TeamDetail, TeamLimits,
+    TeamLimitsChange, UpdateTeam,
 };
 pub use api_key::{ApiKeyMask, CreatedApiKey, NewApiKey, TeamApiKey, UpdateApiKey};
 pub use error::ApiError;
@@ -55,11 +56,11 @@ pub use template_build::{
     RequestedTemplateLegacy, StartTemplateBuild, TemplateBuildInfo, TemplateBuildLogs,
     TemplateNames, TemplateStep, TemplateUpdate,
 };
-pub use usage::{MaxTeamMetric, SandboxUsage, TeamMetric, TeamUsage, Usage};
 pub use template_tag::{
     TemplateTagAssignment, TemplateTagAssignments, TemplateTagExists, TemplateTagGroup,
     TemplateTagGroups, TemplateTagsCount,
 };
+pub use usage::{MaxTeamMetric, SandboxUsage, TeamMetric, TeamUsage, Usage};
 
 pub use time::{parse_rfc3339, rfc3339_millis};
 pub use webhook::{

@@ -14,7 +14,7 @@ use crate::auth::Caller;
 use crate::config::Features;
 use crate::error::{Error, Kind, code};
 use crate::idempotency::{Begin, IdempotencyKey, Outcome};
-use crate::limits::Reservation;
+use crate::limits::{Reservation, Shape};
 use crate::network::NetworkSettings;
 use crate::node::{
     Lifecycle, NodeError, NodeSandbox, NodeSandboxState, OnTimeout, SandboxConfig, VolumeMount,
@@ -67,6 +67,8 @@ pub(crate) struct Placement<'a> {
     pub(crate) team: &'a Team,
     pub(crate) time: TimeDelta,
     pub(crate) config: SandboxConfig,
+    /// What it will take.
+    pub(crate) shape: Shape,
     /// The sandbox whose state it goes on from.
     pub(crate) fork_of: Option<&'a SandboxId>,
 }
@@ -294,11 +296,13 @@ impl Control {
         }
         let resolved = self.template_resolve(caller, &reference).await?;
         let mounts = self.volume_mounts(caller, &request.volume_mounts).await?;
+        let shape = Shape::of(resolved.build.vcpus, resolved.build.memory_mib);
         let config = self.sandbox_config(caller, request, resolved, mounts, id);
         let placement = Placement {
             team: &caller.team,
             time,
             config,
+            shape,
             fork_of: None,
         };
         self.start_within(placement, &reservation, resumed).await
@@ -319,20 +323,30 @@ impl Control {
         }))
     }
 
-    /// Refuses one sandbox more than a team may have at the same time.
+    /// Refuses one sandbox more than a team may have at the same time, and more processors
+    /// and memory than its sandboxes may take together.
     pub(crate) async fn check_concurrency(
         &self,
         team: &Team,
         reservation: &Reservation,
+        shape: Shape,
     ) -> Result<(), Error> {
+        let sized = reservation.size(shape);
         let listed = self.node.active_of_team(team.id).await;
         let listed = listed.map_err(placement_error)?;
-        let mine = listed
-            .iter()
-            .filter(|sandbox| occupies(sandbox.state))
-            .map(|sandbox| &sandbox.sandbox_id);
-        let with_it = reservation.count_with(mine);
-        Ok(quotas::decide(Demand::Run { with_it }, &team.limits)?)
+        let mine = || listed.iter().filter(|sandbox| occupies(sandbox.state));
+        let with_it = reservation.count_with(mine().map(|sandbox| &sandbox.sandbox_id));
+        quotas::decide(Demand::Run { with_it }, &team.limits)?;
+        let sum = sized.sum_with(mine().map(|sandbox| {
+            let shape = Shape::of(sandbox.vcpus, sandbox.memory_mib);
+            (sandbox.sandbox_id.clone(), shape)
+        }));
+        let (with_it, with_it_mib) = (sum.vcpus, sum.memory_mib);
+        quotas::decide(Demand::Vcpus { with_it }, &team.limits)?;
+        Ok(quotas::decide(
+            Demand::Memory { with_it_mib },
+            &team.limits,
+        )?)
     }
 
     /// Has the node start a sandbox, within the team's limit.
@@ -355,11 +369,12 @@ impl Control {
             team,
             time,
             config,
+            shape,
             fork_of,
         } = placement;
         let build = config.build_id;
         let counted = match self.check_placement(build) {
-            Ok(()) => self.check_concurrency(team, reservation).await,
+            Ok(()) => self.check_concurrency(team, reservation, shape).await,
             Err(refused) => Err(refused),
         };
         counted.map_err(|error| Failure {

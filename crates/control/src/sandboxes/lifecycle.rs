@@ -9,6 +9,7 @@ use super::{SandboxAccess, sandbox_error, time_to_live};
 use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind, code};
+use crate::limits::{Reservation, Shape};
 use crate::node::{NodeError, NodeSandbox, SandboxUpdate};
 use crate::transitions::{Arrival, Request, State, Ticket};
 use chrono::{TimeDelta, Utc};
@@ -225,7 +226,7 @@ impl Control {
         discard_memory: bool,
     ) -> Moved {
         let reservation = self.reservations.reserve(team.id, id.clone());
-        if let Err(error) = self.check_concurrency(team, &reservation).await {
+        if let Err(error) = self.check_resume(team, id, &reservation).await {
             return Moved::Done(Err(error));
         }
         let end_at = Utc::now() + time;
@@ -238,6 +239,19 @@ impl Control {
                 error => placement_error(error),
             },
         )
+    }
+
+    async fn check_resume(
+        &self,
+        team: &Team,
+        id: &SandboxId,
+        reservation: &Reservation,
+    ) -> Result<(), Error> {
+        let found = self.node.lookup(id).await;
+        let found = found.map_err(super::create::placement_error)?;
+        let found = found.ok_or_else(|| Error::sandbox_not_found(id.as_str()))?;
+        let shape = Shape::of(found.vcpus, found.memory_mib);
+        self.check_concurrency(team, reservation, shape).await
     }
 
     /// Puts a running sandbox back to one of its snapshots, or to what it was made
