@@ -37,8 +37,8 @@ pub use api_key::{ApiKey, ApiKeyStore, KeyGrant, KeyMask, NewApiKey, Scope};
 pub use build::{Build, BuildStatus, BuildStore, NewBuild, TagAssignment};
 pub use build_request::{BuildRequest, NewBuildRequest, TemplateBuildStore};
 pub use delivery::{
-    Attempt, AttemptStats, Delivery, DeliveryPlace, DeliveryQuery, DeliveryState, DeliveryStore,
-    DueDelivery, Redelivery, Verdict,
+    Attempt, AttemptStats, Delivery, DeliveryPage, DeliveryPlace, DeliveryQuery, DeliveryState,
+    DeliveryStore, DueDelivery, Redelivery, Verdict,
 };
 pub use discard::DiscardStore;
 pub use error::{Error, Result};

@@ -11,6 +11,7 @@
 //! What comes with the store (a directory, a server) is dropped after the test.
 
 mod build_requests;
+mod deliveries;
 mod events;
 mod idempotency;
 mod leases;
@@ -23,6 +24,7 @@ mod usage;
 mod volumes;
 
 pub use build_requests::*;
+pub use deliveries::*;
 pub use events::*;
 pub use idempotency::*;
 pub use leases::*;
@@ -83,6 +85,7 @@ macro_rules! store_suite {
             webhooks_are_kept,
             deliveries_of_a_sandbox_wait_for_each_other,
             deliveries_are_listed,
+            a_page_of_deliveries_is_bounded,
             deliveries_are_counted_and_begun_again,
             a_webhook_that_fails_for_long_is_disabled,
             the_end_of_a_build_is_an_event,
