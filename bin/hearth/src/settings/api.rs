@@ -97,6 +97,8 @@ pub struct LimitSettings {
     pub volumes: u32,
     /// MiB of disk that one volume, of whichever team, may take.
     pub volume_mib: u32,
+    /// Files and directories that one volume, of whichever team, may have.
+    pub volume_entries: u32,
 }
 
 impl Default for LimitSettings {
@@ -113,6 +115,7 @@ impl Default for LimitSettings {
             stored_mib: 512 << 10,
             volumes: 100,
             volume_mib: 64 << 10,
+            volume_entries: 2_000_000,
         }
     }
 }
