@@ -1,9 +1,10 @@
 //! What a team uses, looked up where it is known: sandboxes and bytes on the node,
 //! templates and snapshots in the store.
 
+use crate::limits::{Reservation, Shape};
 use crate::node::NodeSandboxState;
 use crate::quotas::{Demand, decide};
-use crate::sandboxes::occupies;
+use crate::sandboxes::{occupies, placement_error};
 use crate::{Control, Error};
 use hearth_ids::{BuildId, TeamId};
 use hearth_store::Team;
@@ -45,6 +46,29 @@ impl Control {
         }
         sum.stored_bytes = self.stored_bytes(team).await?;
         Ok(sum)
+    }
+
+    /// Refuses one sandbox more than a team may have at the same time, and more processors
+    /// and memory than its sandboxes may take together.
+    pub(crate) async fn check_concurrency(
+        &self,
+        team: &Team,
+        reservation: &Reservation,
+        shape: Shape,
+    ) -> Result<(), Error> {
+        let sized = reservation.size(shape);
+        let listed = self.node.active_of_team(team.id).await;
+        let listed = listed.map_err(placement_error)?;
+        let mine = || listed.iter().filter(|sandbox| occupies(sandbox.state));
+        let with_it = reservation.count_with(mine().map(|sandbox| &sandbox.sandbox_id));
+        decide(Demand::Run { with_it }, &team.limits)?;
+        let sum = sized.sum_with(mine().map(|sandbox| {
+            let shape = Shape::of(sandbox.vcpus, sandbox.memory_mib);
+            (sandbox.sandbox_id.clone(), shape)
+        }));
+        let (with_it, with_it_mib) = (sum.vcpus, sum.memory_mib);
+        decide(Demand::Vcpus { with_it }, &team.limits)?;
+        Ok(decide(Demand::Memory { with_it_mib }, &team.limits)?)
     }
 
     /// Refuses `more` paused sandboxes beyond what a team may have. What is paused because its

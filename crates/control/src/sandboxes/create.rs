@@ -19,7 +19,6 @@ use crate::network::NetworkSettings;
 use crate::node::{
     Lifecycle, NodeError, NodeSandbox, NodeSandboxState, OnTimeout, SandboxConfig, VolumeMount,
 };
-use crate::quotas::{self, Demand};
 use crate::templates::Resolved;
 use crate::volumes::MountRequest;
 use chrono::{TimeDelta, Utc};
@@ -321,32 +320,6 @@ impl Control {
         Ok(found.filter(|sandbox| {
             sandbox.config.team_id == team && sandbox.state != NodeSandboxState::Stopping
         }))
-    }
-
-    /// Refuses one sandbox more than a team may have at the same time, and more processors
-    /// and memory than its sandboxes may take together.
-    pub(crate) async fn check_concurrency(
-        &self,
-        team: &Team,
-        reservation: &Reservation,
-        shape: Shape,
-    ) -> Result<(), Error> {
-        let sized = reservation.size(shape);
-        let listed = self.node.active_of_team(team.id).await;
-        let listed = listed.map_err(placement_error)?;
-        let mine = || listed.iter().filter(|sandbox| occupies(sandbox.state));
-        let with_it = reservation.count_with(mine().map(|sandbox| &sandbox.sandbox_id));
-        quotas::decide(Demand::Run { with_it }, &team.limits)?;
-        let sum = sized.sum_with(mine().map(|sandbox| {
-            let shape = Shape::of(sandbox.vcpus, sandbox.memory_mib);
-            (sandbox.sandbox_id.clone(), shape)
-        }));
-        let (with_it, with_it_mib) = (sum.vcpus, sum.memory_mib);
-        quotas::decide(Demand::Vcpus { with_it }, &team.limits)?;
-        Ok(quotas::decide(
-            Demand::Memory { with_it_mib },
-            &team.limits,
-        )?)
     }
 
     /// Has the node start a sandbox, within the team's limit.
