@@ -4,7 +4,7 @@ mod support;
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
-use hearth_control::NodeError;
+use hearth_control::{Config, NodeError};
 use hearth_store::TeamLimits;
 use serde_json::json;
 use support::Api;
@@ -445,7 +445,11 @@ async fn creates_at_the_same_time_do_not_pass_the_sums_of_a_team() {
             ..TeamLimits::default()
         },
     ] {
-        let api = Api::with(|config| config.team.limits = limits).await;
+        let configure = |config: &mut Config| {
+            config.team.limits = limits;
+            config.features.pause = true;
+        };
+        let api = Api::with(configure).await;
         let request = json!({"templateID": "base"});
         let answers =
             futures::future::join_all((0..12).map(|_| api.post("/v2/sandboxes", &request))).await;

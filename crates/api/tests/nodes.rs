@@ -45,9 +45,13 @@ async fn with_node_every(round: Duration) -> (Api, String) {
 async fn becomes(api: &Api, id: &str, status: &str) -> Value {
     let looking = async {
         loop {
-            let node = api.get(&format!("/nodes/{id}")).await.json();
-            if node["status"] == status {
-                return node;
+            let answer = api.get(&format!("/nodes/{id}")).await;
+            // It may not be known yet.
+            if answer.status == StatusCode::OK {
+                let node = answer.json();
+                if node["status"] == status {
+                    return node;
+                }
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
