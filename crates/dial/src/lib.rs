@@ -72,17 +72,33 @@ pub fn is_foreign(address: IpAddr) -> bool {
     is_public(address) && !is_own(address)
 }
 
-/// Whether an address is one of this host's, at whichever interface. Its kernel says so: what
-/// goes to an own address comes from that very address. An address that somebody else
-/// translates into this host's, as clouds do, is not known here.
+/// Whether an address is one of this host's, at whichever interface: those alone can be bound
+/// to. Where the host lets programs bind to any (`ip_nonlocal_bind`), its first address at
+/// each interface is still known. An address that somebody else translates into this host's,
+/// as clouds do, is not known here.
 #[must_use]
 pub fn is_own(address: IpAddr) -> bool {
     let address = address.to_canonical();
-    let any = match address {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    // Of networks for documentation, which nobody has.
+    let (any, nobodys): (IpAddr, IpAddr) = match address {
+        IpAddr::V4(_) => (
+            Ipv4Addr::UNSPECIFIED.into(),
+            Ipv4Addr::new(198, 51, 100, 254).into(),
+        ),
+        IpAddr::V6(_) => (
+            Ipv6Addr::UNSPECIFIED.into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
+        ),
     };
-    // Connecting such a socket only chooses a way; nothing is sent. Port 9 is nobody's.
+    let can_bind = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
+    if !can_bind(address) {
+        return false;
+    }
+    if !can_bind(nobodys) {
+        return true;
+    }
+    // What goes to an own address comes from there. Connecting such a socket only chooses a
+    // way; nothing is sent. Port 9 is nobody's.
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {
         socket.connect((address, 9))?;
         socket.local_addr()

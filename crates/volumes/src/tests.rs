@@ -178,7 +178,7 @@ fn a_copy_is_like_its_original_and_apart_from_it() {
 #[test]
 fn a_copy_ends_when_its_original_or_itself_is_removed() {
     for remove_copy in [false, true] {
-        let (_state, volumes) = volumes();
+        let (volumes, _state) = volumes();
         let (from, to) = (VolumeId::random(), VolumeId::random());
         volumes.create(from).expect("creates");
         let tree = volumes.tree(from);
