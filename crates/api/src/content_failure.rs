@@ -50,7 +50,9 @@ impl From<ContentError> for ContentFailure {
             | ContentError::IsDirectory
             | ContentError::Link
             | ContentError::Invalid(_) => (StatusCode::BAD_REQUEST, "INVALID_REQUEST"),
-            ContentError::NoSpace { .. } => (StatusCode::INSUFFICIENT_STORAGE, "NOT_ENOUGH_SPACE"),
+            ContentError::NoSpace { .. } | ContentError::TooManyEntries { .. } => {
+                (StatusCode::INSUFFICIENT_STORAGE, "NOT_ENOUGH_SPACE")
+            }
             ContentError::Io(source) => {
                 tracing::error!(error = %source, "a call to a volume's content failed");
                 (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL")
@@ -94,6 +96,8 @@ impl From<Failure> for ContentFailure {
                 };
                 Self::new(status, code, message)
             }
+            // Here every error has a body of this kind.
+            Failure::Plain { status, text } => Self::new(status, "INVALID_REQUEST", text),
         }
     }
 }

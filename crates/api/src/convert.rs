@@ -364,6 +364,7 @@ pub(crate) fn template(view: TemplateView) -> wire::Template {
         cpu_count: build.as_ref().map_or(0, |build| build.cpu_count),
         memory_mb: build.as_ref().map_or(0, |build| build.memory_mb),
         disk_size_mb: build.as_ref().map_or(0, |build| build.disk_size_mb),
+        description: template.description,
         public: template.public,
         aliases: view.aliases.into_iter().map(|alias| alias.alias).collect(),
         names,

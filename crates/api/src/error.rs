@@ -21,6 +21,11 @@ pub(crate) enum Failure {
         status: StatusCode,
         message: String,
     },
+    /// What the contract answers as a bare text, or without any body where it is empty.
+    Plain {
+        status: StatusCode,
+        text: &'static str,
+    },
 }
 
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
@@ -31,6 +36,17 @@ impl Failure {
             status,
             message: message.into(),
         }
+    }
+}
+
+/// Answers what is not there as the routes do whose 404 is no JSON: with a bare text.
+pub(crate) fn plain_not_found(text: &'static str) -> impl FnOnce(Error) -> Failure {
+    move |error| match error.kind {
+        Kind::NotFound => Failure::Plain {
+            status: StatusCode::NOT_FOUND,
+            text,
+        },
+        _ => error.into(),
     }
 }
 
@@ -61,6 +77,8 @@ impl IntoResponse for Failure {
         let error = match self {
             Self::Control(error) => error,
             Self::Http { status, message } => return answer(status, message, None, Retry::Unsaid),
+            Self::Plain { status, text: "" } => return status.into_response(),
+            Self::Plain { status, text } => return (status, text).into_response(),
         };
         log(&error);
         answer(status(error.kind), error.message, error.code, error.retry)

@@ -128,6 +128,16 @@ async fn teams_are_made_limited_blocked_banned_and_deleted() {
     assert_eq!(changed["limits"]["concurrentSandboxes"], 2);
     assert_eq!(changed["limitsSetBy"], "operator");
     assert_eq!(create().await.status, StatusCode::CREATED);
+    let sums = json!({"limits": {"totalVcpus": 4, "totalMemoryMiB": 4096}});
+    let changed = api.operate(Method::PATCH, &team, &sums).await.json();
+    assert_eq!(changed["limits"]["totalVcpus"], 4);
+    assert_eq!(changed["limits"]["totalMemoryMiB"], 4096);
+    let detail = api.operate(Method::GET, &team, &Value::Null).await.json();
+    assert_eq!(
+        detail["allocated"],
+        json!({"runningSandboxes": 2, "vcpus": 4, "memoryMiB": 2048, "pausedSandboxes": 0,
+            "diskMiB": 4096, "storedBytes": 0})
+    );
 
     let block = json!({"blockedReason": "unpaid"});
     api.operate(Method::PATCH, &team, &block).await;
@@ -153,7 +163,7 @@ async fn teams_are_made_limited_blocked_banned_and_deleted() {
     let gone = format!("{keys}/{key_id}");
     let gone = || api.operate(Method::DELETE, &gone, &Value::Null);
     assert_eq!(gone().await.status, StatusCode::NO_CONTENT);
-    gone().await.error(404);
+    gone().await.plain_not_found("id not found");
     look().await.error(401);
     let deleted = api.operate(Method::DELETE, &team, &Value::Null).await;
     assert_eq!(deleted.status, StatusCode::NO_CONTENT, "{}", deleted.text);

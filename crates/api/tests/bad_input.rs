@@ -4,7 +4,7 @@ mod support;
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
-use hearth_control::NodeError;
+use hearth_control::{Config, NodeError};
 use hearth_store::TeamLimits;
 use serde_json::json;
 use support::Api;
@@ -430,6 +430,56 @@ async fn creates_at_the_same_time_do_not_pass_the_limit() {
         .filter(|answer| answer.status == StatusCode::TOO_MANY_REQUESTS)
         .count();
     assert_eq!((created, refused, api.node.count()), (3, 9, 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn creates_at_the_same_time_do_not_pass_the_sums_of_a_team() {
+    // Each has two processors and 1024 MiB.
+    for limits in [
+        TeamLimits {
+            max_total_vcpus: 7,
+            ..TeamLimits::default()
+        },
+        TeamLimits {
+            max_total_memory_mib: 3072,
+            ..TeamLimits::default()
+        },
+    ] {
+        let configure = |config: &mut Config| {
+            config.team.limits = limits;
+            config.features.pause = true;
+        };
+        let api = Api::with(configure).await;
+        let request = json!({"templateID": "base"});
+        let answers =
+            futures::future::join_all((0..12).map(|_| api.post("/v2/sandboxes", &request))).await;
+        let (created, refused): (Vec<_>, Vec<_>) = answers
+            .into_iter()
+            .partition(|answer| answer.status == StatusCode::CREATED);
+        assert_eq!((created.len(), refused.len(), api.node.count()), (3, 9, 3));
+        for answer in refused {
+            let message = answer.error(429);
+            assert!(
+                message.contains("of running sandboxes is reached"),
+                "{message}"
+            );
+            assert_eq!(answer.header("should-retry"), Some("false"));
+        }
+        // What is paused takes nothing, and needs room to go on.
+        let list = api.get("/v2/sandboxes").await.json();
+        let id = list[0]["sandboxID"].as_str().expect("an id").to_owned();
+        let pause = api
+            .post(&format!("/sandboxes/{id}/pause"), &json!({}))
+            .await;
+        assert_eq!(pause.status, StatusCode::NO_CONTENT, "{}", pause.text);
+        let other = api.sandbox(&request).await;
+        let connect = format!("/sandboxes/{id}/connect");
+        let minute = json!({"timeout": 60});
+        let again = || api.post(&connect, &minute);
+        again().await.error(429);
+        api.delete(&format!("/sandboxes/{other}")).await;
+        assert_eq!(again().await.status, StatusCode::CREATED);
+    }
 }
 
 #[tokio::test]

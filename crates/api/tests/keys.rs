@@ -64,12 +64,15 @@ async fn keys_are_made_listed_renamed_and_deleted() {
     assert_eq!(renamed.status, StatusCode::ACCEPTED, "{}", renamed.text);
     let (_, other) = api.other_team("other").await;
     let foreign = call(&api, &other, Method::DELETE, &path, &Value::Null).await;
-    foreign.error(404);
+    foreign.plain_not_found("id not found");
     let gone = call(&api, &own, Method::DELETE, &path, &Value::Null).await;
     assert_eq!(gone.status, StatusCode::NO_CONTENT);
     call(&api, &own, Method::DELETE, &path, &Value::Null)
         .await
-        .error(404);
+        .plain_not_found("id not found");
+    call(&api, &own, Method::PATCH, &path, &json!({"name": "x"}))
+        .await
+        .plain_not_found("id not found");
     let message = call(&api, &own, Method::DELETE, "/api-keys/x", &Value::Null)
         .await
         .error(400);

@@ -361,6 +361,17 @@ async fn failures_of_the_node_leave_what_was_and_say_why() {
         connect(&api, &id, json!({})).await.status,
         StatusCode::CREATED
     );
+    // What boots from its disk may still come up.
+    api.node.fail_next(Call::Resume, NodeError::Deadline, false);
+    pause(&api, &id).await;
+    let answer = connect(&api, &id, json!({"memory": false})).await;
+    answer.error(503);
+    let code = &answer.json()["error_code"];
+    assert_eq!(code, "sandbox_filesystem_boot_unconfirmed");
+    assert_eq!(
+        connect(&api, &id, json!({})).await.status,
+        StatusCode::CREATED
+    );
     // The node moved it by itself: the request looks again.
     let moved = || NodeError::InTransition("is being paused".to_owned());
     api.node.fail_next(Call::Pause, moved(), true);

@@ -45,9 +45,13 @@ async fn with_node_every(round: Duration) -> (Api, String) {
 async fn becomes(api: &Api, id: &str, status: &str) -> Value {
     let looking = async {
         loop {
-            let node = api.get(&format!("/nodes/{id}")).await.json();
-            if node["status"] == status {
-                return node;
+            let answer = api.get(&format!("/nodes/{id}")).await;
+            // It may not be known yet.
+            if answer.status == StatusCode::OK {
+                let node = answer.json();
+                if node["status"] == status {
+                    return node;
+                }
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -233,10 +237,10 @@ async fn nodes_are_changed_as_far_as_they_can_be() {
     let (api, id) = with_node().await;
     for unknown in [&Uuid::new_v4().to_string(), "x", "%2e%2e"] {
         let path = format!("/nodes/{unknown}");
-        let message = api.get(&path).await.error(404);
+        api.get(&path).await.plain_not_found("");
+        set(&api, unknown, "draining").await.plain_not_found("");
+        let message = api.delete(&path).await.error(404);
         assert!(message.ends_with("doesn't exist"), "{message}");
-        set(&api, unknown, "draining").await.error(404);
-        api.delete(&path).await.error(404);
     }
     let path = format!("/nodes/{id}");
     for body in [
@@ -253,7 +257,7 @@ async fn nodes_are_changed_as_far_as_they_can_be() {
     let cluster = api.get(&path).await.json()["clusterID"].clone();
     let change = |cluster: Value| json!({ "status": "draining", "clusterID": cluster });
     for other in [json!(Uuid::new_v4()), json!("x")] {
-        api.post(&path, &change(other)).await.error(404);
+        api.post(&path, &change(other)).await.plain_not_found("");
     }
     assert_eq!(api.get(&path).await.json()["status"], "ready");
     let changed = api.post(&path, &change(cluster)).await;

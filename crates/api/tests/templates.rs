@@ -290,3 +290,136 @@ async fn builds_come_in_pages() {
     builds.dedup();
     assert_eq!(builds.len(), 5);
 }
+
+#[tokio::test]
+async fn a_template_says_what_it_is_for() {
+    let api = Api::start().await;
+    let made = api.control.template_publish(own(&api, "mine")).await;
+    made.expect("publishes");
+    let shown = async || api.get("/templates/mine").await.json()["description"].clone();
+    assert_eq!(shown().await, Value::Null);
+    for (path, description) in [
+        ("/v2/templates/mine", "First"),
+        ("/templates/mine", "Ändert"),
+    ] {
+        let body = json!({ "description": format!(" {description} ") }).to_string();
+        let changed = api.call(Method::PATCH, path, body).await;
+        assert_eq!(changed.status, StatusCode::OK, "{}", changed.text);
+        assert_eq!(shown().await, description);
+    }
+    let list = api.get("/v2/templates").await.json();
+    assert_eq!(list[0]["description"], "Ändert");
+    assert_eq!(list[0]["public"], false, "what is absent stays");
+    for bad in ["x".repeat(1001), "a\0b".to_owned()] {
+        let body = json!({ "description": bad }).to_string();
+        let refused = api.call(Method::PATCH, "/v2/templates/mine", body).await;
+        assert!(
+            refused.error(400).contains("description"),
+            "{}",
+            refused.text
+        );
+    }
+    let body = json!({ "description": "" }).to_string();
+    api.call(Method::PATCH, "/v2/templates/mine", body).await;
+    assert_eq!(shown().await, Value::Null);
+}
+
+#[tokio::test]
+async fn the_history_of_tags_is_told_in_pages() {
+    let api = Api::start().await;
+    let mut builds = Vec::new();
+    for _ in 0..3 {
+        let wanted = own(&api, "mine");
+        builds.push(wanted.build_id.to_string());
+        let made = api.control.template_publish(wanted).await;
+        made.expect("publishes");
+    }
+    let body = json!({"target": format!("mine:{}", builds[0]), "tags": ["Stable"]});
+    let tagged = api.post("/templates/tags", &body).await;
+    assert_eq!(tagged.status, StatusCode::CREATED, "{}", tagged.text);
+
+    let count = api.get("/templates/mine/tags/count").await.json();
+    assert_eq!(count, json!({"total": 2}));
+    for (tag, exists) in [("STABLE", true), ("other", false)] {
+        let answer = api
+            .get(&format!("/templates/mine/tags/exists?tag={tag}"))
+            .await;
+        let expected = json!({"exists": exists, "normalizedTag": tag.to_lowercase()});
+        assert_eq!(answer.json(), expected);
+    }
+    api.get("/templates/mine/tags/exists").await.error(400);
+    api.get("/templates/mine/tags/exists?tag=a%20b")
+        .await
+        .error(400);
+
+    let groups = "/templates/mine/tags/groups?assignmentLimit=2&tagsLimit=1";
+    let first = api.get(groups).await.json();
+    assert_eq!(first["tags"][0]["tag"], "stable");
+    assert_eq!(first["tags"][0]["hasMore"], false);
+    let cursor = first["nextCursor"].as_str().expect("another page");
+    let second = api
+        .get(&format!("{groups}&tagsCursor={cursor}"))
+        .await
+        .json();
+    assert_eq!(second["tags"][0]["tag"], "default");
+    assert_eq!(second["tags"][0]["hasMore"], true);
+    assert_eq!(second["nextCursor"], Value::Null);
+    let newest = &second["tags"][0]["assignments"][0];
+    assert_eq!(newest["buildId"], builds[2]);
+    for field in [
+        "assignmentId",
+        "assignedAt",
+        "buildCreatedAt",
+        "buildFinishedAt",
+    ] {
+        assert!(newest[field].is_string(), "{field}: {newest}");
+    }
+    let found = api
+        .get("/templates/mine/tags/groups?search=TAB&sort=name_desc")
+        .await;
+    let found = found.json();
+    assert_eq!(found["tags"].as_array().expect("a list").len(), 1);
+    for bad in [
+        "sort=x",
+        "tagsLimit=0",
+        "assignmentLimit=101",
+        "tagsCursor=name_asc:1:v1",
+    ] {
+        let path = format!("/templates/mine/tags/groups?{bad}");
+        api.get(&path).await.error(400);
+    }
+
+    let mut read = Vec::new();
+    let mut path = "/templates/mine/tags/default/assignments?limit=2".to_owned();
+    loop {
+        let page = api.get(&path).await.json();
+        for entry in page["data"].as_array().expect("a list") {
+            read.push(entry["buildId"].as_str().expect("an id").to_owned());
+        }
+        let Some(cursor) = page["nextCursor"].as_str() else {
+            break;
+        };
+        path = format!("/templates/mine/tags/default/assignments?limit=2&cursor={cursor}");
+    }
+    builds.reverse();
+    assert_eq!(read, builds);
+    api.get("/templates/mine/tags/default/assignments?cursor=-1")
+        .await
+        .error(400);
+
+    // Another team's history is as unknown as none, even of a public template.
+    let (_, key) = api.other_team("other").await;
+    let public = json!({"public": true}).to_string();
+    api.call(Method::PATCH, "/v2/templates/mine", public).await;
+    for path in [
+        "groups",
+        "count",
+        "exists?tag=default",
+        "default/assignments",
+    ] {
+        let path = format!("/templates/default%2Fmine/tags/{path}");
+        assert_eq!(api.get(&path).await.status, StatusCode::OK, "{path}");
+        let theirs = api.call_as(&key, Method::GET, &path, Body::empty()).await;
+        theirs.error(404);
+    }
+}

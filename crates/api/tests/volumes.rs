@@ -519,6 +519,7 @@ async fn a_file_of_many_pieces_comes_back_and_a_broken_one_leaves_the_old() {
 async fn a_full_volume_takes_nothing_more() {
     let setting = setting_with(Limits {
         max_bytes: 1 << 20,
+        max_entries: u64::MAX,
         reserve_bytes: 0,
     })
     .await;

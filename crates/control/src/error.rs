@@ -59,6 +59,8 @@ pub(crate) mod code {
     pub(crate) const CAPACITY_UNAVAILABLE: &str = "sandbox_capacity_unavailable";
     pub(crate) const NO_COMPATIBLE_NODE: &str = "sandbox_no_compatible_node";
     pub(crate) const PLACEMENT_TIMEOUT: &str = "sandbox_placement_timeout";
+    pub(crate) const START_IN_FLIGHT: &str = "sandbox_start_in_flight";
+    pub(crate) const BOOT_UNCONFIRMED: &str = "sandbox_filesystem_boot_unconfirmed";
     pub(crate) const CREATE_FAILED: &str = "sandbox_create_failed";
     pub(crate) const INTERNAL: &str = "internal_server_error";
     pub(crate) const IDEMPOTENCY_MISMATCH: &str = "idempotency_request_mismatch";

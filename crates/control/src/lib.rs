@@ -41,6 +41,7 @@ mod telemetry;
 mod template_builds;
 mod template_changes;
 mod template_node;
+mod template_tags;
 mod templates;
 mod tokens;
 mod transitions;
@@ -61,7 +62,7 @@ pub use events::{EventsRequest, NodeEvent, NodeEventKind, NodeEvents};
 pub use hearth_store::{
     ApiKey, Attempt, AttemptStats, Build, BuildStatus, Delivery, DeliveryState, Event, KeyGrant,
     KeyMask, LimitsSetBy, NodeMode, NodeRegistration, NodeState, OwnerId, Scope, Span,
-    TagAssignment, Team, TeamLimits, TemplateAlias, Usage, Webhook,
+    TagAssignment, TagOrder, Team, TeamLimits, TemplateAlias, Usage, Webhook,
 };
 pub use idempotency::IdempotencyKey;
 pub use login::LoginTokens;
@@ -89,15 +90,19 @@ pub use telemetry::{
     LogDirection, LogEntry, LogLevel, LogQuery, MAX_LOG_ENTRIES, Telemetry, TelemetryError,
 };
 pub use template_builds::{
-    NewTemplateBuild, RegisteredBuild, TemplateBuildSpec, TemplateBuildView, TemplateSource,
+    BuildLogCursor, BuildLogQuery, NewTemplateBuild, RegisteredBuild, TemplateBuildSpec,
+    TemplateBuildView, TemplateSource,
 };
+pub use template_changes::TemplateChange;
 pub use template_node::{
     BuildLogEntry, BuildLogLevel, BuildSource, BuildStep, FilesPiece, NodeBuildSpec,
     NodeBuildState, NodeBuildView, RegistryCredentials, TemplateNode,
 };
+pub use template_tags::{TagGroups, TagGroupsQuery, TagHistory, TaggedBuild};
 pub use templates::{TemplateAccess, TemplatePublication, TemplateView};
 pub use tokens::Tokens;
 pub use uploads::UploadTicket;
+pub use usage::TeamAllocated;
 pub use webhooks::{DeliveriesPage, DeliveriesRequest, WebhookSpec, WebhookUpdate};
 
 pub use hearth_store::VolumeState;

@@ -12,6 +12,10 @@ use hearth_store::TeamLimits;
 pub(crate) enum Demand {
     /// A sandbox that runs, when with it as many would.
     Run { with_it: usize },
+    /// Processors of the sandboxes that run, when with it as many would.
+    Vcpus { with_it: u64 },
+    /// Memory of the sandboxes that run, when with it so much would be.
+    Memory { with_it_mib: u64 },
     /// Sandboxes that are paused, or will be when their time is over, beside those that are.
     Pause { paused: usize, more: usize },
     /// A snapshot under a new name.
@@ -38,6 +42,8 @@ pub(crate) fn decide(demand: Demand, limits: &TeamLimits) -> Result<(), Exceeded
             let most = limits.max_concurrent_sandboxes;
             (with_it <= count(most), most)
         }
+        Demand::Vcpus { with_it } => fits(with_it, limits.max_total_vcpus),
+        Demand::Memory { with_it_mib } => fits(with_it_mib, limits.max_total_memory_mib),
         Demand::Pause { paused, more } => {
             let most = limits.max_paused_sandboxes;
             (paused.saturating_add(more) <= count(most), most)
@@ -63,6 +69,12 @@ pub(crate) fn decide(demand: Demand, limits: &TeamLimits) -> Result<(), Exceeded
     }
 }
 
+/// Whether a sum is within a limit that may be none.
+fn fits(sum: u64, most: u32) -> (bool, u32) {
+    let unlimited = most == TeamLimits::NO_LIMIT;
+    (unlimited || sum <= u64::from(most), most)
+}
+
 fn count(most: u32) -> usize {
     usize::try_from(most).unwrap_or(usize::MAX)
 }
@@ -74,6 +86,18 @@ impl From<Exceeded> for Error {
             Demand::Run { .. } => format!(
                 "you have reached the maximum number of concurrent E2B sandboxes ({most}). If you \
                  need more, end some of them or have the team's limit raised."
+            ),
+            Demand::Vcpus { with_it } => reached(
+                "processors of running sandboxes",
+                &format!("{with_it} with this one, of {most}"),
+                "end or pause some of them",
+                "--total-vcpus",
+            ),
+            Demand::Memory { with_it_mib } => reached(
+                "memory of running sandboxes",
+                &format!("{with_it_mib} MiB with this one, of {most}"),
+                "end or pause some of them",
+                "--total-memory-mib",
             ),
             Demand::Pause { paused, .. } => reached(
                 "paused sandboxes",
@@ -126,6 +150,8 @@ mod tests {
     fn limits(most: u32) -> TeamLimits {
         TeamLimits {
             max_concurrent_sandboxes: most,
+            max_total_vcpus: most,
+            max_total_memory_mib: most,
             max_paused_sandboxes: most,
             max_snapshots: most,
             max_templates: most,
@@ -148,6 +174,8 @@ mod tests {
             };
             let all = usize::try_from(most).expect("small");
             prop_assert_eq!(fill(|held| Demand::Run { with_it: held + 1 }), all);
+            prop_assert_eq!(fill(|held| Demand::Vcpus { with_it: held as u64 + 1 }), all);
+            prop_assert_eq!(fill(|held| Demand::Memory { with_it_mib: held as u64 + 1 }), all);
             prop_assert_eq!(fill(|paused| Demand::Pause { paused, more: 1 }), all);
             prop_assert_eq!(fill(|snapshots| Demand::Snapshot { snapshots }), all);
             prop_assert_eq!(fill(|templates| Demand::Template { templates }), all);
@@ -171,6 +199,19 @@ mod tests {
             "the team's limit of stored MiB is reached (5 of 5): delete templates or snapshots, or \
              have an operator raise it (hearth team limits TEAM --stored-mib N)"
         );
+    }
+
+    #[test]
+    fn the_largest_number_is_no_limit() {
+        let limits = limits(TeamLimits::NO_LIMIT);
+        for demand in [
+            Demand::Vcpus { with_it: u64::MAX },
+            Demand::Memory {
+                with_it_mib: u64::MAX,
+            },
+        ] {
+            decide(demand, &limits).expect("is not limited");
+        }
     }
 
     #[test]

@@ -12,10 +12,12 @@
 
 mod checks;
 mod follow;
+mod log;
 mod source;
 
 pub use checks::NewTemplateBuild;
-pub(crate) use checks::check_tag;
+pub(crate) use checks::{check_description, check_tag};
+pub use log::{BuildLogCursor, BuildLogQuery};
 
 use checks::{shape, tags};
 
@@ -99,9 +101,14 @@ impl Control {
         let reference = Self::template_parse_new("name", &request.name)?;
         let tags = tags(&reference, &request.tags)?;
         let (vcpus, memory_mib) = shape(caller, &request)?;
+        let description = request.description.as_deref().map(check_description);
+        let description = description.transpose()?;
         self.check_build_limit(caller).await?;
         self.check_stored(&caller.team).await?;
-        let template = self.template_own_or_new(caller, &reference).await?;
+        let mut template = self.template_own_or_new(caller, &reference).await?;
+        if let Some(description) = description {
+            self.template_describe(&mut template, description).await?;
+        }
         let build = NewBuild {
             id: BuildId::random(),
             template_id: template.id.clone(),

@@ -3,29 +3,63 @@
 use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
-use crate::template_builds::check_tag;
+use crate::template_builds::{check_description, check_tag};
 use chrono::Utc;
 use hearth_ids::{BuildId, DEFAULT_TAG};
-use hearth_store::TemplateAlias;
+use hearth_store::{Template, TemplateAlias};
+
+/// What is to be changed of a template; what is absent stays.
+#[derive(Debug, Clone, Default)]
+pub struct TemplateChange {
+    /// Whether other teams may use it.
+    pub public: Option<bool>,
+    /// What it is for; an empty text takes it away.
+    pub description: Option<String>,
+}
 
 impl Control {
-    /// Lets other teams use a template, or no longer. Answers with its names.
+    /// Lets other teams use a template, or no longer, and says what it is for. Answers with
+    /// its names.
     ///
     /// # Errors
-    /// `NotFound`; `Forbidden` for another team's.
-    pub async fn template_set_public(
+    /// `Invalid` for a description that is too long; `NotFound`; `Forbidden` for another
+    /// team's.
+    pub async fn template_change(
         &self,
         caller: &Caller,
         reference: &str,
-        public: Option<bool>,
+        change: TemplateChange,
     ) -> Result<Vec<TemplateAlias>, Error> {
-        let template = self.template_own(caller, reference).await?;
-        if let Some(public) = public {
+        let description = change.description.as_deref().map(check_description);
+        let description = description.transpose()?;
+        let mut template = self.template_own(caller, reference).await?;
+        if let Some(description) = description {
+            self.template_describe(&mut template, description).await?;
+        }
+        if let Some(public) = change.public {
             self.store
                 .template_set_public(&template.id, public, Utc::now())
                 .await?;
         }
         Ok(self.store.alias_list(&template.id).await?)
+    }
+
+    /// Says what a template is for.
+    pub(crate) async fn template_describe(
+        &self,
+        template: &mut Template,
+        description: Option<&str>,
+    ) -> Result<(), Error> {
+        if template.description.as_deref() == description {
+            return Ok(());
+        }
+        let now = Utc::now();
+        self.store
+            .template_describe(&template.id, description, now)
+            .await?;
+        template.description = description.map(str::to_owned);
+        template.updated_at = now;
+        Ok(())
     }
 
     /// Gives tags to the build that a reference names.

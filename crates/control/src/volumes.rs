@@ -149,12 +149,16 @@ impl Control {
         let files = Arc::clone(self.volume_files()?);
         check_ready(&self.volume(caller, from).await?)?;
         let volume = self.volume_begin(caller, name).await?;
-        let (control, to) = (Arc::clone(self), volume.id);
+        let (control, to, team) = (Arc::clone(self), volume.id, caller.team_id());
         self.tasks.spawn(async move {
             // When the process ends before its turn, the next start fails it.
             let Ok(_turn) = control.volume_copies.acquire().await else {
                 return;
             };
+            // It may have been deleted while it waited.
+            if let Ok(None) = control.store.volume(team, to).await {
+                return;
+            }
             let copied = tokio::task::spawn_blocking(move || files.copy(from, to)).await;
             if let Err(error) = control.volume_end(to, flat(copied)).await {
                 // The next start takes it for interrupted.
@@ -198,6 +202,10 @@ impl Control {
     async fn volume_end(&self, id: VolumeId, made: std::io::Result<()>) -> Result<bool, Error> {
         let to = match &made {
             Ok(()) => VolumeState::Ready,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                tracing::info!(volume = %id, %error, "copy of volume ended");
+                VolumeState::Failed
+            }
             Err(error) => {
                 tracing::error!(volume = %id, %error, "make volume failed");
                 VolumeState::Failed

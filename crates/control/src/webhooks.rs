@@ -9,8 +9,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
 use hearth_store::{
-    AttemptStats, Delivery, DeliveryPlace, DeliveryQuery, LeaseName, NewWebhook, Redelivery,
-    Webhook, WebhookChange,
+    AttemptStats, Delivery, DeliveryPage, DeliveryPlace, DeliveryQuery, LeaseName, NewWebhook,
+    Redelivery, Webhook, WebhookChange,
 };
 use hearth_webhooks::{Deliverer, Sealer};
 use secrecy::{ExposeSecret, SecretString};
@@ -192,12 +192,10 @@ impl Control {
             success: request.success,
             types: request.types,
             ascending: request.ascending,
-            limit: request.limit + 1,
+            limit: request.limit,
         };
         let found = self.store.delivery_list(&query).await;
-        let mut deliveries = found.map_err(failed("get"))?;
-        let more = deliveries.len() > request.limit as usize;
-        deliveries.truncate(request.limit as usize);
+        let DeliveryPage { deliveries, more } = found.map_err(failed("get"))?;
         let next_cursor = deliveries.last().filter(|_| more).map(cursor);
         Ok(DeliveriesPage {
             deliveries,

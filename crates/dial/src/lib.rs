@@ -14,7 +14,7 @@ use http::Uri;
 use ipnet::Ipv6Net;
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 use tokio::net::TcpStream;
@@ -65,6 +65,47 @@ pub async fn connect(
     Err(last)
 }
 
+/// Whether an address is everybody's and none of this host's own. What listens at those
+/// answers the host itself as it need not answer others: no firewall is in between.
+#[must_use]
+pub fn is_foreign(address: IpAddr) -> bool {
+    is_public(address) && !is_own(address)
+}
+
+/// Whether an address is one of this host's, at whichever interface: those alone can be bound
+/// to. Where the host lets programs bind to any (`ip_nonlocal_bind`), its first address at
+/// each interface is still known. An address that somebody else translates into this host's,
+/// as clouds do, is not known here.
+#[must_use]
+pub fn is_own(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    // Of networks for documentation, which nobody has.
+    let (any, nobodys): (IpAddr, IpAddr) = match address {
+        IpAddr::V4(_) => (
+            Ipv4Addr::UNSPECIFIED.into(),
+            Ipv4Addr::new(198, 51, 100, 254).into(),
+        ),
+        IpAddr::V6(_) => (
+            Ipv6Addr::UNSPECIFIED.into(),
+            Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
+        ),
+    };
+    let can_bind = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
+    if !can_bind(address) {
+        return false;
+    }
+    if !can_bind(nobodys) {
+        return true;
+    }
+    // What goes to an own address comes from there. Connecting such a socket only chooses a
+    // way; nothing is sent. Port 9 is nobody's.
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip().to_canonical() == address)
+}
+
 /// Whether an address is everybody's, and not this host's, its networks' or its
 /// cloud's.
 #[must_use]
@@ -88,6 +129,20 @@ pub fn is_public(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_host_knows_its_own_addresses() {
+        for (address, own) in [
+            ("127.0.0.1", true),
+            ("127.1.2.3", true),
+            ("::ffff:127.0.0.1", true),
+            ("203.0.113.7", false),
+            ("2001:db8::7", false),
+        ] {
+            let address: IpAddr = address.parse().expect("an address");
+            assert_eq!(is_own(address), own, "{address}");
+        }
+    }
 
     #[test]
     fn only_what_is_everybodys_is_public() {

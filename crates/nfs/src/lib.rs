@@ -73,6 +73,12 @@ pub trait Space: std::fmt::Debug + Send + Sync {
     /// When that cannot be found out; then nothing new is written.
     fn room(&self, volume: VolumeId) -> io::Result<u64>;
 
+    /// Entries that may still be made in a volume.
+    fn entries(&self, volume: VolumeId) -> u64;
+
+    /// An entry was made in a volume.
+    fn made(&self, volume: VolumeId);
+
     /// New bytes were written to a volume.
     fn written(&self, volume: VolumeId, bytes: u64);
 }

@@ -74,6 +74,13 @@ impl Node {
         format!("/proc/self/fd/{}", self.file.as_raw_fd())
     }
 
+    /// Brings the names in this directory to the disk.
+    pub(crate) fn sync(&self) -> rustix::io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = rustix::fs::openat(&self.file, ".", flags, Mode::empty())?;
+        rustix::fs::fsync(open)
+    }
+
     pub(crate) fn require_directory(&self) -> Result<(), Status> {
         match self.kind() {
             FileType::Directory => Ok(()),
@@ -218,6 +225,19 @@ impl Tree {
             true => Ok(()),
             false => Err(Status::NoSpace),
         }
+    }
+
+    /// Whether one entry more may be made, of so many bytes.
+    pub(crate) fn require_entry(&self, bytes: u64) -> Result<(), Status> {
+        match self.space.entries(self.volume) {
+            0 => Err(Status::NoSpace),
+            _ => self.require_room(bytes),
+        }
+    }
+
+    /// Notes a new entry.
+    pub(crate) fn made(&self) {
+        self.space.made(self.volume);
     }
 
     /// Bytes that guests may still write.

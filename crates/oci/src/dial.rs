@@ -8,7 +8,7 @@
 //! registry leads there.
 
 use crate::Registries;
-use hearth_dial::{is_public, resolve};
+use hearth_dial::{is_foreign, resolve};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
@@ -118,10 +118,11 @@ impl Dialer {
         let any = self.trusted && self.listed.has_name(&uri);
         let may = |address| {
             let listed = any || (self.trusted && self.listed.in_range(address));
-            listed || is_public(address)
+            listed || is_foreign(address)
         };
         let why = format!(
-            "{authority} is at a private or local address, and is not in registries.private"
+            "{authority} is at a private or local address, or this host's, and is not in \
+             registries.private"
         );
         let stream = hearth_dial::connect(resolve(&uri).await?, may, &why).await?;
         Ok(TokioIo::new(stream))

@@ -59,6 +59,8 @@ const TABLES: [Table; 20] = [
             ("max_templates", Number),
             ("max_stored_mib", Number),
             ("max_volumes", Number),
+            ("max_total_vcpus", Number),
+            ("max_total_memory_mib", Number),
             ("limits_by_operator", Number),
             ("banned", Number),
             ("blocked_reason", Text),
@@ -100,6 +102,7 @@ const TABLES: [Table; 20] = [
         columns: &[
             ("id", Text),
             ("team_id", Text),
+            ("description", Text),
             ("public", Number),
             ("is_default", Number),
             ("spawn_count", Number),

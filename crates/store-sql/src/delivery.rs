@@ -8,12 +8,17 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use hearth_ids::TeamId;
 use hearth_store::{
-    Attempt, AttemptStats, Delivery, DeliveryQuery, DeliveryState, DeliveryStore, DueDelivery,
-    Error, Event, Redelivery, Result, Verdict, Webhook,
+    Attempt, AttemptStats, Delivery, DeliveryPage, DeliveryQuery, DeliveryState, DeliveryStore,
+    DueDelivery, Error, Event, Redelivery, Result, Verdict, Webhook,
 };
 use std::collections::HashMap;
 use std::ops::Range;
 use uuid::Uuid;
+
+/// Attempts at one delivery that a list shows.
+const SHOWN_ATTEMPTS: u32 = 30;
+/// About so many bytes of attempts are in one page.
+const PAGE_BYTES: u64 = 8 << 20;
 
 impl Record for Attempt {
     fn read(row: &impl Columns) -> Result<Self> {
@@ -249,30 +254,37 @@ impl<D: Database> DeliveryStore for SqlStore<D> {
         Ok(disabled)
     }
 
-    async fn delivery_list(&self, query: &DeliveryQuery) -> Result<Vec<Delivery>> {
+    async fn delivery_list(&self, query: &DeliveryQuery) -> Result<DeliveryPage> {
         let rows = self.database.rows(listing(query)).await?;
         let mut deliveries: Vec<Delivery> = records(&rows)?;
+        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+        let mut more = deliveries.len() > limit;
+        deliveries.truncate(limit);
         if deliveries.is_empty() {
-            return Ok(deliveries);
+            return Ok(DeliveryPage { deliveries, more });
         }
-        let places = crate::event::places(2, deliveries.len());
-        let mut attempts = Statement::new(format!(
-            "SELECT * FROM delivery_attempts WHERE webhook_id = $1 AND event_id IN ({places})
-             ORDER BY at, id"
-        ))
-        .text(query.webhook_id);
-        for delivery in &deliveries {
-            attempts = attempts.text(delivery.event_id);
+        let sizes = self
+            .database
+            .rows(attempt_sizes(query.webhook_id, &deliveries));
+        let (fitting, chosen) = choose(&deliveries, &sizes.await?)?;
+        more |= fitting < deliveries.len();
+        deliveries.truncate(fitting);
+        if !chosen.is_empty() {
+            let places = crate::event::places(1, chosen.len());
+            let text =
+                format!("SELECT * FROM delivery_attempts WHERE id IN ({places}) ORDER BY at, id");
+            let attempts = chosen
+                .into_iter()
+                .fold(Statement::new(text), Statement::text);
+            let mut by_event: HashMap<Uuid, Vec<Attempt>> = HashMap::new();
+            for attempt in records::<Attempt>(&self.database.rows(attempts).await?)? {
+                by_event.entry(attempt.event_id).or_default().push(attempt);
+            }
+            for delivery in &mut deliveries {
+                delivery.attempts = by_event.remove(&delivery.event_id).unwrap_or_default();
+            }
         }
-        let rows = self.database.rows(attempts).await?;
-        let mut by_event: HashMap<Uuid, Vec<Attempt>> = HashMap::new();
-        for attempt in records::<Attempt>(&rows)? {
-            by_event.entry(attempt.event_id).or_default().push(attempt);
-        }
-        for delivery in &mut deliveries {
-            delivery.attempts = by_event.remove(&delivery.event_id).unwrap_or_default();
-        }
-        Ok(deliveries)
+        Ok(DeliveryPage { deliveries, more })
     }
 
     async fn delivery_stats(
@@ -331,6 +343,51 @@ impl<D: Database> DeliveryStore for SqlStore<D> {
     }
 }
 
+/// The newest attempts at each of these deliveries, by their sizes.
+fn attempt_sizes(webhook: Uuid, deliveries: &[Delivery]) -> Statement {
+    let places = crate::event::places(2, deliveries.len());
+    let statement = Statement::new(format!(
+        "SELECT id, event_id, bytes FROM (
+            SELECT id, event_id, CAST(length(request_body) + length(request_headers)
+                    + coalesce(length(response_body), 0) + coalesce(length(response_headers), 0)
+                    AS BIGINT) AS bytes,
+                row_number() OVER (PARTITION BY event_id ORDER BY at DESC, id DESC) AS place
+            FROM delivery_attempts WHERE webhook_id = $1 AND event_id IN ({places})
+         ) AS newest WHERE place <= {SHOWN_ATTEMPTS} ORDER BY event_id, place"
+    ))
+    .text(webhook);
+    let events = deliveries.iter().map(|delivery| delivery.event_id);
+    events.fold(statement, Statement::text)
+}
+
+/// How many of the deliveries fit a page, and the ids of their attempts. The first one always
+/// does, with its newest attempt at least.
+fn choose(deliveries: &[Delivery], sizes: &[impl Columns]) -> Result<(usize, Vec<String>)> {
+    let mut by_event: HashMap<String, Vec<(String, u64)>> = HashMap::new();
+    for row in sizes {
+        let attempt = (row.text("id")?, number(row, "bytes")?);
+        let attempts = by_event.entry(row.text("event_id")?).or_default();
+        attempts.push(attempt);
+    }
+    let (mut chosen, mut bytes) = (Vec::new(), 0u64);
+    for (index, delivery) in deliveries.iter().enumerate() {
+        let attempts = by_event.remove(&delivery.event_id.to_string());
+        let attempts = attempts.unwrap_or_default();
+        let of_it: u64 = attempts.iter().map(|(_, bytes)| bytes).sum();
+        if index > 0 && bytes + of_it > PAGE_BYTES {
+            return Ok((index, chosen));
+        }
+        for (nth, (id, size)) in attempts.into_iter().enumerate() {
+            if nth > 0 && bytes + size > PAGE_BYTES {
+                break;
+            }
+            bytes += size;
+            chosen.push(id);
+        }
+    }
+    Ok((deliveries.len(), chosen))
+}
+
 /// The query of a page of deliveries. Its text is made of constants alone.
 fn listing(query: &DeliveryQuery) -> Statement {
     let (direction, beyond) = match query.ascending {
@@ -378,5 +435,6 @@ fn listing(query: &DeliveryQuery) -> Statement {
         statement.values.len() + 1
     );
     statement.text = text.into();
-    statement.number(query.limit)
+    // One more tells whether others follow.
+    statement.number(query.limit.saturating_add(1))
 }

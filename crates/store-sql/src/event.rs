@@ -1,14 +1,17 @@
 //! Events, and the deliveries that come of them.
 
 use crate::row::{Record, parse, records, time};
+use crate::webhook::DELETED_AT_ONCE;
 use crate::{Columns, Database, Session, SqlStore, Statement, millis};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use hearth_store::{Event, EventQuery, EventStore, Result};
 use std::str::FromStr;
 
-/// Rows that one round of deleting takes at most.
+/// Events that one round of deleting takes at most.
 const PRUNED_AT_ONCE: u32 = 5000;
+/// Events that one transaction deletes.
+const EVENTS_AT_ONCE: usize = 100;
 
 fn parse_option<T: FromStr>(
     row: &impl Columns,
@@ -134,12 +137,11 @@ impl<D: Database> EventStore for SqlStore<D> {
 
     async fn event_prune(&self, before: DateTime<Utc>, most_of_team: u32) -> Result<u64> {
         let old = Statement::new(
-            "DELETE FROM events WHERE id IN
-                (SELECT id FROM events WHERE occurred_at < $1 ORDER BY occurred_at LIMIT $2)",
+            "SELECT id FROM events WHERE occurred_at < $1 ORDER BY occurred_at, id LIMIT $2",
         )
         .number(millis(before))
         .number(PRUNED_AT_ONCE);
-        let mut gone = self.database.execute(old).await?;
+        let mut gone = self.events_delete(old).await?;
         let crowded = Statement::new(
             "SELECT team_id, count(*) AS found FROM events GROUP BY team_id HAVING count(*) > $1",
         )
@@ -147,12 +149,47 @@ impl<D: Database> EventStore for SqlStore<D> {
         for row in self.database.rows(crowded).await? {
             let beyond = row.number("found")? - i64::from(most_of_team);
             let oldest = Statement::new(
-                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE team_id = $1
-                    ORDER BY occurred_at, id LIMIT $2)",
+                "SELECT id FROM events WHERE team_id = $1 ORDER BY occurred_at, id LIMIT $2",
             )
             .text(row.text("team_id")?)
             .number(beyond.min(PRUNED_AT_ONCE.into()));
-            gone += self.database.execute(oldest).await?;
+            gone += self.events_delete(oldest).await?;
+        }
+        Ok(gone)
+    }
+}
+
+impl<D: Database> SqlStore<D> {
+    /// Deletes the events that a query finds, with what was delivered of them: in
+    /// transactions that are short, however often that was tried.
+    async fn events_delete(&self, found: Statement) -> Result<u64> {
+        let rows = self.database.rows(found).await?;
+        let ids: Vec<String> = rows
+            .iter()
+            .map(|row| row.text("id"))
+            .collect::<Result<_>>()?;
+        let mut gone = 0;
+        for ids in ids.chunks(EVENTS_AT_ONCE) {
+            let places = places(2, ids.len());
+            let attempts = format!(
+                "DELETE FROM delivery_attempts WHERE id IN
+                    (SELECT delivery_attempts.id FROM delivery_attempts JOIN deliveries
+                        ON deliveries.webhook_id = delivery_attempts.webhook_id
+                            AND deliveries.event_id = delivery_attempts.event_id
+                     WHERE deliveries.event_id IN ({places}) LIMIT $1)"
+            );
+            loop {
+                let batch = Statement::new(attempts.clone()).number(DELETED_AT_ONCE);
+                let batch = ids.iter().fold(batch, Statement::text);
+                if self.database.execute(batch).await? == 0 {
+                    break;
+                }
+            }
+            // Their deliveries go with them: each has one for each webhook at most.
+            let places = self::places(1, ids.len());
+            let delete = Statement::new(format!("DELETE FROM events WHERE id IN ({places})"));
+            let delete = ids.iter().fold(delete, Statement::text);
+            gone += self.database.execute(delete).await?;
         }
         Ok(gone)
     }

@@ -28,6 +28,7 @@ mod node_identity;
 mod row;
 mod snapshot;
 mod statement;
+mod tag;
 mod team;
 mod template;
 mod usage;

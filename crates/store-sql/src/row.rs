@@ -74,6 +74,8 @@ impl Record for Team {
                 max_vcpus: number(row, "max_vcpus")?,
                 max_memory_mib: number(row, "max_memory_mib")?,
                 max_disk_mib: number(row, "max_disk_mib")?,
+                max_total_vcpus: number(row, "max_total_vcpus")?,
+                max_total_memory_mib: number(row, "max_total_memory_mib")?,
                 max_paused_sandboxes: number(row, "max_paused_sandboxes")?,
                 max_snapshots: number(row, "max_snapshots")?,
                 max_templates: number(row, "max_templates")?,
@@ -144,6 +146,7 @@ impl Record for Template {
         Ok(Self {
             id: parse("template id", row.text("id")?)?,
             team_id: parse("team id", row.text("team_id")?)?,
+            description: row.text_option("description")?,
             public: row.number("public")? != 0,
             is_default: row.number("is_default")? != 0,
             spawn_count: number(row, "spawn_count")?,

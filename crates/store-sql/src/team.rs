@@ -18,6 +18,8 @@ fn limits(statement: Statement, limits: TeamLimits) -> Statement {
         .number(limits.max_templates)
         .number(limits.max_stored_mib)
         .number(limits.max_volumes)
+        .number(limits.max_total_vcpus)
+        .number(limits.max_total_memory_mib)
 }
 
 #[async_trait]
@@ -26,8 +28,10 @@ impl<D: Database> TeamStore for SqlStore<D> {
         let insert = Statement::new(
             "INSERT INTO teams (id, slug, name, created_at, max_concurrent_sandboxes,
                 max_length_hours, max_vcpus, max_memory_mib, max_disk_mib, max_paused_sandboxes,
-                max_snapshots, max_templates, max_stored_mib, max_volumes)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING *",
+                max_snapshots, max_templates, max_stored_mib, max_volumes, max_total_vcpus,
+                max_total_memory_mib)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+             RETURNING *",
         )
         .text(team.id)
         .text(team.slug)
@@ -57,7 +61,8 @@ impl<D: Database> TeamStore for SqlStore<D> {
             "UPDATE teams SET limits_by_operator = $2, max_concurrent_sandboxes = $3,
                 max_length_hours = $4, max_vcpus = $5, max_memory_mib = $6, max_disk_mib = $7,
                 max_paused_sandboxes = $8, max_snapshots = $9, max_templates = $10,
-                max_stored_mib = $11, max_volumes = $12
+                max_stored_mib = $11, max_volumes = $12, max_total_vcpus = $13,
+                max_total_memory_mib = $14
              WHERE id = $1 AND limits_by_operator <= $2",
         )
         .text(id)

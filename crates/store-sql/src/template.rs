@@ -94,6 +94,20 @@ impl<D: Database> TemplateStore for SqlStore<D> {
         Ok(self.database.execute(update).await? > 0)
     }
 
+    async fn template_describe(
+        &self,
+        id: &TemplateId,
+        description: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Result<bool> {
+        let update =
+            Statement::new("UPDATE templates SET description = $1, updated_at = $2 WHERE id = $3")
+                .text_option(description)
+                .number(millis(now))
+                .text(id);
+        Ok(self.database.execute(update).await? > 0)
+    }
+
     async fn template_delete(&self, id: &TemplateId, owner: &OwnerId) -> Result<bool> {
         let mut session = self.database.begin().await?;
         // Held from here on, so that no build is added that would go without a note.

@@ -34,6 +34,9 @@ pub(crate) async fn end_pending(session: &mut impl Session, id: Uuid) -> Result<
     session.execute(end).await.map(drop)
 }
 
+/// Rows that one transaction deletes: others wait for it no longer than for that.
+pub(crate) const DELETED_AT_ONCE: u32 = 1000;
+
 #[async_trait]
 impl<D: Database> WebhookStore for SqlStore<D> {
     async fn webhook_create(&self, new: NewWebhook, most: u32) -> Result<Option<Webhook>> {
@@ -111,6 +114,30 @@ impl<D: Database> WebhookStore for SqlStore<D> {
     }
 
     async fn webhook_delete(&self, team: TeamId, id: Uuid) -> Result<bool> {
+        // Nothing is added to it from here on; who comes back to one that is half gone finds
+        // it disabled, and deletes it again.
+        let disable = Statement::new(
+            "UPDATE webhooks SET enabled = 0, disabled_reason = 'it is being deleted'
+             WHERE id = $1 AND team_id = $2",
+        )
+        .text(id)
+        .text(team);
+        if self.database.execute(disable).await? == 0 {
+            return Ok(false);
+        }
+        for batch in [
+            "DELETE FROM delivery_attempts WHERE id IN
+                (SELECT id FROM delivery_attempts WHERE webhook_id = $1 LIMIT $2)",
+            "DELETE FROM deliveries WHERE webhook_id = $1 AND event_id IN
+                (SELECT event_id FROM deliveries WHERE webhook_id = $1 LIMIT $2)",
+        ] {
+            loop {
+                let batch = Statement::new(batch).text(id).number(DELETED_AT_ONCE);
+                if self.database.execute(batch).await? == 0 {
+                    break;
+                }
+            }
+        }
         let delete = Statement::new("DELETE FROM webhooks WHERE id = $1 AND team_id = $2")
             .text(id)
             .text(team);

@@ -103,7 +103,7 @@ pub struct Delivery {
     pub occurred_at: DateTime<Utc>,
     /// Where the delivery is.
     pub state: DeliveryState,
-    /// Its attempts, oldest first.
+    /// Its attempts, oldest first; the newest of many.
     pub attempts: Vec<Attempt>,
 }
 
@@ -135,6 +135,15 @@ pub struct DeliveryQuery {
     pub ascending: bool,
     /// So many at most.
     pub limit: u32,
+}
+
+/// A page of deliveries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryPage {
+    /// At most as many as were asked for.
+    pub deliveries: Vec<Delivery>,
+    /// Whether others follow.
+    pub more: bool,
 }
 
 /// Attempts in numbers.
@@ -188,8 +197,10 @@ pub trait DeliveryStore: Send + Sync {
         verdict: &Verdict,
         now: DateTime<Utc>,
     ) -> Result<bool>;
-    /// Deliveries with their attempts, by the times of the events.
-    async fn delivery_list(&self, query: &DeliveryQuery) -> Result<Vec<Delivery>>;
+    /// Deliveries with their attempts, by the times of the events: of each the newest 30, and
+    /// of all about 8 MiB. A page that would hold more ends sooner, but not before the first
+    /// delivery.
+    async fn delivery_list(&self, query: &DeliveryQuery) -> Result<DeliveryPage>;
     /// The attempts at a webhook in a span of time, for each part of `bucket_ms` in which
     /// there was one.
     async fn delivery_stats(

@@ -25,6 +25,7 @@ mod lease;
 mod node;
 mod node_identity;
 mod snapshot;
+mod tag;
 mod team;
 mod template;
 #[cfg(feature = "testing")]
@@ -37,8 +38,8 @@ pub use api_key::{ApiKey, ApiKeyStore, KeyGrant, KeyMask, NewApiKey, Scope};
 pub use build::{Build, BuildStatus, BuildStore, NewBuild, TagAssignment};
 pub use build_request::{BuildRequest, NewBuildRequest, TemplateBuildStore};
 pub use delivery::{
-    Attempt, AttemptStats, Delivery, DeliveryPlace, DeliveryQuery, DeliveryState, DeliveryStore,
-    DueDelivery, Redelivery, Verdict,
+    Attempt, AttemptStats, Delivery, DeliveryPage, DeliveryPlace, DeliveryQuery, DeliveryState,
+    DeliveryStore, DueDelivery, Redelivery, Verdict,
 };
 pub use discard::DiscardStore;
 pub use error::{Error, Result};
@@ -50,6 +51,7 @@ pub use node::{
 };
 pub use node_identity::{NodeIdentity, NodeIdentityStore, TokenUse};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotStore};
+pub use tag::{TagEvent, TagLatest, TagOrder, TagQuery, TagStore};
 pub use team::{LimitsSetBy, NewTeam, Team, TeamLimits, TeamStore};
 pub use template::{NewTemplate, Template, TemplateAlias, TemplateStore};
 pub use usage::{Execution, Load, LoadStep, OpenExecution, Span, Usage, UsageStore};
@@ -62,6 +64,7 @@ pub trait Store:
     + ApiKeyStore
     + TemplateStore
     + BuildStore
+    + TagStore
     + TemplateBuildStore
     + SnapshotStore
     + DiscardStore
@@ -83,6 +86,7 @@ impl<S> Store for S where
         + ApiKeyStore
         + TemplateStore
         + BuildStore
+        + TagStore
         + TemplateBuildStore
         + SnapshotStore
         + DiscardStore

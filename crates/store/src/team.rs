@@ -18,6 +18,10 @@ pub struct TeamLimits {
     pub max_memory_mib: u32,
     /// Disk of one sandbox.
     pub max_disk_mib: u32,
+    /// Processors of all running sandboxes together; [`TeamLimits::NO_LIMIT`] is none.
+    pub max_total_vcpus: u32,
+    /// Memory of all running sandboxes together; [`TeamLimits::NO_LIMIT`] is none.
+    pub max_total_memory_mib: u32,
     /// Sandboxes that are paused.
     pub max_paused_sandboxes: u32,
     /// Snapshots, each name counted once.
@@ -28,6 +32,11 @@ pub struct TeamLimits {
     pub max_volumes: u32,
     /// What all builds of its templates and snapshots account for on disk.
     pub max_stored_mib: u32,
+}
+
+impl TeamLimits {
+    /// So much that nothing is refused.
+    pub const NO_LIMIT: u32 = u32::MAX;
 }
 
 /// Who set a team's limits.
@@ -47,6 +56,8 @@ impl Default for TeamLimits {
             max_vcpus: 8,
             max_memory_mib: 8192,
             max_disk_mib: 25_600,
+            max_total_vcpus: Self::NO_LIMIT,
+            max_total_memory_mib: Self::NO_LIMIT,
             max_paused_sandboxes: 1000,
             max_snapshots: 1000,
             max_templates: 500,

@@ -29,6 +29,8 @@ pub struct Template {
     pub id: TemplateId,
     /// Whose it is.
     pub team_id: TeamId,
+    /// What it is for, in its team's words.
+    pub description: Option<String>,
     /// Whether other teams may use it.
     pub public: bool,
     /// One of the templates that every installation has.
@@ -70,6 +72,13 @@ pub trait TemplateStore: Send + Sync {
         &self,
         id: &TemplateId,
         public: bool,
+        now: DateTime<Utc>,
+    ) -> Result<bool>;
+    /// Says what a template is for, or no longer. Answers whether it exists.
+    async fn template_describe(
+        &self,
+        id: &TemplateId,
+        description: Option<&str>,
         now: DateTime<Utc>,
     ) -> Result<bool>;
     /// Deletes a template with its aliases, builds and tags. The builds are noted as

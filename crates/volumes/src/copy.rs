@@ -3,10 +3,11 @@
 //! Files share their data with the originals where the file system can do that
 //! (`FICLONE`); elsewhere their bytes are copied. Owners, modes, times, extended
 //! attributes of users and hard links are kept; sockets are left out. A copy appears whole
-//! or not at all; what guests write meanwhile may be in it or not.
+//! or not at all; what guests write meanwhile may be in it or not. It ends when either volume
+//! is removed.
 
 use crate::removal::is_self_or_parent;
-use crate::{VolumeId, Volumes};
+use crate::{MAX_DEPTH, VolumeId, Volumes};
 use rustix::fd::OwnedFd;
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
@@ -17,9 +18,9 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Directories within directories, each of which takes two descriptors while it is copied.
-const MAX_DEPTH: usize = 256;
 /// What is copied of a file at a time.
 const PIECE_BYTES: u64 = 16 << 20;
 /// Names of extended attributes of one file.
@@ -31,21 +32,110 @@ type Linked = HashMap<u64, OwnedFd>;
 /// their own.
 const MAX_LINKED: usize = 1024;
 
+/// Copies under way.
+#[derive(Debug, Default)]
+pub(crate) struct Copying(Mutex<Vec<Underway>>);
+
+#[derive(Debug)]
+struct Underway {
+    from: VolumeId,
+    to: VolumeId,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Copying {
+    /// Ends copies from and to a volume.
+    pub(crate) fn cancel(&self, id: VolumeId) {
+        let underway = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for copy in underway
+            .iter()
+            .filter(|copy| copy.from == id || copy.to == id)
+        {
+            copy.cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn begin(&self, from: VolumeId, to: VolumeId) -> Ticket<'_> {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let mut underway = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        underway.push(Underway {
+            from,
+            to,
+            cancelled: Arc::clone(&cancelled),
+        });
+        Ticket {
+            of: self,
+            cancelled,
+        }
+    }
+}
+
+/// A copy under way, until this is dropped.
+struct Ticket<'a> {
+    of: &'a Copying,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let mut underway = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        underway.retain(|copy| !Arc::ptr_eq(&copy.cancelled, &self.cancelled));
+    }
+}
+
+/// What a copy looks at before each step.
+struct Run<'a> {
+    volumes: &'a Volumes,
+    ticket: Ticket<'a>,
+}
+
+impl Run<'_> {
+    /// Refuses to go on when one of the volumes is removed, on a full disk, and when the
+    /// process is about to end.
+    fn check(&self) -> io::Result<()> {
+        self.volumes.go_on()?;
+        self.check_wanted()?;
+        let disk = rustix::fs::statvfs(&self.volumes.root)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        match free < self.volumes.limits.reserve_bytes {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn check_wanted(&self) -> io::Result<()> {
+        match self.ticket.cancelled.load(Ordering::Relaxed) {
+            true => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "a volume was deleted while it was copied",
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
 impl Volumes {
     /// Copies a volume to a new one. Takes long for a large one. It is whole, and on disk,
     /// when this returns.
     ///
     /// # Errors
-    /// `NotFound` where there is no such volume, `AlreadyExists` where the new one is
+    /// `NotFound` where there is no such volume, or one of the two is removed meanwhile;
+    /// `AlreadyExists` where the new one is
     /// there, `StorageFull` when there is no room; whatever else the file system says.
     /// Nothing is left of the copy then.
     pub fn copy(&self, from: VolumeId, to: VolumeId) -> io::Result<()> {
+        // Before it is opened: what is removed from here on ends this.
+        let run = Run {
+            volumes: self,
+            ticket: self.copying.begin(from, to),
+        };
         let source = self.open_tree(from)?;
         let staged = self.stage(to)?;
         let copied = (|| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let target = rustix::fs::open(staged.join(crate::TREE), flags, Mode::empty())?;
-            copy_tree(self, source, target)?;
+            copy_tree(&run, source, target)?;
+            run.check_wanted()?;
             self.publish(&staged, to)
         })();
         if copied.is_err() {
@@ -74,7 +164,7 @@ impl Level {
     }
 }
 
-fn copy_tree(volumes: &Volumes, source: OwnedFd, target: OwnedFd) -> io::Result<()> {
+fn copy_tree(run: &Run<'_>, source: OwnedFd, target: OwnedFd) -> io::Result<()> {
     let mut linked = Linked::new();
     let mut levels = vec![Level::open(source, target)?];
     while let Some(level) = levels.last_mut() {
@@ -90,7 +180,7 @@ fn copy_tree(volumes: &Volumes, source: OwnedFd, target: OwnedFd) -> io::Result<
         if is_self_or_parent(name) {
             continue;
         }
-        let Some(below) = copy_entry(volumes, level, name, &mut linked)? else {
+        let Some(below) = copy_entry(run, level, name, &mut linked)? else {
             continue;
         };
         if levels.len() == MAX_DEPTH {
@@ -102,24 +192,14 @@ fn copy_tree(volumes: &Volumes, source: OwnedFd, target: OwnedFd) -> io::Result<
     Ok(())
 }
 
-/// Refuses to copy more to a full disk, and when the process is about to end.
-fn check(volumes: &Volumes) -> io::Result<()> {
-    volumes.go_on()?;
-    let disk = rustix::fs::statvfs(&volumes.root)?;
-    match disk.f_bavail.saturating_mul(disk.f_frsize) < volumes.limits.reserve_bytes {
-        true => Err(io::ErrorKind::StorageFull.into()),
-        false => Ok(()),
-    }
-}
-
 /// Copies one entry. A directory is answered, to be gone into.
 fn copy_entry(
-    volumes: &Volumes,
+    run: &Run<'_>,
     level: &Level,
     name: &CStr,
     linked: &mut Linked,
 ) -> io::Result<Option<Level>> {
-    check(volumes)?;
+    run.check()?;
     let (source, target) = (&level.source, &level.target);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = match rustix::fs::openat(source, name, flags, Mode::empty()) {
@@ -137,7 +217,7 @@ fn copy_entry(
             let opened = reopen(&found, OFlags::DIRECTORY)?;
             return Level::open(opened, made).map(Some);
         }
-        FileType::RegularFile => copy_file(volumes, &found, &stat, target, name, linked)?,
+        FileType::RegularFile => copy_file(run, &found, &stat, target, name, linked)?,
         FileType::Symlink => {
             let to = rustix::fs::readlinkat(&found, "", Vec::new())?;
             rustix::fs::symlinkat(to, target, name)?;
@@ -160,7 +240,7 @@ fn copy_entry(
 }
 
 fn copy_file(
-    volumes: &Volumes,
+    run: &Run<'_>,
     found: &OwnedFd,
     stat: &Stat,
     target: &OwnedFd,
@@ -178,7 +258,7 @@ fn copy_file(
     match rustix::fs::ioctl_ficlone(&to, &from) {
         Ok(()) => {}
         // Whatever the reason, and there is one on most file systems.
-        Err(_) => copy_bytes(volumes, from, to.try_clone()?.into())?,
+        Err(_) => copy_bytes(run, from, to.try_clone()?.into())?,
     }
     adopt(found, &to, stat)?;
     rustix::fs::fsync(&to)?;
@@ -189,7 +269,7 @@ fn copy_file(
 }
 
 /// Copies what is written of a file; its holes stay holes.
-fn copy_bytes(volumes: &Volumes, mut from: File, mut to: File) -> io::Result<()> {
+fn copy_bytes(run: &Run<'_>, mut from: File, mut to: File) -> io::Result<()> {
     use std::io::{Read as _, Seek as _, SeekFrom};
     let length = from.metadata()?.len();
     let mut at = 0;
@@ -204,7 +284,7 @@ fn copy_bytes(volumes: &Volumes, mut from: File, mut to: File) -> io::Result<()>
         from.seek(SeekFrom::Start(data))?;
         to.seek(SeekFrom::Start(data))?;
         let wanted = hole.saturating_sub(data).min(PIECE_BYTES);
-        check(volumes)?;
+        run.check()?;
         if io::copy(&mut (&mut from).take(wanted), &mut to)? < wanted {
             // It was cut meanwhile.
             break;

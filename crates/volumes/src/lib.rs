@@ -36,6 +36,9 @@ const STAGING: &str = ".staging";
 const REMOVED: &str = ".removed";
 const TREE: &str = "tree";
 
+/// Directories within directories that a copy goes down, and a path from outside.
+const MAX_DEPTH: usize = 256;
+
 /// Permission bits of the root of a new tree.
 const ROOT_MODE: Mode = Mode::from_raw_mode(0o777);
 /// Owner and group of what is made where nobody says whose it is.
@@ -50,6 +53,7 @@ pub struct Volumes {
     counted: usage::Counted,
     counting: usage::Counting,
     arriving: usage::Arriving,
+    copying: copy::Copying,
     /// What takes long is to end.
     stopped: AtomicBool,
 }
@@ -59,6 +63,8 @@ pub struct Volumes {
 pub struct Limits {
     /// Bytes on disk of one volume.
     pub max_bytes: u64,
+    /// Files, directories and others of one volume.
+    pub max_entries: u64,
     /// Bytes of the file system that stay free.
     pub reserve_bytes: u64,
 }
@@ -67,6 +73,7 @@ impl Limits {
     /// As much as the disk takes.
     pub const NONE: Self = Self {
         max_bytes: u64::MAX,
+        max_entries: u64::MAX,
         reserve_bytes: 0,
     };
 }
@@ -90,6 +97,7 @@ impl Volumes {
             counted: usage::Counted::default(),
             counting: usage::Counting::default(),
             arriving: usage::Arriving::default(),
+            copying: copy::Copying::default(),
             stopped: AtomicBool::new(false),
         };
         // What was not made to its end belongs to nobody.
@@ -109,15 +117,19 @@ impl Volumes {
         self.publish(&staged, id)
     }
 
-    /// Removes a volume. When this returns it is gone for whoever looks it up; its data
+    /// Removes a volume, and ends copies from and to it. When this returns it is gone for
+    /// whoever looks it up, also after a loss of power; its data
     /// is deleted in the background, by the next process if need be. False where there is
     /// no such volume.
     ///
     /// # Errors
     /// Whatever the file system says; the volume is as it was.
     pub fn remove(&self, id: VolumeId) -> io::Result<bool> {
+        // Before it goes: a copy of it would lack what is deleted meanwhile.
+        self.copying.cancel(id);
         match self.removal.take(&self.directory(id)) {
             Ok(()) => {
+                sync_directory(&self.root)?;
                 self.removal.wake();
                 Ok(true)
             }

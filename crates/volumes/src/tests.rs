@@ -174,3 +174,29 @@ fn a_copy_is_like_its_original_and_apart_from_it() {
         io::ErrorKind::NotFound
     );
 }
+
+#[test]
+fn a_copy_ends_when_its_original_or_itself_is_removed() {
+    for remove_copy in [false, true] {
+        let (volumes, _state) = volumes();
+        let (from, to) = (VolumeId::random(), VolumeId::random());
+        volumes.create(from).expect("creates");
+        let tree = volumes.tree(from);
+        // So many that it is not at its end when it is found to have begun.
+        for number in 0..20_000 {
+            std::fs::write(tree.join(number.to_string()), "x").expect("writes");
+        }
+        let copied = std::thread::scope(|scope| {
+            let copying = scope.spawn(|| volumes.copy(from, to));
+            while !volumes.staged(to).exists() && !copying.is_finished() {
+                std::thread::yield_now();
+            }
+            let gone = volumes.remove(if remove_copy { to } else { from });
+            assert_eq!(gone.expect("removes"), !remove_copy);
+            copying.join().expect("ends")
+        });
+        let ended = copied.expect_err("ends early");
+        assert_eq!(ended.kind(), std::io::ErrorKind::NotFound, "{ended}");
+        assert!(!volumes.exists(to), "nothing is left of it");
+    }
+}

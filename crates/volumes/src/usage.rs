@@ -2,12 +2,18 @@
 //!
 //! Nothing counts while guests write: usage is found by looking at every entry. What was
 //! found is remembered for a while, with what was written since by way of [`crate::content`].
+//!
+//! However deep a tree is, counting holds one directory open: the names of those that are
+//! still to be looked at are kept, and the way back up is checked, as guests move
+//! directories about meanwhile.
 
 use crate::removal::is_self_or_parent;
 use crate::{VolumeId, Volumes};
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,8 +24,6 @@ const BELIEVED: Duration = Duration::from_secs(60);
 const REMEMBERED: Duration = Duration::from_secs(3600);
 /// Counts for guests that run at the same time.
 const COUNTING: usize = 2;
-/// Directories within directories, each of which takes a descriptor while it is read.
-const MAX_DEPTH: usize = 256;
 
 /// What is in a volume.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,7 +35,7 @@ pub struct Usage {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Counted(Mutex<HashMap<VolumeId, (Instant, u64)>>);
+pub(crate) struct Counted(Mutex<HashMap<VolumeId, (Instant, Usage)>>);
 
 /// Volumes that are being counted beside the requests of guests.
 #[derive(Debug, Default)]
@@ -75,20 +79,19 @@ impl Arriving {
 }
 
 impl Volumes {
-    /// Looks at every entry of a volume. Takes long for a large one. What lies deeper than
-    /// 256 directories is not counted.
+    /// Looks at every entry of a volume, however deep. Takes long for a large one.
     ///
     /// # Errors
     /// `NotFound` where there is no such volume; whatever the file system says.
     pub fn usage(&self, id: VolumeId) -> io::Result<Usage> {
-        let usage = self.count(self.open_tree(id)?)?;
+        let usage = self.count(&self.open_tree(id)?)?;
         let mut counted = self
             .counted
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         counted.retain(|_, (since, _)| since.elapsed() < REMEMBERED);
-        counted.insert(id, (Instant::now(), usage.bytes));
+        counted.insert(id, (Instant::now(), usage));
         Ok(usage)
     }
 
@@ -101,14 +104,39 @@ impl Volumes {
         if self.limits.max_bytes == u64::MAX {
             return Ok(free);
         }
-        let used = match self.counted(id) {
-            Some((since, bytes)) if since.elapsed() < BELIEVED => bytes,
-            _ => self.usage(id)?.bytes,
-        };
+        let used = self.used(id)?.bytes;
         Ok(free.min(self.limits.max_bytes.saturating_sub(used)))
     }
 
-    /// The same for a guest, whose requests wait for no count and are not refused because
+    /// Entries that may still be made in a volume, about: as far as was counted lately.
+    ///
+    /// # Errors
+    /// As [`Self::usage`].
+    pub fn entries_left(&self, id: VolumeId) -> io::Result<u64> {
+        match self.limits.max_entries {
+            u64::MAX => Ok(u64::MAX),
+            most => Ok(most.saturating_sub(self.used(id)?.entries)),
+        }
+    }
+
+    /// What a volume holds, as it was counted lately.
+    fn used(&self, id: VolumeId) -> io::Result<Usage> {
+        match self.counted(id) {
+            Some((since, usage)) if since.elapsed() < BELIEVED => Ok(usage),
+            _ => self.usage(id),
+        }
+    }
+
+    /// [`Self::entries_left`] for a guest, as [`Self::room_for_guests`].
+    #[must_use]
+    pub fn entries_left_for_guests(self: &Arc<Self>, id: VolumeId) -> u64 {
+        match self.limits.max_entries {
+            u64::MAX => u64::MAX,
+            most => most.saturating_sub(self.used_by_guests(id).entries),
+        }
+    }
+
+    /// [`Self::room`] for a guest, whose requests wait for no count and are not refused because
     /// the process ends: by what was counted last, while a new count runs beside. Before
     /// the first count only the disk bounds it.
     ///
@@ -119,12 +147,16 @@ impl Volumes {
         if self.limits.max_bytes == u64::MAX {
             return Ok(free);
         }
+        let used = self.used_by_guests(id).bytes;
+        Ok(free.min(self.limits.max_bytes.saturating_sub(used)))
+    }
+
+    fn used_by_guests(self: &Arc<Self>, id: VolumeId) -> Usage {
         let known = self.counted(id);
         if known.is_none_or(|(since, _)| since.elapsed() >= BELIEVED) {
             self.count_beside(id);
         }
-        let used = known.map_or(0, |(_, bytes)| bytes);
-        Ok(free.min(self.limits.max_bytes.saturating_sub(used)))
+        known.map_or(Usage::default(), |(_, usage)| usage)
     }
 
     fn count_beside(self: &Arc<Self>, id: VolumeId) {
@@ -152,21 +184,30 @@ impl Volumes {
         Ok(free.saturating_sub(self.limits.reserve_bytes))
     }
 
-    fn counted(&self, id: VolumeId) -> Option<(Instant, u64)> {
+    fn counted(&self, id: VolumeId) -> Option<(Instant, Usage)> {
         let counted = self.counted.0.lock();
         let counted = counted.unwrap_or_else(PoisonError::into_inner);
         counted.get(&id).copied()
     }
 
+    /// Notes that an entry was made.
+    pub fn note_made(&self, id: VolumeId) {
+        self.note(id, |used| used.entries = used.entries.saturating_add(1));
+    }
+
     /// Notes that bytes were written.
     pub fn note_written(&self, id: VolumeId, bytes: u64) {
+        self.note(id, |used| used.bytes = used.bytes.saturating_add(bytes));
+    }
+
+    fn note(&self, id: VolumeId, what: impl FnOnce(&mut Usage)) {
         let mut counted = self
             .counted
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if let Some((_, used)) = counted.get_mut(&id) {
-            *used = used.saturating_add(bytes);
+            what(used);
         }
     }
 
@@ -181,46 +222,116 @@ impl Volumes {
     }
 
     /// Counts what is below an open directory.
-    fn count(&self, root: OwnedFd) -> io::Result<Usage> {
-        let mut usage = Usage::default();
-        let mut linked = HashSet::new();
-        let mut open = vec![(Dir::read_from(&root)?, root)];
-        while let Some((directory, descriptor)) = open.last_mut() {
+    fn count(&self, root: &OwnedFd) -> io::Result<Usage> {
+        let mut walk = Walk {
+            usage: Usage::default(),
+            linked: HashSet::new(),
+            levels: Vec::new(),
+        };
+        let mut here = open_below(root, c".")?;
+        walk.enter(self, &here, CString::default())?;
+        while let Some(level) = walk.levels.last_mut() {
             self.go_on()?;
-            let Some(entry) = directory.next() else {
-                open.pop();
+            if let Some(name) = level.below.pop() {
+                match open_below(&here, &name) {
+                    Ok(below) => {
+                        walk.enter(self, &below, name)?;
+                        here = below;
+                    }
+                    // It went away meanwhile.
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                    Err(error) => return Err(error.into()),
+                }
                 continue;
-            };
+            }
+            walk.levels.pop();
+            if !walk.levels.is_empty() {
+                here = walk.back(root, &here)?;
+            }
+        }
+        Ok(walk.usage)
+    }
+}
+
+/// A directory that is being counted.
+struct Level {
+    name: CString,
+    /// Device and inode.
+    identity: (u64, u64),
+    /// Directories in it that are still to be looked at.
+    below: Vec<CString>,
+}
+
+struct Walk {
+    usage: Usage,
+    /// Files of several names that were counted.
+    linked: HashSet<u64>,
+    /// From the root down to where the walk is.
+    levels: Vec<Level>,
+}
+
+impl Walk {
+    /// Counts the entries of a directory, and goes into it.
+    fn enter(&mut self, volumes: &Volumes, here: &OwnedFd, name: CString) -> io::Result<()> {
+        let stat = rustix::fs::fstat(here)?;
+        let mut level = Level {
+            name,
+            identity: (stat.st_dev, stat.st_ino),
+            below: Vec::new(),
+        };
+        for entry in Dir::read_from(here)? {
+            volumes.go_on()?;
             let entry = entry?;
             let name = entry.file_name();
             if is_self_or_parent(name) {
                 continue;
             }
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            let stat = match rustix::fs::statat(&*descriptor, name, flags) {
+            let stat = match rustix::fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
                 // It went away meanwhile.
-                Err(rustix::io::Errno::NOENT) => continue,
+                Err(Errno::NOENT) => continue,
                 Err(error) => return Err(error.into()),
             };
-            usage.entries += 1;
+            self.usage.entries += 1;
             let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            if directory || stat.st_nlink == 1 || linked.insert(stat.st_ino) {
+            if directory || stat.st_nlink == 1 || self.linked.insert(stat.st_ino) {
                 let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
-                usage.bytes = usage.bytes.saturating_add(blocks.saturating_mul(512));
+                let bytes = blocks.saturating_mul(512);
+                self.usage.bytes = self.usage.bytes.saturating_add(bytes);
             }
-            if directory && open.len() < MAX_DEPTH {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let Some((_, descriptor)) = open.last() else {
-                    continue;
-                };
-                match rustix::fs::openat(descriptor, name, flags, Mode::empty()) {
-                    Ok(below) => open.push((Dir::read_from(&below)?, below)),
-                    Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {}
-                    Err(error) => return Err(error.into()),
+            if directory {
+                level.below.push(name.to_owned());
+            }
+        }
+        self.levels.push(level);
+        Ok(())
+    }
+
+    /// Opens the last of the levels, whose child is open. Where the child was moved
+    /// elsewhere, the way is looked for from the root on, as far as it still is there.
+    fn back(&mut self, root: &OwnedFd, child: &OwnedFd) -> io::Result<OwnedFd> {
+        let wanted = self.levels.last().map(|level| level.identity);
+        if let Ok(parent) = open_below(child, c"..")
+            && let Ok(stat) = rustix::fs::fstat(&parent)
+            && Some((stat.st_dev, stat.st_ino)) == wanted
+        {
+            return Ok(parent);
+        }
+        let mut here = open_below(root, c".")?;
+        for index in 1..self.levels.len() {
+            match open_below(&here, &self.levels[index].name) {
+                Ok(below) => here = below,
+                Err(_) => {
+                    self.levels.truncate(index);
+                    break;
                 }
             }
         }
-        Ok(usage)
+        Ok(here)
     }
+}
+
+fn open_below(directory: &OwnedFd, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, name, flags, Mode::empty())
 }

@@ -2,7 +2,7 @@
 
 use crate::{Config, Error};
 use bytes::Bytes;
-use hearth_dial::{is_public, resolve};
+use hearth_dial::{is_foreign, resolve};
 use hearth_util::chain;
 use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
@@ -90,9 +90,11 @@ impl Dialer {
         let may = |address: IpAddr| {
             let address = address.to_canonical();
             let listed = self.0.networks.iter().any(|net| net.contains(&address));
-            by_name || listed || is_public(address)
+            by_name || listed || is_foreign(address)
         };
-        let why = format!("{authority} is at a private or local address, which is not allowed");
+        let why = format!(
+            "{authority} is at a private or local address, or this host's, which is not allowed"
+        );
         let addresses = resolve(&uri).await.map_err(DialError::Name)?;
         let connected = hearth_dial::connect(addresses, may, &why).await;
         let stream = connected.map_err(|error| match error.kind() {

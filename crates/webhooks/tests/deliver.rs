@@ -242,7 +242,8 @@ impl World {
             ascending: true,
             limit: 100,
         };
-        self.store.delivery_list(&query).await.expect("reads")
+        let page = self.store.delivery_list(&query).await;
+        page.expect("reads").deliveries
     }
 
     /// The only delivery, as soon as it is over.

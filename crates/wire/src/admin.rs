@@ -20,6 +20,11 @@ pub struct TeamLimits {
     /// Disk of one sandbox.
     #[serde(rename = "maxDiskMiB")]
     pub max_disk_mib: u32,
+    /// Processors of all running sandboxes together; 4294967295 is no limit.
+    pub total_vcpus: u32,
+    /// Memory of all running sandboxes together; 4294967295 is no limit.
+    #[serde(rename = "totalMemoryMiB")]
+    pub total_memory_mib: u32,
     /// Sandboxes that are paused.
     pub paused_sandboxes: u32,
     /// Snapshots, each name counted once.
@@ -49,6 +54,11 @@ pub struct TeamLimitsChange {
     /// Disk of one sandbox.
     #[serde(rename = "maxDiskMiB")]
     pub max_disk_mib: Option<u32>,
+    /// Processors of all running sandboxes together; 4294967295 is no limit.
+    pub total_vcpus: Option<u32>,
+    /// Memory of all running sandboxes together; 4294967295 is no limit.
+    #[serde(rename = "totalMemoryMiB")]
+    pub total_memory_mib: Option<u32>,
     /// Sandboxes that are paused.
     pub paused_sandboxes: Option<u32>,
     /// Snapshots, each name counted once.
@@ -95,6 +105,26 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Str
     Option::deserialize(deserializer).map(Some)
 }
 
+/// What a team's sandboxes and builds take at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TeamAllocated {
+    /// Sandboxes that run, or are on their way to.
+    pub running_sandboxes: u64,
+    /// Processors of those.
+    pub vcpus: u64,
+    /// Memory of those.
+    #[serde(rename = "memoryMiB")]
+    pub memory_mib: u64,
+    /// Sandboxes that are paused.
+    pub paused_sandboxes: u64,
+    /// Size of the disks of all sandboxes, paused ones among them.
+    #[serde(rename = "diskMiB")]
+    pub disk_mib: u64,
+    /// Bytes that builds of templates and snapshots account for.
+    pub stored_bytes: u64,
+}
+
 /// A team as operators see it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -106,6 +136,9 @@ pub struct TeamDetail {
     pub name: String,
     /// What it may use.
     pub limits: TeamLimits,
+    /// What its sandboxes and builds take now; where one team is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocated: Option<TeamAllocated>,
     /// `settings` or `operator`.
     pub limits_set_by: &'static str,
     /// Whether all of its requests are refused.

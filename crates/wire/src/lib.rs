@@ -20,13 +20,15 @@ mod secret;
 mod team;
 mod template;
 mod template_build;
+mod template_tag;
 mod time;
 mod usage;
 mod volume;
 mod webhook;
 
 pub use admin::{
-    CancelledBuilds, KilledSandboxes, NewTeam, TeamDetail, TeamLimits, TeamLimitsChange, UpdateTeam,
+    CancelledBuilds, KilledSandboxes, NewTeam, TeamAllocated, TeamDetail, TeamLimits,
+    TeamLimitsChange, UpdateTeam,
 };
 pub use api_key::{ApiKeyMask, CreatedApiKey, NewApiKey, TeamApiKey, UpdateApiKey};
 pub use error::ApiError;
@@ -53,6 +55,10 @@ pub use template_build::{
     FilesUpload, FromImageRegistry, NewTemplateBuild, NewTemplateBuildV2, RequestedTemplate,
     RequestedTemplateLegacy, StartTemplateBuild, TemplateBuildInfo, TemplateBuildLogs,
     TemplateNames, TemplateStep, TemplateUpdate,
+};
+pub use template_tag::{
+    TemplateTagAssignment, TemplateTagAssignments, TemplateTagExists, TemplateTagGroup,
+    TemplateTagGroups, TemplateTagsCount,
 };
 pub use usage::{MaxTeamMetric, SandboxUsage, TeamMetric, TeamUsage, Usage};
 

@@ -39,6 +39,9 @@ pub struct Template {
     pub memory_mb: u32,
     #[serde(rename = "diskSizeMB")]
     pub disk_size_mb: u32,
+    /// What it is for, in its team's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     pub public: bool,
     pub aliases: Vec<String>,
     /// `namespace/alias`, or the alias alone where it has no namespace.

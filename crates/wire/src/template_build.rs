@@ -15,6 +15,9 @@ pub struct NewTemplateBuild {
     /// The older name of `name`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
+    /// What the template is for. Left out, one that it has stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -199,6 +202,9 @@ pub struct TemplateBuildLogs {
 pub struct TemplateUpdate {
     #[serde(default)]
     pub public: Option<bool>,
+    /// What the template is for; an empty text takes it away.
+    #[serde(default)]
+    pub description: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

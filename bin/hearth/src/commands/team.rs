@@ -76,6 +76,12 @@ struct LimitChange {
     /// Disk of one sandbox
     #[arg(long, value_name = "MIB")]
     disk_mib: Option<u32>,
+    /// Processors of all running sandboxes together; 4294967295 is no limit
+    #[arg(long, value_name = "N")]
+    total_vcpus: Option<u32>,
+    /// Memory of all running sandboxes together; 4294967295 is no limit
+    #[arg(long, value_name = "MIB")]
+    total_memory_mib: Option<u32>,
     /// Sandboxes that are paused
     #[arg(long, value_name = "N")]
     paused_sandboxes: Option<u32>,
@@ -103,6 +109,8 @@ impl LimitChange {
             max_vcpus: self.vcpus.unwrap_or(limits.max_vcpus),
             max_memory_mib: self.memory_mib.unwrap_or(limits.max_memory_mib),
             max_disk_mib: self.disk_mib.unwrap_or(limits.max_disk_mib),
+            max_total_vcpus: self.total_vcpus.unwrap_or(limits.max_total_vcpus),
+            max_total_memory_mib: self.total_memory_mib.unwrap_or(limits.max_total_memory_mib),
             max_paused_sandboxes: self.paused_sandboxes.unwrap_or(limits.max_paused_sandboxes),
             max_snapshots: self.snapshots.unwrap_or(limits.max_snapshots),
             max_templates: self.templates.unwrap_or(limits.max_templates),
@@ -299,6 +307,8 @@ fn json(team: &Team) -> serde_json::Value {
             "maxVcpus": limits.max_vcpus,
             "maxMemoryMiB": limits.max_memory_mib,
             "maxDiskMiB": limits.max_disk_mib,
+            "totalVcpus": limits.max_total_vcpus,
+            "totalMemoryMiB": limits.max_total_memory_mib,
             "pausedSandboxes": limits.max_paused_sandboxes,
             "snapshots": limits.max_snapshots,
             "templates": limits.max_templates,

@@ -402,6 +402,8 @@ fn limits(settings: &Settings) -> TeamLimits {
     TeamLimits {
         max_concurrent_sandboxes: settings.limits.concurrent_sandboxes,
         max_length_hours: settings.limits.max_length_hours,
+        max_total_vcpus: settings.limits.total_vcpus,
+        max_total_memory_mib: settings.limits.total_memory_mib,
         max_paused_sandboxes: settings.limits.paused_sandboxes,
         max_snapshots: settings.limits.snapshots,
         max_templates: settings.limits.templates,

@@ -11,6 +11,7 @@ pub fn open(settings: &Settings) -> anyhow::Result<Arc<Volumes>> {
     let volumes = Volumes::open(&settings.state_dir).context("open the volumes")?;
     let limits = Limits {
         max_bytes: u64::from(settings.limits.volume_mib) << 20,
+        max_entries: settings.limits.volume_entries.into(),
         reserve_bytes: settings.node.disk_reserve_mib << 20,
     };
     Ok(Arc::new(volumes.with_limits(limits)))

@@ -77,6 +77,10 @@ impl Default for MetricsSettings {
 pub struct LimitSettings {
     /// Sandboxes that may run at the same time; one more is refused with 429.
     pub concurrent_sandboxes: u32,
+    /// Processors that all running sandboxes may have together; 4294967295 is no limit.
+    pub total_vcpus: u32,
+    /// MiB of memory that all running sandboxes may have together; 4294967295 is no limit.
+    pub total_memory_mib: u32,
     /// The longest time, in hours, that a sandbox may be given at once.
     pub max_length_hours: u32,
     /// Template builds that may be in progress, waiting ones among them.
@@ -93,12 +97,16 @@ pub struct LimitSettings {
     pub volumes: u32,
     /// MiB of disk that one volume, of whichever team, may take.
     pub volume_mib: u32,
+    /// Files and directories that one volume, of whichever team, may have.
+    pub volume_entries: u32,
 }
 
 impl Default for LimitSettings {
     fn default() -> Self {
         Self {
             concurrent_sandboxes: 100,
+            total_vcpus: u32::MAX,
+            total_memory_mib: u32::MAX,
             max_length_hours: 24,
             concurrent_builds: 20,
             paused_sandboxes: 1000,
@@ -107,6 +115,7 @@ impl Default for LimitSettings {
             stored_mib: 512 << 10,
             volumes: 100,
             volume_mib: 64 << 10,
+            volume_entries: 2_000_000,
         }
     }
 }

@@ -62,7 +62,7 @@ pub struct RegistrySettings {
     pub insecure: Vec<String>,
     /// `host[:port]` or networks (`10.1.0.0/16`) of registries at private addresses.
     /// Those of `mirrors`, `insecure` and `aws_endpoint` need not be listed again. No
-    /// other private or local address is asked on behalf of a tenant.
+    /// other private or local address, nor one of this host, is asked on behalf of a tenant.
     pub private: Vec<String>,
     /// File with certificates (PEM) that registries may present beside the usual ones.
     #[schemars(example = "/etc/hearth/registry-ca.pem")]

@@ -16,8 +16,8 @@ pub struct EventSettings {
     pub events_per_team: u32,
     /// Webhooks that one team may have.
     pub webhooks_per_team: u32,
-    /// Receivers that webhooks may reach though their addresses are not public: `host`,
-    /// `host:port`, or networks such as `10.1.0.0/16`.
+    /// Receivers that webhooks may reach though their addresses are not public, or are this
+    /// host's own: `host`, `host:port`, or networks such as `10.1.0.0/16`.
     #[schemars(example = &["hooks.internal:8443", "10.1.0.0/16"])]
     pub private_receivers: Vec<String>,
 }

@@ -2,7 +2,7 @@
 
 use super::api_keys;
 use crate::audit;
-use crate::error::Result;
+use crate::error::{Result, plain_not_found};
 use crate::extract::{Body, Operator, SegmentPath};
 use crate::state::AppState;
 use axum::Json;
@@ -12,8 +12,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use hearth_control::{Error, LimitsSetBy, Team, TeamChange, TeamLimits};
 use hearth_ids::TeamId;
 use hearth_wire::{
-    ApiError, CancelledBuilds, CreatedApiKey, KilledSandboxes, NewApiKey, NewTeam, TeamDetail,
-    TeamLimitsChange, UpdateTeam,
+    ApiError, CancelledBuilds, CreatedApiKey, KilledSandboxes, NewApiKey, NewTeam, TeamAllocated,
+    TeamDetail, TeamLimitsChange, UpdateTeam,
 };
 use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
@@ -38,12 +38,15 @@ fn shown(team: Team) -> TeamDetail {
             max_vcpus: limits.max_vcpus,
             max_memory_mib: limits.max_memory_mib,
             max_disk_mib: limits.max_disk_mib,
+            total_vcpus: limits.max_total_vcpus,
+            total_memory_mib: limits.max_total_memory_mib,
             paused_sandboxes: limits.max_paused_sandboxes,
             snapshots: limits.max_snapshots,
             templates: limits.max_templates,
             volumes: limits.max_volumes,
             stored_mib: limits.max_stored_mib,
         },
+        allocated: None,
         limits_set_by: match team.limits_set_by {
             LimitsSetBy::Settings => "settings",
             LimitsSetBy::Operator => "operator",
@@ -62,6 +65,8 @@ fn changed(limits: TeamLimits, change: &TeamLimitsChange) -> TeamLimits {
         max_vcpus: or(change.max_vcpus, limits.max_vcpus),
         max_memory_mib: or(change.max_memory_mib, limits.max_memory_mib),
         max_disk_mib: or(change.max_disk_mib, limits.max_disk_mib),
+        max_total_vcpus: or(change.total_vcpus, limits.max_total_vcpus),
+        max_total_memory_mib: or(change.total_memory_mib, limits.max_total_memory_mib),
         max_paused_sandboxes: or(change.paused_sandboxes, limits.max_paused_sandboxes),
         max_snapshots: or(change.snapshots, limits.max_snapshots),
         max_templates: or(change.templates, limits.max_templates),
@@ -117,12 +122,13 @@ pub(crate) async fn admin_team_create(
 
 /// Get a team
 ///
-/// With what it may use.
+/// With what it may use, and what its sandboxes and builds take now.
 #[utoipa::path(get, path = "/admin/teams/{teamID}", tag = "admin", security(("AdminToken" = [])),
     params(("teamID" = String, Path)),
     responses(
         (status = 200, body = TeamDetail),
         (status = 401, body = ApiError), (status = 404, body = ApiError), (status = 500, body = ApiError),
+        (status = 503, body = ApiError), (status = 504, body = ApiError),
 ))]
 pub(crate) async fn admin_team_get(
     State(state): State<AppState>,
@@ -130,7 +136,18 @@ pub(crate) async fn admin_team_get(
     SegmentPath(team): SegmentPath,
 ) -> Result<Json<TeamDetail>> {
     let team = state.control.team(team_id(&team)?).await?;
-    Ok(Json(shown(team)))
+    let sum = state.control.team_allocated(team.id).await?;
+    Ok(Json(TeamDetail {
+        allocated: Some(TeamAllocated {
+            running_sandboxes: sum.running_sandboxes,
+            vcpus: sum.vcpus,
+            memory_mib: sum.memory_mib,
+            paused_sandboxes: sum.paused_sandboxes,
+            disk_mib: sum.disk_mib,
+            stored_bytes: sum.stored_bytes,
+        }),
+        ..shown(team)
+    }))
 }
 
 /// Change what a team may do
@@ -288,6 +305,7 @@ pub(crate) async fn admin_api_key_delete(
     Path((team, key)): Path<(String, String)>,
 ) -> Result<StatusCode> {
     let (team, key) = (team_id(&team)?, api_keys::key_id(&key)?);
-    state.control.key_revoke(team, key).await?;
+    let revoked = state.control.key_revoke(team, key).await;
+    revoked.map_err(plain_not_found(api_keys::NO_SUCH_KEY))?;
     Ok(StatusCode::NO_CONTENT)
 }

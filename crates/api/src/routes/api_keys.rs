@@ -1,7 +1,7 @@
 //! The API keys of a team. No list holds a key.
 
 use crate::audit;
-use crate::error::Result;
+use crate::error::{Result, plain_not_found};
 use crate::extract::{Body, ForApiKeys, SegmentPath};
 use crate::state::AppState;
 use axum::Json;
@@ -14,6 +14,9 @@ use hearth_wire::{
 };
 use secrecy::ExposeSecret;
 use uuid::Uuid;
+
+/// The body of the contract's 404, which is no JSON.
+pub(super) const NO_SUCH_KEY: &str = "id not found";
 
 pub(super) fn key_id(text: &str) -> Result<Uuid> {
     text.parse().map_err(|error| {
@@ -127,7 +130,8 @@ pub(crate) async fn api_key_create(
     responses(
         (status = 202, description = "Renamed"),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
-        (status = 404, body = ApiError), (status = 500, body = ApiError),
+        (status = 404, description = "There is no such key", body = String, content_type = "text/plain"),
+        (status = 500, body = ApiError),
 ))]
 pub(crate) async fn api_key_update(
     State(state): State<AppState>,
@@ -136,7 +140,8 @@ pub(crate) async fn api_key_update(
     Body(body): Body<UpdateApiKey>,
 ) -> Result<StatusCode> {
     let store = state.control.store().as_ref();
-    keys::rename(store, caller.team_id(), key_id(&id)?, &body.name).await?;
+    let renamed = keys::rename(store, caller.team_id(), key_id(&id)?, &body.name).await;
+    renamed.map_err(plain_not_found(NO_SUCH_KEY))?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -149,7 +154,8 @@ pub(crate) async fn api_key_update(
     responses(
         (status = 204, description = "Deleted"),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
-        (status = 404, body = ApiError), (status = 500, body = ApiError),
+        (status = 404, description = "There is no such key", body = String, content_type = "text/plain"),
+        (status = 500, body = ApiError),
 ))]
 pub(crate) async fn api_key_delete(
     State(state): State<AppState>,
@@ -157,6 +163,7 @@ pub(crate) async fn api_key_delete(
     SegmentPath(id): SegmentPath,
 ) -> Result<StatusCode> {
     let id = key_id(&id)?;
-    state.control.key_revoke(caller.team_id(), id).await?;
+    let revoked = state.control.key_revoke(caller.team_id(), id).await;
+    revoked.map_err(plain_not_found(NO_SUCH_KEY))?;
     Ok(StatusCode::NO_CONTENT)
 }

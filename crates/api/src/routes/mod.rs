@@ -18,6 +18,7 @@ mod secrets;
 mod teams;
 mod template_builds;
 mod template_changes;
+mod template_tags;
 mod templates;
 pub(crate) mod uploads;
 mod usage;
@@ -96,7 +97,7 @@ fn team_routes(routes: OpenApiRouter<AppState>) -> OpenApiRouter<AppState> {
 
 /// Templates, their builds and their tags.
 fn template_routes(routes: OpenApiRouter<AppState>) -> OpenApiRouter<AppState> {
-    routes
+    template_tags::add(routes)
         .routes(collect!(templates::template_list_v1))
         .routes(collect!(
             templates::template_list_v2,

@@ -1,6 +1,6 @@
 //! The machines that sandboxes run on, for whoever operates them.
 
-use crate::error::Result;
+use crate::error::{Result, plain_not_found};
 use crate::extract::{Body, SegmentPath};
 use crate::operator::NodeOperator;
 use crate::state::AppState;
@@ -13,6 +13,9 @@ use hearth_wire::{
 };
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes as collect;
+
+/// The body of the contract's 404.
+const NO_SUCH_NODE: &str = "";
 
 pub(super) fn add(routes: OpenApiRouter<AppState>) -> OpenApiRouter<AppState> {
     routes
@@ -130,7 +133,8 @@ pub(crate) async fn node_list(
     params(("nodeID" = String, Path)),
     responses(
         (status = 200, body = Node),
-        (status = 401, body = ApiError), (status = 403, body = ApiError), (status = 404, body = ApiError),
+        (status = 401, body = ApiError), (status = 403, body = ApiError),
+        (status = 404, description = "There is no such node; without a body"),
         (status = 500, body = ApiError), (status = 503, body = ApiError), (status = 504, body = ApiError),
 ))]
 pub(crate) async fn node_get(
@@ -138,7 +142,8 @@ pub(crate) async fn node_get(
     _: NodeOperator,
     SegmentPath(id): SegmentPath,
 ) -> Result<Json<Node>> {
-    let node = shown(state.control.node_get(&id).await?);
+    let node = state.control.node_get(&id).await;
+    let node = shown(node.map_err(plain_not_found(NO_SUCH_NODE))?);
     Ok(Json(Node {
         sandbox_starting_count: None,
         ..node
@@ -156,7 +161,7 @@ pub(crate) async fn node_get(
     responses(
         (status = 204, description = "It has the status"),
         (status = 400, body = ApiError), (status = 401, body = ApiError), (status = 403, body = ApiError),
-        (status = 404, body = ApiError),
+        (status = 404, description = "There is no such node; without a body"),
         (status = 409, description = "It cannot have that status now", body = ApiError),
         (status = 500, body = ApiError), (status = 503, body = ApiError), (status = 504, body = ApiError),
 ))]
@@ -169,7 +174,8 @@ pub(crate) async fn node_set_status(
     let cluster = change.cluster_id.as_deref();
     app.control
         .node_set_state(&id, cluster, state(change.status))
-        .await?;
+        .await
+        .map_err(plain_not_found(NO_SUCH_NODE))?;
     Ok(StatusCode::NO_CONTENT)
 }
 

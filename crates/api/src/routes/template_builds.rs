@@ -11,10 +11,11 @@ use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use chrono::DateTime;
 use hearth_control::{
-    Access, Action, BuildLogEntry, BuildLogLevel, BuildStep, Caller, Error, Kind, NewTemplateBuild,
-    RegisteredBuild, RegistryCredentials, Resource, TemplateBuildSpec, TemplateBuildView,
-    TemplateSource,
+    Access, Action, BuildLogCursor, BuildLogEntry, BuildLogLevel, BuildLogQuery, BuildStep, Caller,
+    Error, Kind, LogDirection, NewTemplateBuild, RegisteredBuild, RegistryCredentials, Resource,
+    TemplateBuildSpec, TemplateBuildView, TemplateSource,
 };
 use hearth_wire as wire;
 use hearth_wire::{
@@ -24,9 +25,11 @@ use hearth_wire::{
 
 /// The longest log that one answer holds, in entries.
 const MAX_ENTRIES: i64 = 100;
+/// From here on a cursor is a time, in 1973: a log has fewer entries.
+const FIRST_TIME_MILLIS: i64 = 100_000_000_000;
 
 /// The two variable segments of a path, decoded after they were matched.
-pub(crate) struct PairPath(String, String);
+pub(crate) struct PairPath(pub(crate) String, pub(crate) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for PairPath {
     type Rejection = crate::error::Failure;
@@ -59,6 +62,7 @@ pub(crate) async fn template_build_create_v3(
     check_team(&caller, body.team_id.as_deref())?;
     let request = NewTemplateBuild {
         name: body.name.or(body.alias).unwrap_or_default(),
+        description: body.description,
         tags: body.tags.unwrap_or_default(),
         vcpus: body.cpu_count,
         memory_mib: body.memory_mb,
@@ -304,13 +308,16 @@ pub(crate) async fn template_build_status(
 
 /// Get the log of a build
 ///
-/// A page of the log from an entry on, filtered by level.
+/// A page of the log, filtered by level: forwards the oldest entry comes first, backwards the
+/// newest. A `cursor` that can be no number of entries, 100000000000 or more, is a time.
 #[utoipa::path(get, path = "/templates/{templateID}/builds/{buildID}/logs", tag = "templates", security(("ApiKeyAuth" = [])),
     params(
         ("templateID" = String, Path), ("buildID" = String, Path),
-        ("cursor" = Option<i64>, Query, description = "Entries to skip"),
+        ("cursor" = Option<i64>, Query, description = "Entries to skip, or where to begin in milliseconds since 1970"),
         ("limit" = Option<i64>, Query, description = "1 to 100, the default"),
+        ("direction" = Option<String>, Query, description = "`forward`, the default, or `backward`"),
         ("level" = Option<String>, Query, description = "The least level: debug, info, warn, error"),
+        ("source" = Option<String>, Query, description = "`temporary` or `persistent`: a build has one log, which both name"),
     ),
     responses(
         (status = 200, body = TemplateBuildLogs),
@@ -323,11 +330,37 @@ pub(crate) async fn template_build_logs(
     PairPath(template, build): PairPath,
     query: Query,
 ) -> Result<Json<TemplateBuildLogs>> {
-    let offset = query.integer_within("cursor", 0..=i64::MAX)?.unwrap_or(0);
-    let view = view(&state, &caller, (&template, &build), &query, offset).await?;
+    let directions = [
+        ("forward", LogDirection::Forward),
+        ("backward", LogDirection::Backward),
+    ];
+    // Nothing depends on it, but what is no source is refused.
+    query.word("source", &[("temporary", ()), ("persistent", ())])?;
+    let wanted = BuildLogQuery {
+        cursor: log_cursor(query.integer_within("cursor", 0..=i64::MAX)?)?,
+        direction: query
+            .word("direction", &directions)?
+            .unwrap_or(LogDirection::Forward),
+        limit: limit(&query)?,
+        least: least_level(&query)?,
+    };
+    let control = &state.control;
+    let entries = control
+        .template_build_log(&caller, &template, &build, wanted)
+        .await?;
     Ok(Json(TemplateBuildLogs {
-        logs: info(view, least_level(&query)?).log_entries,
+        logs: entries.into_iter().map(entry).collect(),
     }))
+}
+
+fn log_cursor(number: Option<i64>) -> Result<BuildLogCursor> {
+    let number = number.unwrap_or(0);
+    if number < FIRST_TIME_MILLIS {
+        return Ok(BuildLogCursor::Skip(number.unsigned_abs()));
+    }
+    DateTime::from_timestamp_millis(number)
+        .map(BuildLogCursor::Time)
+        .ok_or_else(|| Error::invalid("cursor", "is out of range").into())
 }
 
 async fn view(
@@ -337,18 +370,18 @@ async fn view(
     query: &Query,
     offset: i64,
 ) -> Result<TemplateBuildView> {
-    let limit = query
-        .integer_within("limit", 1..=MAX_ENTRIES)?
-        .unwrap_or(MAX_ENTRIES);
-    let (offset, limit) = (
-        u64::try_from(offset).unwrap_or_default(),
-        u32::try_from(limit).unwrap_or(u32::MAX),
-    );
+    let limit = limit(query)?;
+    let offset = u64::try_from(offset).unwrap_or_default();
     let view = state
         .control
         .template_build_status(caller, template, build, offset, limit)
         .await?;
     Ok(view)
+}
+
+fn limit(query: &Query) -> Result<u32> {
+    let limit = query.integer_within("limit", 1..=MAX_ENTRIES)?;
+    Ok(u32::try_from(limit.unwrap_or(MAX_ENTRIES)).unwrap_or(u32::MAX))
 }
 
 fn least_level(query: &Query) -> Result<BuildLogLevel> {

@@ -8,12 +8,13 @@ use crate::state::AppState;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use hearth_control::TemplateChange;
 use hearth_wire::{
     ApiError, AssignTemplateTags, AssignedTemplateTags, DeleteTemplateTags, TemplateNames,
     TemplateUpdate,
 };
 
-/// Publish or unpublish a template
+/// Publish, unpublish or describe a template
 ///
 /// Public templates may be used by other teams. Answers with the names of the template.
 #[utoipa::path(patch, path = "/v2/templates/{templateID}", tag = "templates", security(("ApiKeyAuth" = [])),
@@ -30,16 +31,20 @@ pub(crate) async fn template_update_v2(
     SegmentPath(reference): SegmentPath,
     Body(body): Body<TemplateUpdate>,
 ) -> Result<Json<TemplateNames>> {
+    let change = TemplateChange {
+        public: body.public,
+        description: body.description,
+    };
     let aliases = state
         .control
-        .template_set_public(&caller, &reference, body.public)
+        .template_change(&caller, &reference, change)
         .await?;
     Ok(Json(TemplateNames {
         names: convert::names(&aliases),
     }))
 }
 
-/// Publish or unpublish a template, without an answer
+/// Publish, unpublish or describe a template, without an answer
 ///
 /// Public templates may be used by other teams.
 #[utoipa::path(patch, path = "/templates/{templateID}", tag = "templates", security(("ApiKeyAuth" = [])),

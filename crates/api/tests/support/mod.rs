@@ -57,6 +57,14 @@ impl Answer {
         body["message"].as_str().expect("a message").to_owned()
     }
 
+    /// Checks a 404 whose body is a bare text, or none where `text` is empty.
+    pub fn plain_not_found(&self, text: &str) {
+        assert_eq!(self.status, StatusCode::NOT_FOUND, "{}", self.text);
+        assert_eq!(self.text, text);
+        let expected = (!text.is_empty()).then_some("text/plain; charset=utf-8");
+        assert_eq!(self.header("content-type"), expected);
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .get(name)

@@ -3,7 +3,7 @@
 //! another's outcome, or is refused.
 
 use crate::Control;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, code};
 use crate::fleet::Looks;
 use crate::node::{NodeError, SandboxSummary};
 use crate::transitions::{Refusal, Request, State, Step, Ticket, decide};
@@ -172,9 +172,13 @@ impl<'a> Approach<'a> {
             State::Killing => "killed",
             State::Starting | State::Running | State::Paused => "changed",
         };
-        Error::new(
+        let error = Error::new(
             Kind::Conflict,
             format!("Sandbox \"{}\" is being {word}", self.id),
-        )
+        );
+        match state {
+            State::Resuming => error.with_code(code::START_IN_FLIGHT),
+            _ => error,
+        }
     }
 }

@@ -14,12 +14,11 @@ use crate::auth::Caller;
 use crate::config::Features;
 use crate::error::{Error, Kind, code};
 use crate::idempotency::{Begin, IdempotencyKey, Outcome};
-use crate::limits::Reservation;
+use crate::limits::{Reservation, Shape};
 use crate::network::NetworkSettings;
 use crate::node::{
     Lifecycle, NodeError, NodeSandbox, NodeSandboxState, OnTimeout, SandboxConfig, VolumeMount,
 };
-use crate::quotas::{self, Demand};
 use crate::templates::Resolved;
 use crate::volumes::MountRequest;
 use chrono::{TimeDelta, Utc};
@@ -67,6 +66,8 @@ pub(crate) struct Placement<'a> {
     pub(crate) team: &'a Team,
     pub(crate) time: TimeDelta,
     pub(crate) config: SandboxConfig,
+    /// What it will take.
+    pub(crate) shape: Shape,
     /// The sandbox whose state it goes on from.
     pub(crate) fork_of: Option<&'a SandboxId>,
 }
@@ -294,11 +295,13 @@ impl Control {
         }
         let resolved = self.template_resolve(caller, &reference).await?;
         let mounts = self.volume_mounts(caller, &request.volume_mounts).await?;
+        let shape = Shape::of(resolved.build.vcpus, resolved.build.memory_mib);
         let config = self.sandbox_config(caller, request, resolved, mounts, id);
         let placement = Placement {
             team: &caller.team,
             time,
             config,
+            shape,
             fork_of: None,
         };
         self.start_within(placement, &reservation, resumed).await
@@ -317,22 +320,6 @@ impl Control {
         Ok(found.filter(|sandbox| {
             sandbox.config.team_id == team && sandbox.state != NodeSandboxState::Stopping
         }))
-    }
-
-    /// Refuses one sandbox more than a team may have at the same time.
-    pub(crate) async fn check_concurrency(
-        &self,
-        team: &Team,
-        reservation: &Reservation,
-    ) -> Result<(), Error> {
-        let listed = self.node.active_of_team(team.id).await;
-        let listed = listed.map_err(placement_error)?;
-        let mine = listed
-            .iter()
-            .filter(|sandbox| occupies(sandbox.state))
-            .map(|sandbox| &sandbox.sandbox_id);
-        let with_it = reservation.count_with(mine);
-        Ok(quotas::decide(Demand::Run { with_it }, &team.limits)?)
     }
 
     /// Has the node start a sandbox, within the team's limit.
@@ -355,11 +342,12 @@ impl Control {
             team,
             time,
             config,
+            shape,
             fork_of,
         } = placement;
         let build = config.build_id;
         let counted = match self.check_placement(build) {
-            Ok(()) => self.check_concurrency(team, reservation).await,
+            Ok(()) => self.check_concurrency(team, reservation, shape).await,
             Err(refused) => Err(refused),
         };
         counted.map_err(|error| Failure {

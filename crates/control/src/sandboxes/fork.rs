@@ -15,6 +15,7 @@ use super::{SandboxAccess, sandbox_error, time_to_live};
 use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
+use crate::limits::Shape;
 use crate::node::{NodeError, NodeSandbox, OnTimeout, SandboxConfig};
 use crate::transitions::{Arrival, Request, Ticket};
 use chrono::TimeDelta;
@@ -95,6 +96,7 @@ impl Control {
             Moved::Done(Err(error)) => return Err(NotForked::Refused(error)),
             Moved::Again(error) => return Err(NotForked::Moved(error)),
         }
+        let shape = Shape::of(source.vcpus, source.memory_mib);
         let lifecycle = crate::Lifecycle {
             initial_timeout_seconds: Some(time.num_seconds()),
             ..source.config.lifecycle
@@ -106,7 +108,7 @@ impl Control {
         };
         let deadline = tokio::time::Instant::now() + START_LIMIT;
         let forks = futures::stream::iter(0..count)
-            .map(|_| self.fork_one(team, (&model, &of), time, deadline))
+            .map(|_| self.fork_one(team, (&model, &of, shape), time, deadline))
             .buffered(CONCURRENCY)
             .collect()
             .await;
@@ -117,7 +119,7 @@ impl Control {
     async fn fork_one(
         self: &Arc<Self>,
         team: &Arc<Team>,
-        (model, of): (&SandboxConfig, &SandboxId),
+        (model, of, shape): (&SandboxConfig, &SandboxId, Shape),
         time: TimeDelta,
         deadline: tokio::time::Instant,
     ) -> Result<SandboxAccess, Error> {
@@ -138,6 +140,7 @@ impl Control {
             team,
             time,
             config,
+            shape,
             fork_of: Some(of),
         };
         let started = tokio::time::timeout_at(deadline, self.start(placement)).await;

@@ -9,7 +9,8 @@ use super::{SandboxAccess, sandbox_error, time_to_live};
 use crate::Control;
 use crate::auth::Caller;
 use crate::error::{Error, Kind, code};
-use crate::node::{NodeError, NodeSandbox, SandboxUpdate};
+use crate::limits::{Reservation, Shape};
+use crate::node::{NodeError, NodeSandbox, SandboxSummary, SandboxUpdate};
 use crate::transitions::{Arrival, Request, State, Ticket};
 use chrono::{TimeDelta, Utc};
 use hearth_ids::{BuildId, SandboxId};
@@ -225,9 +226,11 @@ impl Control {
         discard_memory: bool,
     ) -> Moved {
         let reservation = self.reservations.reserve(team.id, id.clone());
-        if let Err(error) = self.check_concurrency(team, &reservation).await {
-            return Moved::Done(Err(error));
-        }
+        let paused = match self.check_resume(team, id, &reservation).await {
+            Ok(found) => found,
+            Err(error) => return Moved::Done(Err(error)),
+        };
+        let boots = discard_memory || paused.paused.as_ref().is_some_and(|how| !how.memory);
         let end_at = Utc::now() + time;
         let resumed = self.node.resume(id, end_at, discard_memory).await;
         Moved::of(
@@ -235,9 +238,24 @@ impl Control {
             |error| match error {
                 NodeError::NotFound(_) => Error::sandbox_not_found(id.as_str()),
                 NodeError::Damaged(_) | NodeError::Internal(_) => Error::from_node(error),
+                NodeError::Deadline if boots => boot_unconfirmed(id),
                 error => placement_error(error),
             },
         )
+    }
+
+    async fn check_resume(
+        &self,
+        team: &Team,
+        id: &SandboxId,
+        reservation: &Reservation,
+    ) -> Result<Arc<SandboxSummary>, Error> {
+        let found = self.node.lookup(id).await;
+        let found = found.map_err(super::create::placement_error)?;
+        let found = found.ok_or_else(|| Error::sandbox_not_found(id.as_str()))?;
+        let shape = Shape::of(found.vcpus, found.memory_mib);
+        self.check_concurrency(team, reservation, shape).await?;
+        Ok(found)
     }
 
     /// Puts a running sandbox back to one of its snapshots, or to what it was made
@@ -303,4 +321,15 @@ impl Control {
         )
         .never_retry())
     }
+}
+
+/// A boot takes longer than restoring memory, and may still come to its end.
+fn boot_unconfirmed(id: &SandboxId) -> Error {
+    let message = format!(
+        "Sandbox \"{id}\" boots from its disk, and has not answered in time: look at its state \
+         before you try again"
+    );
+    Error::new(Kind::Unavailable, message)
+        .with_code(code::BOOT_UNCONFIRMED)
+        .with_source(NodeError::Deadline)
 }

@@ -16,7 +16,7 @@ mod reserve;
 mod wake;
 
 pub use create::NewSandbox;
-pub(crate) use create::occupies;
+pub(crate) use create::{occupies, placement_error};
 pub use fork::ForkRequest;
 pub use lifecycle::{ConnectRequest, Connected, PauseRequest};
 pub use list::{ListRequest, ListedSandbox, SandboxPage, StateFilter};

@@ -15,6 +15,8 @@ const MAX_TAGS: usize = 32;
 pub struct NewTemplateBuild {
     /// `[namespace/]name[:tag]`.
     pub name: String,
+    /// What the template is for; an empty text takes it away, none leaves it.
+    pub description: Option<String>,
     pub tags: Vec<String>,
     pub vcpus: Option<u32>,
     pub memory_mib: Option<u32>,
@@ -39,6 +41,28 @@ pub(super) fn tags(reference: &TemplateReference, more: &[String]) -> Result<Vec
         tags.push(DEFAULT_TAG.to_owned());
     }
     Ok(tags)
+}
+
+/// The longest description of a template, in characters.
+const MAX_DESCRIPTION: usize = 1000;
+
+/// A description as it is kept; `None` for an empty one.
+pub(crate) fn check_description(text: &str) -> Result<Option<&str>, Error> {
+    let text = text.trim();
+    let length = text.chars().count();
+    if length > MAX_DESCRIPTION {
+        return Err(Error::invalid(
+            "description",
+            format_args!("must have at most {MAX_DESCRIPTION} characters, has {length}"),
+        ));
+    }
+    if text.contains('\0') {
+        return Err(Error::invalid(
+            "description",
+            "must not contain a NUL character",
+        ));
+    }
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 /// A tag as it is kept.

@@ -152,7 +152,7 @@ fn marks(verifier: [u8; 8]) -> (Time, Time) {
 }
 
 fn create_new(place: &Place<'_>) -> Result<(), Status> {
-    place.tree.require_room(NAME_BYTES)?;
+    place.tree.require_entry(NAME_BYTES)?;
     let flags = OFlags::WRONLY
         | OFlags::CREATE
         | OFlags::EXCL
@@ -161,6 +161,7 @@ fn create_new(place: &Place<'_>) -> Result<(), Status> {
         | OFlags::CLOEXEC;
     let (directory, mode) = (&place.directory.file, Mode::empty());
     rustix::fs::openat(directory, place.name, flags, mode)?;
+    place.tree.made();
     Ok(())
 }
 
@@ -255,10 +256,11 @@ fn make(
     with: impl FnOnce(&Place<'_>) -> Result<(), Errno>,
 ) -> Outcome {
     let place = Place::find(request, entry)?;
-    place.tree.require_room(NAME_BYTES)?;
+    place.tree.require_entry(NAME_BYTES)?;
     let lock = place.tree.lock(&place.directory);
     let before = rustix::fs::fstat(&place.directory.file)?;
     with(&place)?;
+    place.tree.made();
     // None of these has a length to set.
     let changes = Changes {
         size: None,

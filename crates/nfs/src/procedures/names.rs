@@ -103,6 +103,12 @@ pub(super) fn rename(
     to.may_unlink(request)?;
     may_move(request, &from, before.0.st_ino != before.1.st_ino)?;
     rustix::fs::renameat(&from_dir.file, from.name, &to_dir.file, to.name)?;
+    // A file that is replaced by a new one is what programs keep their state by: the answer
+    // promises that the new one is there after a loss of power. First where it is now.
+    to_dir.sync()?;
+    if before.0.st_ino != before.1.st_ino {
+        from_dir.sync()?;
+    }
     let fsid = from.tree.fsid;
     attributes::write_change(reply, fsid, &before.0, from_dir.now().as_ref());
     attributes::write_change(reply, fsid, &before.1, to_dir.now().as_ref());
@@ -137,11 +143,12 @@ pub(super) fn link(
     if node.kind() == FileType::Directory {
         return Err(Status::IsDirectory.into());
     }
-    tree.require_room(NAME_BYTES)?;
+    tree.require_entry(NAME_BYTES)?;
     let _lock = tree.lock(&place.directory);
     let before = rustix::fs::fstat(&place.directory.file)?;
     let to = &place.directory.file;
     rustix::fs::linkat(&node.file, "", to, place.name, AtFlags::EMPTY_PATH)?;
+    tree.made();
     let node = refreshed(node)?;
     attributes::write_after(reply, tree.fsid, Some(&node.stat));
     let after = place.directory.now();

@@ -43,22 +43,46 @@ impl Volume {
     }
 
     pub(super) fn tree(&self, key: &HandleKey, room: u64) -> Arc<Tree> {
-        let space = Arc::new(Room(AtomicU64::new(room)));
+        self.tree_of(key, Room::of(room, u64::MAX))
+    }
+
+    pub(super) fn tree_of(&self, key: &HandleKey, space: Room) -> Arc<Tree> {
+        let space = Arc::new(space);
         Arc::new(Tree::open(self.id, &self.path(), key, space).unwrap())
     }
 }
 
-/// Bytes that a volume may still take.
+/// What a volume may still take.
 #[derive(Debug)]
-pub(super) struct Room(pub(super) AtomicU64);
+pub(super) struct Room {
+    bytes: AtomicU64,
+    entries: AtomicU64,
+}
+
+impl Room {
+    pub(super) fn of(bytes: u64, entries: u64) -> Self {
+        Self {
+            bytes: bytes.into(),
+            entries: entries.into(),
+        }
+    }
+}
 
 impl crate::Space for Room {
     fn room(&self, _: VolumeId) -> std::io::Result<u64> {
-        Ok(self.0.load(Ordering::Relaxed))
+        Ok(self.bytes.load(Ordering::Relaxed))
+    }
+
+    fn entries(&self, _: VolumeId) -> u64 {
+        self.entries.load(Ordering::Relaxed)
+    }
+
+    fn made(&self, _: VolumeId) {
+        self.entries.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn written(&self, _: VolumeId, bytes: u64) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 

@@ -305,3 +305,23 @@ fn a_volume_takes_what_it_may_hold() {
     assert_eq!(more.unwrap_err(), nfsstat3::NFS3ERR_NOSPC);
     assert_eq!(client.attributes(&file).unwrap().size, 90_000);
 }
+
+#[test]
+fn a_volume_takes_as_many_entries_as_it_may_hold() {
+    let (volume, key) = (Volume::new(), HandleKey::random().unwrap());
+    let exports = exports(vec![("data", volume.tree_of(&key, Room::of(ROOM, 3)))]);
+    let client = Client::root(&exports);
+    let root = client.mount("/data").unwrap();
+    let file = client.create(&root, "a", 0o644).unwrap();
+    client.mkdir(&root, "b", 0o755).unwrap();
+    client.symlink(&root, "c", "a").unwrap();
+    let full = nfsstat3::NFS3ERR_NOSPC;
+    assert_eq!(client.create(&root, "d", 0o644).unwrap_err(), full);
+    assert_eq!(client.mkdir(&root, "d", 0o755).unwrap_err(), full);
+    assert_eq!(client.symlink(&root, "d", "a").unwrap_err(), full);
+    // What is there can be written to and renamed.
+    client
+        .write(&file, 0, &[1; 100], stable_how::FILE_SYNC)
+        .unwrap();
+    client.rename((&root, "a"), (&root, "e")).unwrap();
+}

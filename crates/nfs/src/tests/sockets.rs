@@ -25,7 +25,7 @@ impl Node {
     async fn start(limits: Limits) -> Self {
         let server = VolumeServer::new(ServerConfig {
             key: HandleKey::random().unwrap(),
-            space: Arc::new(Room(ROOM.into())),
+            space: Arc::new(Room::of(ROOM, u64::MAX)),
             limits,
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

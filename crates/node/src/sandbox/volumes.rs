@@ -41,6 +41,14 @@ impl Space for Room {
         self.0.room_for_guests(volume)
     }
 
+    fn entries(&self, volume: VolumeId) -> u64 {
+        self.0.entries_left_for_guests(volume)
+    }
+
+    fn made(&self, volume: VolumeId) {
+        self.0.note_made(volume);
+    }
+
     fn written(&self, volume: VolumeId, bytes: u64) {
         self.0.note_written(volume, bytes);
     }

@@ -212,6 +212,7 @@ impl Home {
     pub(crate) fn volumes(&self) -> Volumes {
         Volumes::open(&self.state()).unwrap().with_limits(Limits {
             max_bytes: self.volume_bytes,
+            max_entries: u64::MAX,
             reserve_bytes: self.disk_reserve_bytes,
         })
     }

@@ -9,10 +9,10 @@ use chrono::{DateTime, Utc};
 use hearth_ids::{BuildId, ExecutionId, SandboxId, TeamId, TemplateId};
 use uuid::Uuid;
 
-const CREATED: &str = "sandbox.lifecycle.created";
+pub(super) const CREATED: &str = "sandbox.lifecycle.created";
 const KILLED: &str = "sandbox.lifecycle.killed";
 
-fn event(team: TeamId, sandbox: &SandboxId, event_type: &str, seconds: i64) -> Event {
+pub(super) fn event(team: TeamId, sandbox: &SandboxId, event_type: &str, seconds: i64) -> Event {
     Event {
         id: Uuid::new_v4(),
         team_id: team,
@@ -39,11 +39,11 @@ fn all_of(team: TeamId) -> EventQuery {
     }
 }
 
-async fn insert(store: &Shared, events: &[Event]) -> u64 {
+pub(super) async fn insert(store: &Shared, events: &[Event]) -> u64 {
     store.event_insert(events, at(0)).await.expect("writes")
 }
 
-async fn webhook(store: &Shared, team: TeamId, events: &[&str]) -> Webhook {
+pub(super) async fn webhook(store: &Shared, team: TeamId, events: &[&str]) -> Webhook {
     let new = NewWebhook {
         id: Uuid::new_v4(),
         team_id: team,
@@ -58,7 +58,7 @@ async fn webhook(store: &Shared, team: TeamId, events: &[&str]) -> Webhook {
     made.expect("has room")
 }
 
-fn attempt(webhook: &Webhook, event: &Event, success: bool, seconds: i64) -> Attempt {
+pub(super) fn attempt(webhook: &Webhook, event: &Event, success: bool, seconds: i64) -> Attempt {
     Attempt {
         id: Uuid::new_v4(),
         webhook_id: webhook.id,
@@ -83,7 +83,7 @@ async fn due(store: &Shared, webhook: &Webhook, now: DateTime<Utc>) -> Vec<(Uuid
     due.map(|due| (due.event.id, due.attempts)).collect()
 }
 
-fn deliveries_of(webhook: &Webhook) -> DeliveryQuery {
+pub(super) fn deliveries_of(webhook: &Webhook) -> DeliveryQuery {
     DeliveryQuery {
         webhook_id: webhook.id,
         after: None,
@@ -97,7 +97,8 @@ fn deliveries_of(webhook: &Webhook) -> DeliveryQuery {
 }
 
 async fn deliveries(store: &Shared, query: &DeliveryQuery) -> Vec<Delivery> {
-    store.delivery_list(query).await.expect("reads")
+    let page = store.delivery_list(query).await;
+    page.expect("reads").deliveries
 }
 
 fn give_up(team: TeamId, failing_before: DateTime<Utc>) -> Verdict {
@@ -215,7 +216,21 @@ pub async fn webhooks_are_kept(store: Shared) {
     };
     assert_eq!(changed, wanted);
     assert!(!store.webhook_delete(other, hook.id).await.expect("writes"));
+    // With more of it than one batch takes.
+    let events: Vec<Event> = (0..1100)
+        .map(|n| event(one, &SandboxId::random(), KILLED, n))
+        .collect();
+    let enable = WebhookChange {
+        enabled: Some(true),
+        ..WebhookChange::default()
+    };
+    let enabled = store.webhook_update(one, hook.id, enable).await;
+    enabled.expect("writes").expect("is there");
+    insert(&store, &events).await;
+    note(&store, &hook, (&events[0], true, 2000), Verdict::Success).await;
     assert!(store.webhook_delete(one, hook.id).await.expect("writes"));
+    assert_eq!(store.delivery_next(at(0)).await.expect("reads"), None);
+    assert!(deliveries(&store, &deliveries_of(&hook)).await.is_empty());
     assert!(!store.webhook_delete(one, hook.id).await.expect("writes"));
 }
 

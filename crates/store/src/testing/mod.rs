@@ -11,6 +11,7 @@
 //! What comes with the store (a directory, a server) is dropped after the test.
 
 mod build_requests;
+mod deliveries;
 mod events;
 mod idempotency;
 mod leases;
@@ -24,6 +25,7 @@ mod usage;
 mod volumes;
 
 pub use build_requests::*;
+pub use deliveries::*;
 pub use events::*;
 pub use idempotency::*;
 pub use leases::*;
@@ -58,6 +60,7 @@ macro_rules! store_suite {
             templates_are_found_by_their_names,
             a_template_is_created_whole_or_not_at_all,
             of_a_tags_assignments_the_latest_holds,
+            what_tags_named_is_known,
             builds_move_on_and_come_newest_first,
             a_deleted_template_takes_all_that_is_its_own,
             a_build_that_was_asked_for_ends_once,
@@ -87,6 +90,7 @@ macro_rules! store_suite {
             webhooks_are_kept,
             deliveries_of_a_sandbox_wait_for_each_other,
             deliveries_are_listed,
+            a_page_of_deliveries_is_bounded,
             deliveries_are_counted_and_begun_again,
             a_webhook_that_fails_for_long_is_disabled,
             the_end_of_a_build_is_an_event,

@@ -27,6 +27,8 @@ pub async fn teams_are_kept(store: Shared) {
         max_templates: 6,
         max_volumes: 7,
         max_stored_mib: 8,
+        max_total_vcpus: 9,
+        max_total_memory_mib: 10,
     };
     let by = LimitsSetBy::Operator;
     assert!(store.team_set_limits(id, limits, by).await.expect("writes"));

@@ -1,7 +1,7 @@
 //! Templates, builds and tags.
 
 use super::records::{Shared, alias, at, build, team, template, us};
-use crate::{BuildStatus, Error, NewTemplate};
+use crate::{BuildStatus, Error, NewTemplate, TagOrder, TagQuery};
 use hearth_ids::{BuildId, TemplateId};
 
 /// Templates are found by each of their names.
@@ -40,10 +40,17 @@ pub async fn templates_are_found_by_their_names(store: Shared) {
             .await
             .expect("writes")
     );
+    assert!(
+        store
+            .template_describe(&id, Some("Für alle"), at(5))
+            .await
+            .expect("writes")
+    );
     store.template_spawned(&id, at(6)).await.expect("writes");
     store.template_spawned(&id, at(7)).await.expect("writes");
     let found = store.template(&id).await.expect("reads").expect("is there");
     assert_eq!((found.public, found.spawn_count), (true, 2));
+    assert_eq!(found.description.as_deref(), Some("Für alle"));
     assert_eq!(
         (found.last_spawned_at, found.updated_at),
         (Some(at(7)), at(5))
@@ -124,6 +131,94 @@ pub async fn of_a_tags_assignments_the_latest_holds(store: Shared) {
     assert!(store.tag_build(&id, "v2").await.expect("reads").is_none());
     let unknown = store.tag_assign(&id, "v3", BuildId::random(), at(0)).await;
     assert!(matches!(unknown, Err(Error::Dangling)));
+}
+
+/// What the tags named before is known, of builds that are ready, in every order.
+pub async fn what_tags_named_is_known(store: Shared) {
+    let owner = team(&store, "a").await;
+    let (id, other) = (
+        template(&store, owner, vec![]).await,
+        template(&store, owner, vec![]).await,
+    );
+    let ready = async |template: &TemplateId, created| {
+        let made = build(&store, template, created).await;
+        let status = BuildStatus::Ready;
+        let set = store.build_set_status(made, status, at(created + 1)).await;
+        assert!(set.expect("writes"));
+        made
+    };
+    let (first, second) = (ready(&id, 1).await, ready(&id, 2).await);
+    let failed = build(&store, &id, 3).await;
+    let elsewhere = ready(&other, 4).await;
+    for (template, tag, build, seconds) in [
+        (&id, "v1_0", first, 10),
+        (&id, "default", first, 11),
+        (&other, "default", elsewhere, 12),
+        (&id, "default", second, 13),
+        (&id, "default", failed, 14),
+        (&id, "broken", failed, 15),
+        (&id, "default", first, 16),
+        (&id, "v1-0", second, 17),
+    ] {
+        let assigned = store.tag_assign(template, tag, build, at(seconds)).await;
+        assigned.expect("writes");
+    }
+    let history = store.tag_events(&id, "default", None, 10).await;
+    let history = history.expect("reads");
+    let read: Vec<_> = history
+        .iter()
+        .map(|event| (event.build_id, event.assigned_at))
+        .collect();
+    assert_eq!(
+        read,
+        [(first, at(16)), (second, at(13)), (first, at(11))],
+        "the latest first, without builds that are not ready"
+    );
+    assert_eq!(history[1].build_created_at, at(2));
+    assert_eq!(history[1].build_finished_at, Some(at(3)));
+    let before = Some(history[0].sequence);
+    let page = store.tag_events(&id, "default", before, 1).await;
+    assert_eq!(page.expect("reads"), history[1..2]);
+    assert_eq!(store.tag_count(&id).await.expect("reads"), 3);
+
+    for (order, expected) in [
+        (TagOrder::LatestFirst, ["v1-0", "default", "v1_0"]),
+        (TagOrder::LatestLast, ["v1_0", "default", "v1-0"]),
+        (TagOrder::NameAscending, ["default", "v1-0", "v1_0"]),
+        (TagOrder::NameDescending, ["v1_0", "v1-0", "default"]),
+    ] {
+        let mut query = TagQuery {
+            search: String::new(),
+            order,
+            after: None,
+            limit: 1,
+        };
+        let mut read = Vec::new();
+        while let Some(last) = store.tag_search(&id, &query).await.expect("reads").pop() {
+            read.push(last.tag.clone());
+            query.after = Some(last);
+        }
+        assert_eq!(read, expected, "{order:?}");
+    }
+    the_search_takes_texts_as_they_are(&store, &id).await;
+}
+
+async fn the_search_takes_texts_as_they_are(store: &Shared, id: &TemplateId) {
+    for (search, expected) in [
+        ("_", vec!["v1_0"]),
+        ("v1", vec!["v1-0", "v1_0"]),
+        ("%", vec![]),
+    ] {
+        let query = TagQuery {
+            search: search.to_owned(),
+            order: TagOrder::NameAscending,
+            after: None,
+            limit: 9,
+        };
+        let found = store.tag_search(id, &query).await.expect("reads");
+        let found: Vec<_> = found.into_iter().map(|latest| latest.tag).collect();
+        assert_eq!(found, expected, "{search}");
+    }
 }
 
 /// Builds are listed newest first, in pages without gaps.

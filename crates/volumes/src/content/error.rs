@@ -40,6 +40,12 @@ pub enum ContentError {
         /// What a volume may hold; [`u64::MAX`] / 2^20 where only the disk limits it.
         limit_mib: u64,
     },
+    /// The volume has as many entries as it may.
+    #[error("a volume takes at most {limit} files and directories: remove some of them")]
+    TooManyEntries {
+        /// What a volume may have.
+        limit: u64,
+    },
     /// Whatever else the file system says.
     #[error("the volume's file system failed")]
     Io(#[source] io::Error),

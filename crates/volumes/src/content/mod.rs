@@ -195,7 +195,7 @@ impl Content {
         };
         self.check_room(0)?;
         let parent = self.parent(&parent, attributes, force)?;
-        match make_directory(&parent, name, attributes) {
+        match self.make_one(&parent, name, attributes) {
             Err(ContentError::Exists) if force => {
                 let found = self.stat(path)?;
                 match found.kind {
@@ -258,12 +258,35 @@ impl Content {
             let Some((parent, name)) = part.split() else {
                 continue;
             };
-            match make_directory(&self.directory(&parent)?, name, attributes) {
+            match self.make_one(&self.directory(&parent)?, name, attributes) {
                 Ok(()) | Err(ContentError::Exists) => {}
                 Err(error) => return Err(error),
             }
         }
         self.directory(path)
+    }
+
+    fn make_one(&self, parent: &OwnedFd, name: &str, attributes: Attributes) -> Result<()> {
+        match self.check_entries() {
+            // There is no room, and none is needed for what is there.
+            Err(error) => match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => return Err(ContentError::Exists),
+                Err(_) => return Err(error),
+            },
+            Ok(()) => make_directory(parent, name, attributes)?,
+        }
+        self.volumes.note_made(self.id);
+        Ok(())
+    }
+
+    /// Refuses one entry more than a volume may have.
+    fn check_entries(&self) -> Result<()> {
+        match self.volumes.entries_left(self.id)? {
+            0 => Err(ContentError::TooManyEntries {
+                limit: self.volumes.limits.max_entries,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses what the volume has no room for.

@@ -5,6 +5,8 @@ use super::ContentError;
 /// The kernel's limit of a path, its end included.
 const MAX_BYTES: usize = 4095;
 const MAX_PART_BYTES: usize = 255;
+/// As deep as a copy goes: what is made from outside can be copied.
+const MAX_PARTS: usize = crate::MAX_DEPTH;
 
 /// A path within a volume: absolute, and without `.` and `..`, which are resolved as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,11 @@ impl EntryPath {
                 ".." => drop(parts.pop()),
                 name => parts.push(name.to_owned()),
             }
+        }
+        if parts.len() > MAX_PARTS {
+            return Err(ContentError::Invalid(
+                "path must have at most 256 components",
+            ));
         }
         let path = Self(parts);
         let too_long = path.0.iter().any(|part| part.len() > MAX_PART_BYTES);

@@ -372,6 +372,7 @@ fn directories_are_made_and_listed() {
 fn a_volume_takes_as_much_as_it_may() {
     let setting = setting_with(Limits {
         max_bytes: 1 << 20,
+        max_entries: u64::MAX,
         reserve_bytes: 0,
     });
     let full =
@@ -391,6 +392,7 @@ fn a_volume_takes_as_much_as_it_may() {
 
     let none = setting_with(Limits {
         max_bytes: u64::MAX,
+        max_entries: u64::MAX,
         reserve_bytes: u64::MAX,
     });
     assert!(
@@ -402,9 +404,65 @@ fn a_volume_takes_as_much_as_it_may() {
 }
 
 #[test]
+fn a_volume_has_as_many_entries_as_it_may() {
+    let setting = setting_with(Limits {
+        max_entries: 3,
+        ..Limits::NONE
+    });
+    let full =
+        |result: Result<Entry>| matches!(result, Err(ContentError::TooManyEntries { limit: 3 }));
+    let directory = |name, force| setting.content.make_directory(&path(name), own(), force);
+    directory("/a/b", true).expect("fits");
+    setting.write("/a/b/file", b"1", true).expect("fits");
+    assert!(full(setting.write("/a/other", b"1", true)));
+    assert!(full(directory("/c", false)));
+    assert!(full(directory("/a/b/c/d", true)));
+    // What is there needs no place.
+    setting.write("/a/b/file", b"2", true).expect("is replaced");
+    directory("/a/b", true).expect("is there");
+    assert!(matches!(
+        directory("/a/b", false),
+        Err(ContentError::Exists)
+    ));
+    setting.content.remove(&path("/a/b/file")).expect("removes");
+    setting.write("/a/other", b"1", true).expect("fits again");
+    assert!(full(setting.write("/a/another", b"1", true)));
+}
+
+#[test]
+fn what_lies_deep_counts_and_no_path_leads_there() {
+    let setting = setting_with(Limits {
+        max_bytes: 1 << 20,
+        ..Limits::NONE
+    });
+    // As a guest makes it, a step at a time.
+    let deep = 600;
+    let mut here = setting.volumes.open_tree(setting.id).expect("opens");
+    for _ in 0..deep {
+        rustix::fs::mkdirat(&here, "d", Mode::RWXU).expect("makes");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        here = rustix::fs::openat(&here, "d", flags, Mode::empty()).expect("opens");
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE;
+    let file = rustix::fs::openat(&here, "file", flags, Mode::RWXU).expect("makes");
+    rustix::io::write(&file, &vec![1; 600 << 10]).expect("writes");
+    rustix::fs::fsync(&file).expect("syncs");
+    std::fs::create_dir(setting.tree.join("beside")).expect("makes");
+    let usage = setting.volumes.usage(setting.id).expect("counts");
+    assert_eq!(usage.entries, deep + 2);
+    assert!(usage.bytes >= 600 << 10, "{usage:?}");
+    assert!(setting.write("/large", &[1; 600 << 10], true).is_err());
+    let at_most = "/d".repeat(256);
+    assert!(setting.content.stat(&path(&at_most)).is_ok());
+    let refused = EntryPath::parse(&"/d".repeat(257));
+    assert!(matches!(refused, Err(ContentError::Invalid(_))));
+}
+
+#[test]
 fn uploads_at_the_same_time_share_the_room() {
     let setting = setting_with(Limits {
         max_bytes: 1 << 20,
+        max_entries: u64::MAX,
         reserve_bytes: 0,
     });
     let begin = |name| {

@@ -25,6 +25,8 @@ pub struct Upload {
     file: OwnedFd,
     room: u64,
     written: u64,
+    /// It replaces nothing.
+    new: bool,
 }
 
 impl Content {
@@ -49,6 +51,7 @@ impl Content {
         };
         let room = self.check_room(announced.unwrap_or(0))?;
         let parent = self.parent(&parent, attributes.or_default(0o777), force)?;
+        let new = matches!(self.stat(&path), Err(ContentError::NotFound));
         let attributes = self.attributes(&path, attributes, force)?;
         let staged = self.volumes.staged(Uuid::new_v4());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -63,6 +66,7 @@ impl Content {
             file,
             room,
             written: 0,
+            new,
         })
     }
 
@@ -79,7 +83,10 @@ impl Content {
                 }),
                 _ => Ok(wanted.or_default(0o666)),
             },
-            Err(ContentError::NotFound) => Ok(wanted.or_default(0o666)),
+            Err(ContentError::NotFound) => {
+                self.check_entries()?;
+                Ok(wanted.or_default(0o666))
+            }
             Err(error) => Err(error),
         }
     }
@@ -137,9 +144,11 @@ impl Upload {
             Err(error) => return Err(error.into()),
         }
         sync(&self.parent)?;
-        self.content
-            .volumes
-            .note_written(self.content.id, self.written);
+        let volumes = &self.content.volumes;
+        volumes.note_written(self.content.id, self.written);
+        if self.new {
+            volumes.note_made(self.content.id);
+        }
         let found = super::Found {
             stat: rustix::fs::statat(&self.file, "", AtFlags::EMPTY_PATH)?,
             descriptor: self.file.try_clone()?,

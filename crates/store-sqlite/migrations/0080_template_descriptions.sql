@@ -1,0 +1,2 @@
+-- What a template is for, in its team's words.
+ALTER TABLE templates ADD COLUMN description TEXT;
