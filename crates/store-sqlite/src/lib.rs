@@ -15,9 +15,11 @@ pub use database::Sqlite;
 
 use hearth_store::{Error, Result};
 use hearth_store_sql::SqlStore;
+use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::str::FromStr as _;
 use std::time::Duration;
 
 /// How long a statement waits for another one's write lock.
@@ -57,14 +59,19 @@ pub async fn open(path: impl AsRef<Path>) -> Result<SqliteStore> {
         })
 }
 
-/// A database that lives as long as this value's connection, for tests: a future that is
-/// dropped in a query ends both.
+/// A database that lives as long as this process, for tests.
 ///
 /// # Errors
 /// When SQLite cannot be used at all.
 pub async fn in_memory() -> Result<SqliteStore> {
-    // Each connection to an in-memory database has one of its own.
-    connect(SqliteConnectOptions::new().in_memory(true), 1).await
+    // Connections to the same address share one database, which ends with the last of them.
+    let options = SqliteConnectOptions::from_str("sqlite::memory:").map_err(database::failure)?;
+    // The pool closes a connection in whose query a future was dropped.
+    Box::leak(Box::new(
+        options.connect().await.map_err(database::failure)?,
+    ));
+    // Two at once would have to wait for each other's tables, which no busy timeout does.
+    connect(options, 1).await
 }
 
 async fn connect(options: SqliteConnectOptions, connections: u32) -> Result<SqliteStore> {
