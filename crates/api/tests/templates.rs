@@ -324,8 +324,9 @@ async fn a_template_says_what_it_is_for() {
     assert_eq!(shown().await, Value::Null);
 }
 
-#[tokio::test]
-async fn the_history_of_tags_is_told_in_pages() {
+/// An API whose template `mine` has these builds as `default`, oldest first, and the first
+/// of them as `stable`, too.
+async fn with_tags() -> (Api, Vec<String>) {
     let api = Api::start().await;
     let mut builds = Vec::new();
     for _ in 0..3 {
@@ -337,7 +338,12 @@ async fn the_history_of_tags_is_told_in_pages() {
     let body = json!({"target": format!("mine:{}", builds[0]), "tags": ["Stable"]});
     let tagged = api.post("/templates/tags", &body).await;
     assert_eq!(tagged.status, StatusCode::CREATED, "{}", tagged.text);
+    (api, builds)
+}
 
+#[tokio::test]
+async fn tags_are_counted_and_found() {
+    let (api, _) = with_tags().await;
     let count = api.get("/templates/mine/tags/count").await.json();
     assert_eq!(count, json!({"total": 2}));
     for (tag, exists) in [("STABLE", true), ("other", false)] {
@@ -351,7 +357,11 @@ async fn the_history_of_tags_is_told_in_pages() {
     api.get("/templates/mine/tags/exists?tag=a%20b")
         .await
         .error(400);
+}
 
+#[tokio::test]
+async fn the_history_of_tags_is_told_in_pages() {
+    let (api, builds) = with_tags().await;
     let groups = "/templates/mine/tags/groups?assignmentLimit=2&tagsLimit=1";
     let first = api.get(groups).await.json();
     assert_eq!(first["tags"][0]["tag"], "stable");
@@ -388,7 +398,11 @@ async fn the_history_of_tags_is_told_in_pages() {
         let path = format!("/templates/mine/tags/groups?{bad}");
         api.get(&path).await.error(400);
     }
+}
 
+#[tokio::test]
+async fn the_history_of_one_tag_is_its_teams() {
+    let (api, mut builds) = with_tags().await;
     let mut read = Vec::new();
     let mut path = "/templates/mine/tags/default/assignments?limit=2".to_owned();
     loop {
