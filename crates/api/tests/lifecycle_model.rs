@@ -86,6 +86,8 @@ enum Is {
 #[derive(Default)]
 struct Model {
     sandboxes: BTreeMap<String, Is>,
+    /// Those that were paused without their memory the last time: they boot.
+    without_memory: BTreeSet<String>,
     /// Snapshot to the sandbox it was made of.
     snapshots: BTreeMap<String, String>,
     /// Sandbox to the snapshot it was made from.
@@ -227,6 +229,11 @@ impl Run {
         assert_eq!(answer.status, luck.status(204), "{}", answer.text);
         if luck.happens() {
             self.model.sandboxes.insert(id.to_owned(), Is::Paused);
+            if memory {
+                self.model.without_memory.remove(id);
+            } else {
+                self.model.without_memory.insert(id.to_owned());
+            }
         }
     }
 
@@ -242,7 +249,12 @@ impl Run {
             luck.arm(&self.api, Call::Resume);
         }
         let answer = self.post(id, call, body).await;
-        let expected = if full { 429 } else { luck.status(201) };
+        let boots = self.model.without_memory.contains(id);
+        let expected = match luck {
+            _ if full => 429,
+            Luck::Lost { .. } if boots => 503,
+            luck => luck.status(201),
+        };
         assert_eq!(answer.status, expected, "{}", answer.text);
         if !full && luck.happens() {
             self.model.sandboxes.insert(id.to_owned(), Is::Running);

@@ -91,12 +91,12 @@ impl NodeDaemon {
             .await
             .is_err()
         {
-            tracing::warn!("the control plane was not told of the end in time");
+            tracing::warn!("tell the control plane of the end failed: no answer in time");
         }
         self.collector.stop().await;
         let left = self.started.stop().await;
         emulation::forget(&self.settings);
-        tracing::info!(sandboxes = left, "Hearth has stopped");
+        tracing::info!(sandboxes = left, "stopped the daemon");
         left
     }
 }
