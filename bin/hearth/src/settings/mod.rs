@@ -31,7 +31,7 @@ pub use builds::{BuildSettings, RegistrySettings};
 pub use edge::{ConnectionSettings, EdgeSettings};
 pub use events::EventSettings;
 pub use network::NetworkSettings;
-pub use node::NodeSettings;
+pub use node::{EngineChoice, NodeSettings};
 pub use problem::{FileProblem, Problem};
 pub use rate_limits::RateLimitSettings;
 pub use templates::{CodeInterpreterSettings, TemplateSettings};
