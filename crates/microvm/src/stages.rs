@@ -113,7 +113,7 @@ impl DiskServed {
         guest: &Kernel,
         journal: &mut dyn Journal,
     ) -> Result<Launched, Box<Failed>> {
-        if let Err(error) = self.0.attach_disk(&engine.capabilities()).await {
+        if let Err(error) = Box::pin(self.0.attach_disk(&engine.capabilities())).await {
             return Err(failed(self.0, error).await);
         }
         let (engine, spec) = (Arc::clone(engine), self.0.boot_spec(guest));
@@ -131,7 +131,8 @@ impl DiskServed {
         saved: &SavedVm,
         journal: &mut dyn Journal,
     ) -> Result<Launched, Box<Failed>> {
-        let saved = match self.0.fit(&engine.capabilities(), saved).await {
+        // Boxed: a start has many stages, and its future is part of many others.
+        let saved = match Box::pin(self.0.fit(&engine.capabilities(), saved)).await {
             Ok(saved) => saved,
             Err(error) => return Err(failed(self.0, error).await),
         };
@@ -225,7 +226,7 @@ impl Launched {
         let served = serve(&self.0, disk).await?;
         let served = self.0.disk.insert(served);
         if let Some(device) = &self.0.host_device {
-            device.reconnect(&self.0.run_dir, served).await?;
+            Box::pin(device.reconnect(&self.0.run_dir, served)).await?;
         }
         Ok(())
     }
