@@ -1,5 +1,6 @@
 //! Which engine runs sandboxes here, and what it needs of the host.
 
+use super::guest_disks;
 use crate::settings::{EngineChoice, NodeSettings, Settings};
 use anyhow::Context;
 use hearth_block::kernel::netlink;
@@ -47,6 +48,7 @@ pub async fn start(settings: &Settings) -> anyhow::Result<Arc<dyn Engine>> {
         EngineChoice::Firecracker => {
             let engine = firecracker(&node, std::env::var_os("PATH").as_deref());
             let engine = engine.context("start Firecracker, which node.engine asks for")?;
+            guest_disks::keep_from_host();
             anyhow::Ok(Arc::new(engine) as Arc<dyn Engine>)
         }
         // A build belongs to the engine that saved it: no program that is installed later

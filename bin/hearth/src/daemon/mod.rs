@@ -10,6 +10,7 @@ pub mod audit;
 pub mod descriptors;
 pub mod emulation;
 pub mod engine;
+mod guest_disks;
 mod left;
 pub mod log;
 mod memory;
