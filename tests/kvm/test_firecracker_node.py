@@ -2,15 +2,17 @@
 machine has no Firecracker: `HEARTH_FIRECRACKER`, then `PATH`. Before test_kvm.py, whose daemon
 stays to the end.
 
-The tests run in the order in which they stand here, on one sandbox.
+The tests run on one sandbox, and none needs what another has done to it: a run may go on
+behind those that have passed.
 """
 
 import json
 import os
+import uuid
 from pathlib import Path
 
 import pytest
-from e2b import CommandExitException, Sandbox
+from e2b import CommandExitException, Sandbox, Template
 
 from support import machine
 from support.daemon import running
@@ -46,6 +48,13 @@ def sandbox(hearth):
 
 def run(sandbox, line: str) -> str:
     return sandbox.commands.run(line, timeout=180).stdout
+
+
+def ask(sandbox) -> int:
+    """The next number of the sandbox's counter, which is started where there is none."""
+    if run(sandbox, "mkfifo /tmp/asked 2>/dev/null && echo new || true"):
+        sandbox.commands.run(COUNTER, background=True, timeout=0)
+    return int(run(sandbox, ASK))
 
 
 def boot_id(sandbox) -> str:
@@ -84,21 +93,19 @@ def test_it_reaches_the_internet(sandbox):
 
 
 def test_pause_and_resume_with_memory(hearth, sandbox):
-    run(sandbox, "mkfifo /tmp/asked")
-    sandbox.commands.run(COUNTER, background=True, timeout=0)
-    assert run(sandbox, ASK) == "42\n"
+    asked = ask(sandbox)
     boot, pid = boot_id(sandbox), hearth.vm_pid(sandbox.sandbox_id)
     # The second time its memory is kept as a difference to what was put together.
-    for expected in ("43\n", "44\n"):
+    for expected in (asked + 1, asked + 2):
         # Written, and not flushed by the guest.
-        sandbox.files.write("/home/user/file", expected)
+        sandbox.files.write("/home/user/file", str(expected))
         sandbox.pause()
         until(lambda: not machine.is_alive(pid), "the paused VM's process to end")
         assert device_of(sandbox.sandbox_id) == []
         Sandbox.connect(sandbox.sandbox_id, timeout=3000)
-        assert run(sandbox, ASK) == expected
+        assert ask(sandbox) == expected
         assert boot_id(sandbox) == boot
-        assert sandbox.files.read("/home/user/file") == expected
+        assert sandbox.files.read("/home/user/file") == str(expected)
         pid = hearth.vm_pid(sandbox.sandbox_id)
 
 
@@ -124,27 +131,43 @@ def test_snapshot_and_fork(sandbox):
 
 def test_a_sandbox_outlives_its_daemon(hearth, sandbox):
     pid, boot = hearth.vm_pid(sandbox.sandbox_id), boot_id(sandbox)
+    sandbox.files.write("/home/user/file", "kept")
+    asked = ask(sandbox)
     device = device_of(sandbox.sandbox_id)
     hearth.kill()
     assert machine.is_alive(pid)
     hearth.start()
     assert hearth.vm_pid(sandbox.sandbox_id) == pid
     assert device_of(sandbox.sandbox_id) == device
-    assert (run(sandbox, ASK), boot_id(sandbox)) == ("45\n", boot)
+    assert (ask(sandbox), boot_id(sandbox)) == (asked + 1, boot)
     # What is not in the guest's memory comes from its disk.
     run(sandbox, "sync; sudo sh -c 'echo 3 > /proc/sys/vm/drop_caches'")
-    assert sandbox.files.read("/home/user/file") == "later"
+    assert sandbox.files.read("/home/user/file") == "kept"
     sandbox.pause()
     Sandbox.connect(sandbox.sandbox_id, timeout=3000)
-    assert run(sandbox, ASK) == "46\n"
+    assert ask(sandbox) == asked + 2
 
 
 def test_pause_and_resume_of_the_disk_alone(sandbox):
     boot = boot_id(sandbox)
+    sandbox.files.write("/home/user/file", "on the disk")
     sandbox.pause(keep_memory=False)
     Sandbox.connect(sandbox.sandbox_id, timeout=3000)
-    assert sandbox.files.read("/home/user/file") == "later"
+    assert sandbox.files.read("/home/user/file") == "on the disk"
     assert boot_id(sandbox) != boot
+
+
+def test_a_template_is_built(hearth):
+    name = f"built-{uuid.uuid4().hex[:8]}"
+    template = Template().from_base_image().run_cmd("echo made > made.txt")
+    Template.build(template, alias=name, cpu_count=1, memory_mb=256)
+    built = Sandbox.create(name, timeout=600)
+    try:
+        assert run(built, "cat /home/user/made.txt") == "made\n"
+        pid = hearth.vm_pid(built.sandbox_id)
+        assert os.readlink(f"/proc/{pid}/exe").endswith("/firecracker")
+    finally:
+        built.kill()
 
 
 def test_a_killed_sandbox_leaves_nothing(hearth):
