@@ -27,6 +27,10 @@ mod launch;
 mod machine;
 mod version;
 
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::accelerator::Accelerator;
@@ -37,9 +41,16 @@ use crate::{
 };
 
 pub use config::{ENGINE, FirecrackerConfig};
+pub use jail::check_device;
 use launch::Running;
 use machine::FirecrackerMachine;
 pub use version::{MINIMUM as MINIMUM_VERSION, find};
+
+/// How long a VM that is adopted may take to answer. One that waits for its disk does not
+/// before it is adopted.
+const ADOPTION_LIMIT: Duration = Duration::from_secs(5);
+/// How the program's file name begins, by which VM processes are told from others.
+const PROGRAM_PREFIX: &str = "firecracker";
 
 /// The engine.
 #[derive(Debug)]
@@ -48,17 +59,40 @@ pub struct FirecrackerEngine {
     version: String,
 }
 
+/// With its version and its program.
+impl fmt::Display for FirecrackerEngine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (version, program) = (&self.version, self.config.program.display());
+        write!(formatter, "{ENGINE} {version} ({program})")
+    }
+}
+
 impl FirecrackerEngine {
     /// Checks that the program runs and is not too old. Blocks for some milliseconds.
     ///
     /// # Errors
     /// [`Error::Program`].
-    pub fn new(config: FirecrackerConfig) -> Result<Self, Error> {
-        let version = version::of(&config.program).map_err(|reason| Error::Program {
-            program: config.program.clone(),
-            reason,
-        })?;
-        Ok(Self { config, version })
+    pub fn new(mut config: FirecrackerConfig) -> Result<Self, Error> {
+        // In the jail there is only the program, not what leads to it.
+        if let Ok(program) = config.program.canonicalize() {
+            config.program = program;
+        }
+        let named = config.program.file_name().unwrap_or_default();
+        let version = if named.as_bytes().starts_with(PROGRAM_PREFIX.as_bytes()) {
+            version::of(&config.program)
+        } else {
+            Err(format!(
+                "its file name does not begin with `{PROGRAM_PREFIX}`, by which its processes are \
+                 found again"
+            ))
+        };
+        match version {
+            Ok(version) => Ok(Self { config, version }),
+            Err(reason) => Err(Error::Program {
+                program: config.program,
+                reason,
+            }),
+        }
     }
 }
 
@@ -102,11 +136,19 @@ impl Engine for FirecrackerEngine {
         let vm = Supervised::adopt(record, ENGINE, &[])?;
         let running = Running::of(vm);
         // Not finish(): a VM that cannot be adopted now is not ours to kill.
-        let instance = running.instance().await?;
-        Ok(Box::new(FirecrackerMachine::new(
-            running,
-            instance.vmm_version,
-        )))
+        let asked = running.instance(ADOPTION_LIMIT).await;
+        let version = match (asked, &running.vm.record.engine_version) {
+            (Ok(instance), _) => instance.vmm_version,
+            // It does one thing after the other, and waits for its disk, which is served
+            // after the adoption.
+            (Err(Error::Timeout { .. }), Some(version)) => {
+                let (id, pid) = (&running.vm.record.id, running.vm.process.pid());
+                tracing::warn!(id, pid, "adopted a VM whose API does not answer yet");
+                version.clone()
+            }
+            (Err(error), _) => return Err(error),
+        };
+        Ok(Box::new(FirecrackerMachine::new(running, version)))
     }
 }
 
@@ -124,6 +166,7 @@ async fn finish(
     match staged.await {
         Ok(version) => {
             running.vm.keep();
+            running.vm.record.engine_version = Some(version.clone());
             Ok(FirecrackerMachine::new(running, version))
         }
         Err(error) => {

@@ -243,6 +243,10 @@ pub struct MachineRecord {
     /// File in which what was written is collected at each save, where the engine needs one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_scratch: Option<PathBuf>,
+    /// Version of the engine that it runs under, where whoever adopts it may be unable to
+    /// ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_version: Option<String>,
     /// Name of the VM's control group, if it has one.
     pub cgroup_name: Option<String>,
 }

@@ -383,9 +383,14 @@ async fn a_vm_is_adopted_by_its_record_until_it_ends() {
     let unpaused = machine.save(bench.target("s", MemoryTarget::Image)).await;
     assert!(matches!(unpaused, Err(Error::NotPaused)), "{unpaused:?}");
     // As after a daemon's end.
+    let pid = machine.pid();
     drop(machine);
 
+    // Whoever has no record finds it by its run directory.
+    let marker = format!("{}/", bench.path("vm").display());
+    assert_eq!(hearth_machine::processes::naming(&marker), [pid]);
     let record: MachineRecord = serde_json::from_str(&record).unwrap();
+    assert_eq!(record.engine_version.as_ref(), Some(&version));
     let adopted = bench.engine().adopt(record.clone()).await.unwrap();
     assert_eq!(adopted.engine_version(), version);
     bench.counts_to("vm", 3);

@@ -68,7 +68,10 @@ impl ServedDisk {
         let config = ServerConfig {
             owner: Some((client.uid, client.uid)),
             limits: disk.io,
-            admission: server::Admission::by(move |pid| hearth_confine::is_member(&cgroup, pid)),
+            admission: server::Admission::by(move |pid| {
+                // This process, too: it connects on behalf of the kernel.
+                pid == std::process::id() || hearth_confine::is_member(&cgroup, pid)
+            }),
             ..ServerConfig::new(client.run_dir.join(names::DISK_SOCKET), names::EXPORT)
         };
         let server = server::serve(&config, Arc::clone(&device)).map_err(Error::ServeDisk)?;
@@ -84,6 +87,11 @@ impl ServedDisk {
     /// the guest has written.
     pub fn unlimited(&self) -> server::Unlimited {
         self.server.unlimited()
+    }
+
+    /// Whether somebody reads from the server.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.server.connections() > 0
     }
 
     /// Ends the server; the device stays readable for whoever else holds it.

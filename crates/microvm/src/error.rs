@@ -22,6 +22,9 @@ pub enum Error {
     OpenDisk(#[source] hearth_block::Error),
     #[error("serve the disk")]
     ServeDisk(#[source] hearth_block::Error),
+    /// The kernel does not make the disk a block device, or does not go on with it.
+    #[error("make the disk a block device of the host")]
+    AttachDisk(#[source] hearth_block::kernel::KernelError),
     #[error("boot the VM")]
     Boot(#[source] hearth_machine::Error),
     #[error("restore the VM")]

@@ -18,6 +18,10 @@
 //! that is dropped is its [`Lifetime`]: a VM with a journal outlives its daemon, any
 //! other is undone.
 //!
+//! An engine that opens its disk as a block device gets one: the kernel is made the client
+//! of the disk's server before the VM is launched, and gives the device back after its end.
+//! One that cannot map a memory in pieces gets it put together in a file of the VM's own.
+//!
 //! Names on the host, limits and allowances of all VMs are in [`names`] and [`limits`];
 //! how a VM process is confined is said once, in `spec`.
 
@@ -28,8 +32,10 @@ mod console;
 mod disk;
 mod error;
 mod host;
+mod host_device;
 mod journal;
 pub mod limits;
+mod memory;
 pub mod names;
 mod parts;
 mod spec;
@@ -39,8 +45,10 @@ pub use boot::{Boot, boot};
 pub use disk::{Disk, Opening, ServedDisk};
 pub use error::{Error, NotReleased, after_console};
 pub use host::host;
+pub use host_device::release_device;
 pub use journal::{Cause, Journal, NoJournal};
 pub use limits::BootLimits;
+pub use memory::composed_image;
 pub use names::Owner;
 pub use parts::{Lifetime, end_leftovers};
 pub use spec::{Kernel, SavedVm};

@@ -6,8 +6,10 @@
 //! its names. So whatever is given up while a VM starts waits for that start before it
 //! releases anything: a slot's next owner, which has the same names, must not meet it.
 
-use crate::{Error, NotReleased, Owner, disk::ServedDisk};
-use hearth_machine::{Machine, MachineRecord};
+use crate::{
+    Error, NotReleased, Owner, SavedVm, disk::ServedDisk, host_device::HostDevice, memory,
+};
+use hearth_machine::{Capabilities, DiskKind, Machine, MachineRecord, MemorySource};
 use hearth_network::{Slot, SlotPool};
 use std::{
     fs, io,
@@ -33,6 +35,13 @@ pub(crate) struct Parts {
     /// The engine's start, as long as it is not over.
     starting: Option<JoinHandle<Started>>,
     pub(crate) disk: Option<ServedDisk>,
+    /// The disk as a block device of the host, where the engine wants one. Given back after
+    /// the VM has ended.
+    pub(crate) host_device: Option<HostDevice>,
+    /// Where that is; not known of one that an earlier daemon attached.
+    pub(crate) device_path: Option<PathBuf>,
+    /// A memory that was put together for this VM.
+    pub(crate) composed: Option<PathBuf>,
     /// Absent only when it has been released.
     slot: Option<Slot>,
     /// Directory of sockets and console.
@@ -57,6 +66,9 @@ impl Parts {
             machine: None,
             starting: None,
             disk: None,
+            host_device: None,
+            device_path: None,
+            composed: None,
             owner: owner.clone(),
             cgroup: owner.cgroup(&slot),
             slot: Some(slot),
@@ -93,6 +105,36 @@ impl Parts {
             .map_err(Error::io("make", path))?;
         let uid = self.slot().uid;
         chown(path, Some(uid), Some(uid)).map_err(Error::io("give away", path))
+    }
+
+    /// Makes the disk that is served what the engine opens.
+    pub(crate) async fn attach_disk(&mut self, engine: &Capabilities) -> Result<(), Error> {
+        if engine.disk != DiskKind::BlockDevice {
+            return Ok(());
+        }
+        // Known before it is there: whatever comes of this, it is given back.
+        let device = HostDevice::of(&self.cgroup);
+        self.host_device = Some(device.clone());
+        let path = device.attach(&self.run_dir, self.slot().uid).await?;
+        self.device_path = Some(path);
+        Ok(())
+    }
+
+    /// As [`Self::attach_disk`], and returns the saved VM with its memory as the engine maps
+    /// it.
+    pub(crate) async fn fit(
+        &mut self,
+        engine: &Capabilities,
+        saved: &SavedVm,
+    ) -> Result<SavedVm, Error> {
+        self.attach_disk(engine).await?;
+        let mut saved = saved.clone();
+        if !engine.memory_pieces && matches!(saved.memory, MemorySource::Pieces { .. }) {
+            let image = memory::composed_image(&saved.scratch);
+            self.composed = Some(image.clone());
+            saved.memory = memory::compose(&saved.memory, image).await?;
+        }
+        Ok(saved)
     }
 
     /// Has an engine start the VM. The start goes on when this future is dropped, and is
@@ -138,6 +180,13 @@ impl Parts {
         if matches!(self.lifetime, Lifetime::Scoped(_)) {
             // One that was starting when its owner was dropped.
             end_leftovers(&self.run_dir);
+        }
+        self.device_path = None;
+        if let Some(device) = self.host_device.take() {
+            device.release(self.disk.is_some()).await;
+        }
+        if let Some(composed) = self.composed.take() {
+            remove_file(&composed);
         }
         if let Some(disk) = self.disk.take() {
             self.spent_layer = disk.close().await;
@@ -192,6 +241,9 @@ impl Drop for Parts {
             machine,
             starting,
             disk: self.disk.take(),
+            host_device: self.host_device.take(),
+            device_path: None,
+            composed: self.composed.take(),
             slot: Some(slot),
             run_dir: self.run_dir.clone(),
             owner: self.owner.clone(),
@@ -245,6 +297,15 @@ fn remove_dir(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+fn remove_file(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "remove a VM's memory failed");
+        }
+        _ => {}
     }
 }
 

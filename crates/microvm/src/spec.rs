@@ -73,6 +73,9 @@ impl Parts {
     }
 
     fn disk_attachment(&self) -> DiskAttachment {
+        if let Some(path) = &self.device_path {
+            return DiskAttachment::BlockDevice { path: path.clone() };
+        }
         DiskAttachment::NbdSocket {
             socket: self.run_dir.join(names::DISK_SOCKET),
             export: names::EXPORT.to_owned(),

@@ -3,8 +3,9 @@
 use crate::{
     Disk, Error, Journal, Kernel, Lifetime, NotReleased, Owner, SavedVm, ServedDisk, console,
     disk::Client,
+    host_device::HostDevice,
     limits::{self, BootLimits},
-    names,
+    memory, names,
     parts::Parts,
 };
 use hearth_agent_client::{Agent, Init};
@@ -112,6 +113,9 @@ impl DiskServed {
         guest: &Kernel,
         journal: &mut dyn Journal,
     ) -> Result<Launched, Box<Failed>> {
+        if let Err(error) = Box::pin(self.0.attach_disk(&engine.capabilities())).await {
+            return Err(failed(self.0, error).await);
+        }
         let (engine, spec) = (Arc::clone(engine), self.0.boot_spec(guest));
         let started = self.0.start(async move { engine.boot(spec).await }).await;
         self.launched(started.map_err(Error::Boot), journal).await
@@ -127,7 +131,12 @@ impl DiskServed {
         saved: &SavedVm,
         journal: &mut dyn Journal,
     ) -> Result<Launched, Box<Failed>> {
-        let (engine, spec) = (Arc::clone(engine), self.0.restore_spec(saved));
+        // Boxed: a start has many stages, and its future is part of many others.
+        let saved = match Box::pin(self.0.fit(&engine.capabilities(), saved)).await {
+            Ok(saved) => saved,
+            Err(error) => return Err(failed(self.0, error).await),
+        };
+        let (engine, spec) = (Arc::clone(engine), self.0.restore_spec(&saved));
         let started = self
             .0
             .start(async move { engine.restore(spec).await })
@@ -167,6 +176,8 @@ impl Launched {
         run_dir: PathBuf,
     ) -> Self {
         let mut parts = Parts::new(slot, slots, owner, run_dir, Lifetime::Journaled);
+        parts.host_device = HostDevice::find(&parts.cgroup);
+        parts.composed = memory::composed_of(&machine.record());
         parts.machine = Some(machine);
         Self(parts)
     }
@@ -212,8 +223,24 @@ impl Launched {
         if let Some(former) = self.0.disk.take() {
             let _ = former.close().await;
         }
-        self.0.disk = Some(serve(&self.0, disk).await?);
+        let served = serve(&self.0, disk).await?;
+        let served = self.0.disk.insert(served);
+        if let Some(device) = &self.0.host_device {
+            Box::pin(device.reconnect(&self.0.run_dir, served)).await?;
+        }
         Ok(())
+    }
+
+    /// Has all that the guest has written to its disk so far reach [`ServedDisk::device`]:
+    /// where the disk is a block device of the host, the kernel may hold some of it.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub async fn settle_disk(&self) -> Result<(), Error> {
+        match &self.0.host_device {
+            Some(device) if self.0.disk.is_some() => device.settle().await,
+            _ => Ok(()),
+        }
     }
 
     /// Waits until the agent of a guest that boots says on the console that it listens,

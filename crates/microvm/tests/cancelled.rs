@@ -66,6 +66,7 @@ impl Engine for Slow {
                 memory_overlay_files: Vec::new(),
                 memory_mapping: MemoryMapping::Shared,
                 memory_scratch: None,
+                engine_version: None,
                 cgroup_name: None,
             },
         }))

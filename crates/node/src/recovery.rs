@@ -228,9 +228,13 @@ fn tell_end(record: &mut Record, outbox: &Outbox) {
     events::post(outbox, record);
 }
 
-/// Ends what runs in a sandbox's control group, whoever knows of it.
+/// Ends what runs in a sandbox's control group, whoever knows of it, and takes away its
+/// block device.
 fn end_processes(id: &SandboxId) -> Result<(), hearth_confine::Error> {
-    hearth_confine::remove_cgroup(&hearth_microvm::names::sandbox_cgroup(id))
+    let cgroup = hearth_microvm::names::sandbox_cgroup(id);
+    hearth_confine::remove_cgroup(&cgroup)?;
+    hearth_microvm::release_device(&cgroup);
+    Ok(())
 }
 
 /// Says what is left alone, and keeps the builds that it may need: all that are there,

@@ -171,6 +171,7 @@ impl Vm {
         let agent = &self.ready.agent;
         let _unlimited = self.ready.vm.disk().map(|disk| disk.unlimited());
         agent.operate(Operation::FsFreeze, FREEZE_LIMIT).await?;
+        self.ready.vm.settle_disk().await.map_err(VmError::Start)?;
         let (device, next) = (self.device(), next.to_owned());
         let sealed = self
             .tasks

@@ -146,6 +146,7 @@ impl VmRecords {
                         tracing::error!(slot, cgroup, error, "end VM of a build failed");
                         continue;
                     }
+                    hearth_microvm::release_device(&cgroup);
                 }
                 Err(error) => {
                     tracing::warn!(record = %path.display(), %error, "read the record of a build's VM failed");

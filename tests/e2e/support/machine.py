@@ -41,8 +41,25 @@ def vm_processes(run_dir: Path, sandbox_id: str = "") -> list[int]:
     return sorted(
         pid
         for pid, line in command_lines().items()
-        if "qemu-system" in line.split(" ", 1)[0] and marker in line and str(run_dir) in line
+        if is_vm(line.split(" ", 1)[0]) and marker in line and str(run_dir) in line
     )
+
+
+def is_vm(program: str) -> bool:
+    return "qemu-system" in program or Path(program).name.startswith("firecracker")
+
+
+def block_devices() -> set[str]:
+    """The kernel's network block devices of VMs, by number and whose they are."""
+    found = set()
+    for backend in Path("/sys/block").glob("nbd*/backend"):
+        try:
+            identifier = backend.read_text().strip()
+        except OSError:
+            continue  # it went meanwhile
+        if identifier.startswith("hearth"):
+            found.add(f"{backend.parent.name} {identifier}")
+    return found
 
 
 def network_namespaces() -> set[str]:
@@ -93,6 +110,7 @@ class Traces:
     tables: set[str] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
     files: set[str] = field(default_factory=set)
+    devices: set[str] = field(default_factory=set)
 
     @classmethod
     def now(cls, state_dir: Path, run_dir: Path) -> "Traces":
@@ -105,6 +123,7 @@ class Traces:
             files=sandbox_files(state_dir, run_dir)
             | mounts_under(state_dir)
             | mounts_under(run_dir),
+            devices=block_devices(),
         )
 
     def beyond(self, earlier: "Traces") -> dict[str, list]:

@@ -47,10 +47,14 @@ pub async fn run(settings: &Settings, args: Args) -> anyhow::Result<ExitCode> {
         pause: Duration::from_millis(pause_ms),
         ..TtiPlan::default()
     };
-    let engine = daemon::engine(settings).await?;
+    let engine = daemon::engine::start(settings).await?;
+    anyhow::ensure!(
+        engine.capabilities().disk == hearth_machine::DiskKind::NbdSocket,
+        "the bare restore is measured under QEMU alone: set node.engine = \"qemu\""
+    );
     let work = settings.run_dir.join("bench");
     let bare = restores(
-        &engine,
+        engine.as_ref(),
         &settings.builds_dir(),
         &work,
         plan.runs,

@@ -10,6 +10,8 @@ pub mod audit;
 pub mod cluster;
 pub mod descriptors;
 pub mod emulation;
+pub mod engine;
+mod guest_disks;
 mod left;
 pub mod log;
 pub mod member;
@@ -37,17 +39,13 @@ use hearth_api::AppState;
 use hearth_audit::AuditLog;
 use hearth_control::{Control, TeamConfig, TeamLimits};
 use hearth_layout::lock::Lock;
-use hearth_machine::{
-    Engine,
-    accelerator::Accelerator,
-    qemu::{PROGRAM, QemuConfig, QemuEngine},
-};
+use hearth_machine::Engine;
 use hearth_node::{
     Node, NodeConfig,
     config::{DEFAULT_AGENT_TIMEOUT, GrpcConfig, MutualConfig, TcpConfig, secrecy_token::Token},
 };
 use hearth_node_client::{AgentClient, NodeClient};
-use hearth_snapshot::LocalStore;
+use hearth_snapshot::{Host, LocalStore};
 use hearth_store::{OwnerId, Store, Team};
 use hearth_telemetry::Collector;
 use hearth_template_build::Templates;
@@ -58,7 +56,6 @@ use secrecy::ExposeSecret;
 use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -106,7 +103,8 @@ impl Daemon {
         let started = start_node(settings, share, events, node_volumes, None).await?;
         let node = Arc::clone(&started.node);
         let rest = async {
-            let control = start_control(settings, volumes).await?;
+            let here = hearth_microvm::host(&started.engine.capabilities());
+            let control = start_control(settings, volumes, &here).await?;
             control.follow_events();
             control
                 .start_webhooks(settings.events.webhooks(settings))
@@ -220,9 +218,8 @@ async fn start_node(
     config.egress.limits = share.egress;
     config.egress.log = Some(Arc::new(telemetry::GuestLog(events)));
     let grpc = config.grpc.clone();
-    let engine = engine(settings).await?;
+    let engine = engine::start(settings).await?;
     emulation::check(settings, &engine.capabilities().accelerator)?;
-    let engine: Arc<dyn Engine> = Arc::new(engine);
     let builds = Arc::new(LocalStore::open(settings.builds_dir())?);
     let store = LocalStore::clone(&builds);
     let network = network_config(settings)?;
@@ -320,26 +317,11 @@ fn egress_config(settings: &Settings) -> hearth_egress::EgressConfig {
     }
 }
 
-/// What guests run on here, found out by a VM process like a sandbox's. Its user is none of
-/// theirs. Blocks.
-pub fn accelerator() -> Accelerator {
-    hearth_machine::qemu::probe(Path::new(PROGRAM), hearth_network::DEFAULT_UIDS.0 - 1)
-}
-
-/// The engine, after finding out what guests can run on here.
-pub async fn engine(settings: &Settings) -> anyhow::Result<QemuEngine> {
-    let keep_consoles = settings.node.keep_consoles;
-    tokio::task::spawn_blocking(move || {
-        let mut config = QemuConfig::new(accelerator());
-        if keep_consoles {
-            config.restored_console = hearth_machine::Console::File;
-        }
-        QemuEngine::new(config).context("start QEMU")
-    })
-    .await?
-}
-
-async fn start_control(settings: &Settings, volumes: Arc<Volumes>) -> anyhow::Result<Arc<Control>> {
+async fn start_control(
+    settings: &Settings,
+    volumes: Arc<Volumes>,
+    here: &Host,
+) -> anyhow::Result<Arc<Control>> {
     let (control, config) = open_control(settings).await?;
     control.connect_volumes(volumes);
     control.watch_node();
@@ -362,7 +344,7 @@ async fn start_control(settings: &Settings, volumes: Arc<Volumes>) -> anyhow::Re
     if let Some(key) = bootstrapped.api_key {
         secrets::write(&settings.api_key_file(), key.expose_secret())?;
     }
-    prepare::publish_all(settings, &control, bootstrapped.team.id).await?;
+    prepare::publish_all(settings, &control, bootstrapped.team.id, here).await?;
     Ok(control)
 }
 
@@ -457,7 +439,7 @@ pub async fn clean_up(settings: &Settings) -> anyhow::Result<usize> {
         return Ok(0);
     }
     let _lock = Lock::take(&settings.pid_file())?;
-    let engine = Arc::new(engine(settings).await?);
+    let engine = engine::start(settings).await?;
     let builds = Arc::new(LocalStore::open(settings.builds_dir())?);
     let network = hearth_network::NetworkConfig {
         pool_size: 0,

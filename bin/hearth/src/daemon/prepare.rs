@@ -16,7 +16,7 @@ use hearth_control::{Control, TemplatePublication};
 use hearth_ids::{BuildId, TeamId};
 use hearth_machine::Engine;
 use hearth_network::{NetworkConfig, SlotPool};
-use hearth_snapshot::{Build, BuildCache, LocalStore, Manifest, Shape};
+use hearth_snapshot::{Build, BuildCache, Host, LocalStore, Manifest, Shape};
 use std::sync::Arc;
 
 const BASE: &str = "base";
@@ -46,7 +46,7 @@ pub async fn alone(
     progress: &dyn Progress,
 ) -> anyhow::Result<()> {
     make_state_dir(settings)?;
-    let engine: Arc<dyn Engine> = Arc::new(engine(settings).await?);
+    let engine = engine::start(settings).await?;
     let store = LocalStore::open(settings.builds_dir())?;
     let place = Place {
         engine: &engine,
@@ -229,31 +229,46 @@ pub async fn publish_all(
     settings: &Settings,
     control: &Control,
     team: TeamId,
+    here: &Host,
 ) -> anyhow::Result<()> {
     let store = LocalStore::open(settings.builds_dir())?;
-    if publish(&store, control, team, BASE).await?.is_none() {
+    let publishing = Publishing {
+        store: &store,
+        control,
+        team,
+        here,
+    };
+    if publish(publishing, BASE).await?.is_none() {
         bail!("the base template is not prepared: run `hearth up` or `hearth up --prepare-only`");
     }
-    publish(&store, control, team, INTERPRETER_TEMPLATE).await?;
+    publish(publishing, INTERPRETER_TEMPLATE).await?;
     Ok(())
 }
 
-/// Names the newest build of a prepared template; `None` when there is none.
-pub async fn publish(
-    store: &dyn BuildCache,
-    control: &Control,
-    team: TeamId,
-    name: &str,
-) -> anyhow::Result<Option<BuildId>> {
-    let manifests = store.list().await?;
-    let newest = manifests
-        .iter()
-        .rev()
-        .find(|found| found.name.as_deref() == Some(name));
+/// Where prepared templates are named, and where they are to run.
+#[derive(Clone, Copy)]
+pub struct Publishing<'a> {
+    pub store: &'a dyn BuildCache,
+    pub control: &'a Control,
+    pub team: TeamId,
+    pub here: &'a Host,
+}
+
+/// Names the newest build of a prepared template, of those that run here where there are
+/// any; `None` when there is none.
+pub async fn publish(publishing: Publishing<'_>, name: &str) -> anyhow::Result<Option<BuildId>> {
+    let manifests = publishing.store.list().await?;
+    let of_name = || {
+        let found = manifests.iter().rev();
+        found.filter(|found| found.name.as_deref() == Some(name))
+    };
+    let newest = of_name()
+        .find(|found| found.runs_on(publishing.here).is_ok())
+        .or_else(|| of_name().next());
     let Some(manifest) = newest else {
         return Ok(None);
     };
-    publish_one(control, team, name, manifest)
+    publish_one(publishing.control, publishing.team, name, manifest)
         .await
         .with_context(|| format!("publish the template {name}"))?;
     Ok(Some(manifest.build_id))

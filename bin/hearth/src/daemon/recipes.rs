@@ -359,7 +359,13 @@ async fn carry_out(shared: &Shared, request: &Request, told: Told) -> anyhow::Re
         .team_by_slug(super::DEFAULT_TEAM)
         .await?
         .context("the first team is gone")?;
-    let build = prepare::publish(&kitchen.store, control, team.id, wanted.recipe.template())
+    let publishing = prepare::Publishing {
+        store: &kitchen.store,
+        control,
+        team: team.id,
+        here: &hearth_microvm::host(&kitchen.engine.capabilities()),
+    };
+    let build = prepare::publish(publishing, wanted.recipe.template())
         .await?
         .context("the template was made, but is not there")?;
     tracing::info!(template = wanted.recipe.template(), %build, "prepared");

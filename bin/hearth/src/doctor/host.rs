@@ -1,7 +1,10 @@
 //! Checks of the kernel and of what is installed.
 
 use super::Check;
-use crate::daemon;
+use crate::{
+    daemon::engine,
+    settings::{EngineChoice, Settings},
+};
 use hearth_confine::{CgroupVersion, Enforceable, Limit};
 use hearth_machine::accelerator::Accelerator;
 use std::path::{Path, PathBuf};
@@ -41,9 +44,35 @@ pub(super) fn architecture() -> Check {
     }
 }
 
+/// Which engine runs sandboxes, and whether this host has what it needs; what Firecracker
+/// would need is told where it is not chosen, too.
+pub(super) async fn engine(settings: &Settings) -> Check {
+    const NAME: &str = "engine";
+    let node = settings.node.clone();
+    let chosen = node.engine == EngineChoice::Firecracker;
+    let tried = tokio::task::spawn_blocking(move || {
+        let path = std::env::var_os("PATH");
+        engine::firecracker(&node, path.as_deref()).map(|engine| engine.to_string())
+    });
+    match (tried.await, chosen) {
+        (Ok(Ok(found)), true) => Check::ok(NAME, found),
+        (Ok(Err(missing)), true) => Check::failed(NAME, missing.what, missing.fix),
+        (Ok(Ok(found)), false) => {
+            let choice = "node.engine = \"firecracker\" would choose";
+            Check::ok(NAME, format!("qemu; {choice} {found}"))
+        }
+        (Ok(Err(_)), false) => Check::ok(NAME, "qemu"),
+        (Err(error), _) => Check::failed(
+            NAME,
+            format!("the check ended abnormally: {error}"),
+            "report this",
+        ),
+    }
+}
+
 pub(super) async fn accelerator() -> Check {
     const NAME: &str = "accelerator";
-    match tokio::task::spawn_blocking(daemon::accelerator).await {
+    match tokio::task::spawn_blocking(engine::accelerator).await {
         Ok(Accelerator::Kvm) => Check::ok(NAME, "kvm: a jailed VM runs guest code at full speed"),
         Ok(Accelerator::Tcg { reason }) => Check::warning(
             NAME,
@@ -111,10 +140,12 @@ fn nf_tables() -> Check {
     }
 }
 
-pub(super) fn tools() -> Vec<Check> {
+pub(super) fn tools(settings: &Settings) -> Vec<Check> {
     let apt = find("apt-get").is_some();
+    let qemu = settings.node.engine != EngineChoice::Firecracker;
     TOOLS
         .iter()
+        .filter(|(tool, _)| qemu || !tool.starts_with("qemu-system-"))
         .map(|(tool, package)| match find(tool) {
             Some(path) => Check::ok(tool, path.display().to_string()),
             None if apt => {

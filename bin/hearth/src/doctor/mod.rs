@@ -4,7 +4,7 @@
 mod host;
 mod resources;
 
-use crate::settings::Settings;
+use crate::settings::{EngineChoice, Settings};
 
 /// What one check found.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -61,10 +61,13 @@ pub async fn examine(settings: &Settings) -> Vec<Check> {
     let mut checks = vec![
         host::user(),
         host::architecture(),
-        host::accelerator().await,
+        host::engine(settings).await,
     ];
+    if settings.node.engine != EngineChoice::Firecracker {
+        checks.push(host::accelerator().await);
+    }
     checks.extend(host::kernel_features());
-    checks.extend(host::tools());
+    checks.extend(host::tools(settings));
     checks.push(host::cgroups());
     checks.push(resources::guest_programs(settings));
     checks.extend(resources::network(settings));

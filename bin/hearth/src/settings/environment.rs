@@ -22,7 +22,7 @@ enum Field {
 }
 
 /// All of them. An empty path or text counts as none.
-pub const VARIABLES: [Variable; 10] = [
+pub const VARIABLES: [Variable; 11] = [
     Variable {
         name: "HEARTH_STATE_DIR",
         key: "state_dir",
@@ -47,6 +47,11 @@ pub const VARIABLES: [Variable; 10] = [
         name: "HEARTH_CODE_INTERPRETER",
         key: "interpreter",
         field: Field::File(|settings| &mut settings.interpreter),
+    },
+    Variable {
+        name: "HEARTH_FIRECRACKER",
+        key: "node.firecracker",
+        field: Field::File(|settings| &mut settings.node.firecracker),
     },
     Variable {
         name: "HEARTH_DATABASE",

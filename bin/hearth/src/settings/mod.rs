@@ -33,7 +33,7 @@ pub use cluster::ClusterSettings;
 pub use edge::{ConnectionSettings, EdgeSettings};
 pub use events::EventSettings;
 pub use network::NetworkSettings;
-pub use node::NodeSettings;
+pub use node::{EngineChoice, NodeSettings};
 pub use problem::{FileProblem, Problem};
 pub use rate_limits::RateLimitSettings;
 pub use templates::{CodeInterpreterSettings, TemplateSettings};

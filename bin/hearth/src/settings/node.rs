@@ -11,10 +11,31 @@ use std::path::PathBuf;
 /// What a sandbox saves up of disk operations: booting and starting services come at once.
 const DISK_BURST_SECONDS: u32 = 10;
 
+/// Which engine runs sandboxes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// Whichever Hearth thinks best: QEMU today.
+    #[default]
+    Auto,
+    /// QEMU, on KVM or emulating.
+    Qemu,
+    /// Firecracker, on KVM.
+    Firecracker,
+}
+
 /// How much of this machine sandboxes take, and the node's gRPC service.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeSettings {
+    /// The engine that runs sandboxes: `qemu`, `firecracker`, or `auto`, which is `qemu`
+    /// today. What an engine has saved, only it restores: see `docs/engines.md` before
+    /// you change it.
+    pub engine: EngineChoice,
+    /// The Firecracker program, whose file name begins with `firecracker`. Else the first
+    /// one of `PATH` is taken.
+    #[schemars(example = "/usr/local/bin/firecracker")]
+    pub firecracker: Option<PathBuf>,
     /// Sandboxes that run on this node at most, those of all teams together.
     pub max_sandboxes: usize,
     /// The host's memory, in MiB, that starting sandboxes leave free.
@@ -67,6 +88,8 @@ pub struct NodeSettings {
 impl Default for NodeSettings {
     fn default() -> Self {
         Self {
+            engine: EngineChoice::Auto,
+            firecracker: None,
             max_sandboxes: defaults::DEFAULT_MAX_SANDBOXES,
             memory_reserve_mib: defaults::DEFAULT_MEMORY_RESERVE_BYTES >> 20,
             disk_reserve_mib: defaults::DEFAULT_DISK_RESERVE_BYTES >> 20,

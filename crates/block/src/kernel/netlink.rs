@@ -185,6 +185,14 @@ impl LastingDevice {
     }
 }
 
+/// Whether this host's kernel makes such devices.
+///
+/// # Errors
+/// [`KernelError::Unsupported`], or what the kernel says.
+pub fn available() -> Result<(), KernelError> {
+    Kernel::open().map(drop)
+}
+
 fn check(identifier: &str) -> Result<(), KernelError> {
     let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
     if (1..=MAX_IDENTIFIER).contains(&identifier.len()) && identifier.bytes().all(good) {
@@ -290,6 +298,17 @@ impl Kernel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_without_devices_is_told_from_one_with() {
+        let there = Path::new(SYSFS).join("nbd0").exists();
+        match available() {
+            Ok(()) => assert!(there),
+            Err(KernelError::Unsupported) => assert!(!there),
+            // Another network namespace than the first is not answered.
+            Err(error) => assert!(there, "{error}"),
+        }
+    }
 
     #[test]
     fn identifiers_are_plain() {

@@ -1,7 +1,7 @@
 //! How Firecracker is held, and what is where in its root.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use hearth_confine::{Cgroups, Confinement, Placed};
@@ -77,6 +77,27 @@ pub(super) fn give(path: &Path, uid: u32) -> Result<(), Error> {
     std::os::unix::fs::chown(path, Some(uid), None).map_err(Error::io("give away", path))
 }
 
+/// Makes a memory image the daemon's own, and readable by everybody who gets to it: a
+/// descriptor of it is opened once more by a VM's user. Who booted the VM that it was saved
+/// of may own it, and could write to what is every VM's; a copy may be of a narrower mode.
+pub(super) fn show(image: &Path) -> Result<(), Error> {
+    let metadata = fs::symlink_metadata(image).map_err(Error::io("look at", image))?;
+    if !metadata.is_file() {
+        return Ok(());
+    }
+    let daemon = rustix::process::geteuid().as_raw();
+    if metadata.uid() != daemon {
+        std::os::unix::fs::chown(image, Some(daemon), None).map_err(Error::io("own", image))?;
+    }
+    let mode = metadata.mode() & 0o7777;
+    let shown = (mode | 0o444) & !0o022;
+    if mode != shown {
+        let shown = fs::Permissions::from_mode(shown);
+        fs::set_permissions(image, shown).map_err(Error::io("open up", image))?;
+    }
+    Ok(())
+}
+
 /// Completes the caller's confinement for `program`. What the caller has said stands.
 pub(super) fn complete(
     confinement: &Confinement,
@@ -121,6 +142,14 @@ pub(super) fn complete(
     Ok(it)
 }
 
+/// Whether the KVM device can be used in the jail: by its group, or by everybody.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn check_device() -> Result<(), Error> {
+    kvm_group().map(drop)
+}
+
 /// The group whose members may use KVM; `None` where everybody may.
 fn kvm_group() -> Result<Option<u32>, Error> {
     let metadata = fs::metadata(kvm::DEVICE).map_err(Error::io("look at", kvm::DEVICE))?;
@@ -147,4 +176,34 @@ fn visible(program: &Path) -> Vec<PathBuf> {
     files.extend(["/etc/ld.so.cache", kvm::DEVICE, TUN].map(PathBuf::from));
     files.push(program.to_owned());
     files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_shown_to_all_and_left_to_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        fs::write(&image, "memory").unwrap();
+        for (before, after) in [
+            (0o600, 0o644),
+            (0o666, 0o644),
+            (0o640, 0o644),
+            (0o444, 0o444),
+        ] {
+            fs::set_permissions(&image, fs::Permissions::from_mode(before)).unwrap();
+            show(&image).unwrap();
+            let found = fs::metadata(&image).unwrap();
+            assert_eq!(found.mode() & 0o777, after, "{before:o}");
+            assert_eq!(found.uid(), rustix::process::geteuid().as_raw());
+        }
+        assert!(show(&dir.path().join("none")).is_err());
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/etc/shadow", &link).unwrap();
+        let before = fs::metadata("/etc/shadow").map(|it| it.mode()).ok();
+        show(&link).unwrap();
+        assert_eq!(fs::metadata("/etc/shadow").map(|it| it.mode()).ok(), before);
+    }
 }

@@ -1,5 +1,6 @@
 //! A start: opening what Firecracker inherits, running it, and telling it what to do.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -108,6 +109,7 @@ pub(super) fn prepare_restore(
     let request = Request::restore(spec);
     let mut opened = Opened::new(config, &request, config.restored_console)?;
     let uid = opened.confinement.uid;
+    jail::show(image)?;
     let memory = open_public(image, true)?;
     let length = memory
         .metadata()
@@ -221,7 +223,8 @@ impl Opened {
         request: &Request<'_>,
         mapping: MemoryMapping,
     ) -> Result<(Prepared, OwnDir), Error> {
-        let socket = OwnDir::path(request.run_dir).join(SOCKET);
+        let own_path = OwnDir::path(request.run_dir);
+        let socket = own_path.join(SOCKET);
         let name: String = request
             .id
             .chars()
@@ -232,6 +235,9 @@ impl Opened {
         let mut program = Program::new(&config.program)
             .arguments(["--id", &name, "--level", "Warn", "--api-sock"])
             .arguments([format!("{OWN_DIR}/{SOCKET}")])
+            // Not for it, which reads nothing behind the dashes: by this it is found that
+            // nobody has written down (`processes::naming`).
+            .arguments([OsStr::new("--"), own_path.as_os_str()])
             .inherit(self.descriptors)
             .filter(filter)
             .stderr(self.log);
@@ -281,9 +287,9 @@ impl Running {
         self.answer("GET /", START_LIMIT, answers).await
     }
 
-    pub(super) async fn instance(&self) -> Result<Instance, Error> {
-        self.answer("GET /", CONFIGURE_LIMIT, self.api.instance())
-            .await
+    /// Asks within `limit`.
+    pub(super) async fn instance(&self, limit: Duration) -> Result<Instance, Error> {
+        self.answer("GET /", limit, self.api.instance()).await
     }
 
     /// Waits for an answer; a dead process is reported as such, with its last words.

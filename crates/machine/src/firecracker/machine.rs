@@ -60,7 +60,7 @@ impl FirecrackerMachine {
     }
 
     async fn require_paused(&self) -> Result<(), Error> {
-        match self.running.instance().await?.state {
+        match self.running.instance(COMMAND_LIMIT).await?.state {
             State::Paused => Ok(()),
             State::Running | State::NotStarted => Err(Error::NotPaused),
         }

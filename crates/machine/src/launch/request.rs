@@ -96,6 +96,7 @@ impl<'a> Request<'a> {
             memory_overlay_files: Vec::new(),
             memory_mapping: mapping,
             memory_scratch: None,
+            engine_version: None,
             cgroup_name: self.confinement.and_then(|it| it.cgroup_name.clone()),
         }
     }

@@ -419,6 +419,10 @@ async fn seal(
     record: &mut Record,
     resources: &mut Resources,
 ) -> Result<(), Error> {
+    if let Some(vm) = resources.vm() {
+        let settled = vm.settle_disk().await;
+        settled.map_err(Error::step("have the disk written"))?;
+    }
     let disk = resources
         .disk_mut()
         .ok_or_else(|| Error::step("seal the disk")("it is not served".to_owned()))?;

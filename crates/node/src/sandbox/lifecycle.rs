@@ -230,10 +230,12 @@ impl Driver {
         self.ground = Some(ground);
         self.publish();
         let mut keep = vec![self.record.disk.writable.as_str()];
-        keep.push(match self.record.origin() {
-            Origin::Booted => setup::MEMORY_FILE,
-            Origin::Restored(_) => setup::MEMORY_SCRATCH_FILE,
-        });
+        match self.record.origin() {
+            Origin::Booted => keep.push(setup::MEMORY_FILE),
+            Origin::Restored(_) => {
+                keep.extend([setup::MEMORY_SCRATCH_FILE, setup::MEMORY_COMPOSED_FILE]);
+            }
+        }
         if let Err(error) = self.shared.journals.clear(self.id(), &keep) {
             tracing::error!(sandbox = %self.id(), %error, "removing former disk layers failed");
         }

@@ -39,6 +39,9 @@ pub(crate) const MEMORY_FILE: &str = "memory.img";
 /// Where an engine may collect what the VM writes to its memory.
 pub(crate) const MEMORY_SCRATCH_FILE: &str = "memory.scratch";
 
+/// Where a memory in pieces is put together, see [`hearth_microvm::composed_image`].
+pub(crate) const MEMORY_COMPOSED_FILE: &str = "memory.scratch.image";
+
 /// Directory of a sandbox's sockets and console.
 pub(crate) fn run_dir(shared: &Shared, id: &SandboxId) -> PathBuf {
     shared.config.run_dir.join("sb").join(id.as_str())

@@ -192,7 +192,7 @@ async fn make_next(shared: &Shared) -> bool {
         return false;
     };
     discard_all(shared, next.evicted).await;
-    make_one(shared, next.build).await;
+    Box::pin(make_one(shared, next.build)).await;
     true
 }
 

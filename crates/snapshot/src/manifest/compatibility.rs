@@ -120,8 +120,9 @@ impl fmt::Display for Mismatch {
         match self {
             Self::Engine { saved, here } => write!(
                 f,
-                "was saved by {saved} and only {} restores it; this node runs {here}",
-                saved.name
+                "was saved by {saved} and only {} restores it; this node runs {here}: build the \
+                 template anew here, or start the sandbox on a node whose node.engine is {}",
+                saved.name, saved.name
             ),
             Self::EngineVersion { saved, here } => write!(
                 f,
