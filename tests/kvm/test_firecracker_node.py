@@ -101,7 +101,7 @@ def test_pause_and_resume_with_memory(hearth, sandbox):
         sandbox.files.write("/home/user/file", str(expected))
         sandbox.pause()
         until(lambda: not machine.is_alive(pid), "the paused VM's process to end")
-        assert device_of(sandbox.sandbox_id) == []
+        until(lambda: device_of(sandbox.sandbox_id) == [], "its device to be given back")
         Sandbox.connect(sandbox.sandbox_id, timeout=3000)
         assert ask(sandbox) == expected
         assert boot_id(sandbox) == boot

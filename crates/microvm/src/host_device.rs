@@ -153,7 +153,7 @@ async fn blocking<T: Send + 'static>(
 pub fn release_device(cgroup: &str) {
     let released = LastingDevice::find(cgroup).and_then(|found| match found {
         Some(device) => {
-            tracing::info!(device = %device.path().display(), cgroup, "detach the block device of a VM that is no more");
+            tracing::info!(device = %device.path().display(), cgroup, "detached the block device of a VM that has ended");
             let _ = chown(device.path(), Some(0), None);
             device.detach()
         }

@@ -207,7 +207,8 @@ fn properties(schema: &Value) -> Vec<(&String, &Value)> {
 fn subsection<'a>(root: &'a Value, property: &'a Value) -> Option<(bool, &'a Value)> {
     let definition = |of: &'a Value| {
         let name = of["$ref"].as_str()?.strip_prefix("#/$defs/")?;
-        Some(&root["$defs"][name])
+        // What has no keys is a value of its own kind, such as one of some words.
+        Some(&root["$defs"][name]).filter(|of| of["properties"].is_object())
     };
     let list = definition(&property["items"]).map(|table| (true, table));
     let optional = || definition(&property["anyOf"][0]);

@@ -14,8 +14,10 @@
 //! its journal. So a failure, or a daemon's end, leaves a sandbox that can run on.
 
 use super::{
+    blocking::blocking,
     ground::{Ground, Secrets},
     resources::Resources,
+    seal::seal,
     setup,
 };
 use crate::{
@@ -413,51 +415,6 @@ fn whole_memory(from: &Path, to: &Path, purpose: Purpose) -> io::Result<()> {
     }
 }
 
-/// Makes the disk's writable layer immutable; the guest would write to a new one.
-async fn seal(
-    shared: &Shared,
-    record: &mut Record,
-    resources: &mut Resources,
-) -> Result<(), Error> {
-    if let Some(vm) = resources.vm() {
-        let settled = vm.settle_disk().await;
-        settled.map_err(Error::step("have the disk written"))?;
-    }
-    let disk = resources
-        .disk_mut()
-        .ok_or_else(|| Error::step("seal the disk")("it is not served".to_owned()))?;
-    let former = record.disk.clone();
-    record.disk = former.sealed();
-    let sealed = async {
-        setup::write_journal(shared, record)?;
-        shared.hooks.reached(Step::LayersJournalled)?;
-        let next = shared
-            .journals
-            .dir(&record.spec.sandbox_id)
-            .join(&record.disk.writable);
-        let device = std::sync::Arc::clone(&disk.device);
-        blocking_with("seal the disk", move || device.seal(&next)).await
-    };
-    match sealed.await {
-        Ok(layer) => {
-            disk.sealing.push(layer);
-            shared.hooks.reached(Step::DiskSealed)
-        }
-        Err(error) => {
-            // The journal may say more than is true; opened that way, the disk is
-            // the same.
-            let unmade = shared
-                .journals
-                .dir(&record.spec.sandbox_id)
-                .join(&record.disk.writable);
-            record.disk = former;
-            record.disk.next += 1;
-            let _ = fs::remove_dir_all(unmade);
-            Err(error)
-        }
-    }
-}
-
 /// Makes a captured state a build. The VM may run.
 pub(crate) async fn publish(
     shared: &Shared,
@@ -585,25 +542,4 @@ fn link_layer(layer: &Path, to: &Path) -> io::Result<()> {
         fs::hard_link(layer.join(name), to.join(name))?;
     }
     Ok(())
-}
-
-async fn blocking<T: Send + 'static>(
-    step: &'static str,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, Error> {
-    blocking_with(step, work).await
-}
-
-async fn blocking_with<T, E>(
-    step: &'static str,
-    work: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, Error>
-where
-    T: Send + 'static,
-    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
-{
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(Error::step(step))?
-        .map_err(Error::step(step))
 }

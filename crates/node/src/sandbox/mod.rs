@@ -22,12 +22,14 @@
 //! through a bounded queue and read its status from a watch. It takes one command
 //! after the other, so no two operations on a sandbox ever overlap.
 
+mod blocking;
 pub(crate) mod driver;
 pub(crate) mod egress;
 pub(crate) mod ground;
 pub(crate) mod keep;
 mod lifecycle;
 pub(crate) mod resources;
+mod seal;
 pub(crate) mod setup;
 pub(crate) mod volumes;
 
