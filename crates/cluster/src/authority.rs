@@ -62,8 +62,17 @@ impl Authority {
         let (key_file, certificate_file) = files(keys_dir);
         let key = hearth_tls::read_if_there(&key_file)?;
         let pem = hearth_tls::read_if_there(&certificate_file)?;
-        let (Some(key), Some(pem)) = (key, pem) else {
-            return Ok(None);
+        let (key, pem) = match (key, pem) {
+            (Some(key), Some(pem)) => (key, pem),
+            // A new one in its place would be another cluster's.
+            (None, Some(_)) => {
+                return Err(Error::Content {
+                    path: key_file,
+                    what: "key, and the certificate beside it is of one",
+                });
+            }
+            // A key alone is a first start that was broken off.
+            (_, None) => return Ok(None),
         };
         Self::from_pem(&key, &pem, &certificate_file).map(Some)
     }

@@ -27,6 +27,7 @@ mod keep;
 mod member;
 mod pin;
 mod serve;
+mod strangers;
 mod token;
 
 pub use authority::{Authority, Certificate, key_of, request};
@@ -35,7 +36,7 @@ pub use credentials::Credentials;
 pub use keep::Membership;
 pub use member::{Fingerprint, Member, Peer};
 pub use pin::{authority_of, pinned};
-pub use serve::{Connection, control_only, serve};
+pub use serve::{Bounds, Connection, MAX_CONNECTIONS, control_only, serve};
 pub use token::JoinToken;
 
 use std::path::PathBuf;

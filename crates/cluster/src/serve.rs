@@ -1,8 +1,12 @@
 //! Serving members: TLS 1.3 and HTTP/2, within bounds, until told to stop.
 //!
 //! One task per connection. A handshake has ten seconds; a connection that says nothing is
-//! asked whether it lives; one without a certificate has a minute. At the stop open calls may end, for as long as the caller waits.
+//! asked whether it lives; one without a certificate has a minute, and there are few of them
+//! ([`Bounds`]). One with a certificate lasts a day: the client then opens another, which
+//! shows the certificate as it has been renewed. At the stop open calls may end, for as long
+//! as the caller waits.
 
+use crate::strangers::{Stranger, Strangers};
 use crate::{Member, Peer};
 use axum::Extension;
 use axum::extract::Request;
@@ -23,14 +27,39 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A cluster of a thousand nodes has one connection of each, and some that are remade.
-const MAX_CONNECTIONS: usize = 4096;
+/// Connections of a listener at a time. A cluster of a thousand nodes has one of each, and
+/// some that are remade.
+pub const MAX_CONNECTIONS: usize = 2048;
 /// Who shows no certificate has come to join, and is done by then.
 const STRANGERS_TIME: Duration = Duration::from_secs(60);
 const MAX_CALLS_PER_CONNECTION: u32 = 1024;
+/// Calls at a time of who has shown no certificate: it wants to join.
+const STRANGERS_CALLS: u32 = 2;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a listener grants.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// How long a connection takes new calls. Much shorter than a certificate's life: who
+    /// renews its own shows it at the next connection.
+    pub connection_age: Duration,
+    /// Connections at a time that have not shown a certificate, or not yet.
+    pub strangers: usize,
+    /// The same, of one address.
+    pub strangers_per_address: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connection_age: Duration::from_secs(24 * 3600),
+            strangers: 256,
+            strangers_per_address: 16,
+        }
+    }
+}
 
 /// Who sent a request: an extension of each that [`serve`] hands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,15 +90,27 @@ pub async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     service: axum::Router,
+    bounds: Bounds,
     stop: CancellationToken,
 ) {
     let acceptor = TlsAcceptor::from(tls);
     let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let strangers = Strangers::new(bounds.strangers, bounds.strangers_per_address);
     while let Some((stream, address, permit)) = next(&listener, &room, &stop).await {
+        let Some(stranger) = strangers.admit(address.ip()) else {
+            tracing::debug!(%address, "too many connections without a certificate");
+            continue;
+        };
         let (acceptor, service, stop) = (acceptor.clone(), service.clone(), stop.clone());
+        let arrived = Arrived {
+            stream,
+            address,
+            stranger,
+        };
         connections.spawn(async move {
-            if let Err(error) = connection(stream, address, &acceptor, service, stop).await {
+            let age = bounds.connection_age;
+            if let Err(error) = connection(arrived, &acceptor, service, age, stop).await {
                 tracing::debug!(%error, %address, "connection of a cluster's member failed");
             }
             drop(permit);
@@ -103,13 +144,24 @@ async fn next(
     }
 }
 
-async fn connection(
+struct Arrived {
     stream: TcpStream,
     address: SocketAddr,
+    stranger: Stranger,
+}
+
+async fn connection(
+    arrived: Arrived,
     acceptor: &TlsAcceptor,
     service: axum::Router,
+    age: Duration,
     stop: CancellationToken,
 ) -> io::Result<()> {
+    let Arrived {
+        stream,
+        address,
+        stranger,
+    } = arrived;
     stream.set_nodelay(true)?;
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
     let stream = handshake.await.map_err(|_| io::ErrorKind::TimedOut)??;
@@ -119,23 +171,35 @@ async fn connection(
         .map(Peer::of)
         .transpose()
         .map_err(io::Error::other)?;
+    let (stranger, calls) = match peer {
+        Some(_) => (None, MAX_CALLS_PER_CONNECTION),
+        None => (Some(stranger), STRANGERS_CALLS),
+    };
     let service = service.layer(Extension(Connection { address, peer }));
     let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
+        .max_concurrent_streams(calls)
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE);
     let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut serving = std::pin::pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,
-        () = stop.cancelled() => {
+        () = last_call(&stop, age) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
-        () = tokio::time::sleep(STRANGERS_TIME), if peer.is_none() => return Ok(()),
+        () = tokio::time::sleep(STRANGERS_TIME), if stranger.is_some() => return Ok(()),
     };
     served.map_err(io::Error::other)
+}
+
+/// Until no new calls are to be taken.
+async fn last_call(stop: &CancellationToken, age: Duration) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(age) => {}
+    }
 }

@@ -4,8 +4,8 @@ use axum::Extension;
 use axum::middleware::from_fn;
 use axum::routing::get;
 use hearth_cluster::{
-    Authority, CLOCK_SKEW, Connect, Connection, Credentials, Member, control_only, pinned, request,
-    serve,
+    Authority, Bounds, CLOCK_SKEW, Connect, Connection, Credentials, Member, control_only, pinned,
+    request, serve,
 };
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
@@ -14,6 +14,7 @@ use rustls::{ClientConfig, ServerConfig};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,10 @@ impl Cluster {
 
 /// Serves who calls at `/`, and at `/control` the control plane alone.
 async fn served(tls: Arc<ServerConfig>, stop: &CancellationToken) -> String {
+    served_within(Bounds::default(), tls, stop).await
+}
+
+async fn served_within(bounds: Bounds, tls: Arc<ServerConfig>, stop: &CancellationToken) -> String {
     let who = |Extension(connection): Extension<Connection>| async move {
         connection
             .peer
@@ -55,7 +60,7 @@ async fn served(tls: Arc<ServerConfig>, stop: &CancellationToken) -> String {
     let service = axum::Router::new().route("/", get(who)).merge(guarded);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("is bound").to_string();
-    tokio::spawn(serve(listener, tls, service, stop.clone()));
+    tokio::spawn(serve(listener, tls, service, bounds, stop.clone()));
     address
 }
 
@@ -223,6 +228,69 @@ async fn a_renewed_certificate_is_shown_from_then_on() {
     let another = cluster.authority.issue(&request, Member::Node(Uuid::nil()));
     let refused = control.renew(&another.expect("is signed").pem);
     assert!(refused.is_err(), "another member's");
+    stop.cancel();
+}
+
+/// A member's certificate may have been renewed since a connection began.
+#[tokio::test]
+async fn a_connection_takes_no_new_calls_when_it_is_old() {
+    let cluster = Cluster::new();
+    let control = cluster.member(Member::Control, SystemTime::now());
+    let node = cluster.member(Member::Node(Uuid::nil()), SystemTime::now());
+    let stop = CancellationToken::new();
+    let bounds = Bounds {
+        connection_age: Duration::from_millis(200),
+        ..Bounds::default()
+    };
+    let tls = control.open_server_config().expect("TLS");
+    let at = served_within(bounds, tls, &stop).await;
+    let tls = node.client_config().expect("TLS");
+    let stream = connect(&at, Member::Control, tls).await.expect("connects");
+    let executor = TokioExecutor::new();
+    let handshake = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(executor, stream);
+    let (sender, connection) = handshake.await.expect("speaks HTTP/2");
+    let ended = tokio::time::timeout(Duration::from_secs(20), connection).await;
+    ended.expect("ends by itself").expect("in order");
+    assert!(sender.is_closed(), "the next call takes another connection");
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn who_shows_no_certificate_holds_few_connections() {
+    let cluster = Cluster::new();
+    let control = cluster.member(Member::Control, SystemTime::now());
+    let node = cluster.member(Member::Node(Uuid::nil()), SystemTime::now());
+    let stop = CancellationToken::new();
+    let bounds = Bounds {
+        strangers_per_address: 2,
+        ..Bounds::default()
+    };
+    let tls = control.open_server_config().expect("TLS");
+    let at = served_within(bounds, tls, &stop).await;
+    let tls = node.client_config().expect("TLS");
+    // Members do not count: there are more of them than strangers may be.
+    let mut members = Vec::new();
+    for _ in 0..4 {
+        let member = connect(&at, Member::Control, Arc::clone(&tls)).await;
+        members.push(member.expect("connects"));
+    }
+    let open = || async { TcpStream::connect(&at).await.expect("is accepted") };
+    let (first, second) = (open().await, open().await);
+    let mut third = open().await;
+    let ended = tokio::time::timeout(Duration::from_secs(5), third.read(&mut [0])).await;
+    let ended = ended.expect("is not kept open");
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    drop((first, second));
+    let pin = pinned(cluster.authority.fingerprint()).expect("TLS");
+    let mut joined = ask(&at, Member::Control, Arc::clone(&pin), "/").await;
+    for _ in 0..100 {
+        if joined.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        joined = ask(&at, Member::Control, Arc::clone(&pin), "/").await;
+    }
+    assert_eq!(joined.expect("there is room again").0, 200);
     stop.cancel();
 }
 

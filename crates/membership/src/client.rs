@@ -13,6 +13,8 @@ use uuid::Uuid;
 
 /// One call, the connection that it may have to make included.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a connection may say nothing before it is asked whether it lives, and to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const MAX_WAITING_CALLS: usize = 16;
 
 /// Why the control plane did not do what a node asked.
@@ -62,6 +64,9 @@ fn client(address: &str, tls: Arc<TlsConfig>) -> Client {
     });
     let connection = Http2Connection::builder()
         .establishment_timeout(TIMEOUT)
+        // A connection that a firewall has forgotten is found out before the lease is over.
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
         .lazy_with_connector(connector, authority.clone())
         .shared(MAX_WAITING_CALLS);
     let config = ClientConfig::new(authority)

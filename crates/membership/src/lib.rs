@@ -20,7 +20,7 @@ mod service;
 pub use client::{ControlPlane, Error, join};
 pub use issuer::Issuer;
 pub use node::{Node, Standing};
-pub use service::router;
+pub use service::service;
 
 /// Where nodes connect to, unless configured.
 pub const DEFAULT_PORT: u16 = 5009;

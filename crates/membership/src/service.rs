@@ -1,6 +1,9 @@
 //! The control plane's service for nodes.
 
-use connectrpc::{ConnectError, RequestContext, Response, Router, ServiceRequest, ServiceResult};
+use connectrpc::{
+    ConnectError, ConnectRpcService, Limits, RequestContext, Response, Router, ServiceRequest,
+    ServiceResult,
+};
 use hearth_cluster::{Connection, JoinToken, Member};
 use hearth_control::{CallingNode, Error, Heard, Kind, Members, NodeMode, NodeRegistration};
 use hearth_node_proto::hearth::membership::v1 as proto;
@@ -13,10 +16,20 @@ struct Service {
     members: Arc<Members>,
 }
 
+/// The longest request: a heartbeat's report and what goes with it. It is read before it is
+/// known who sends it.
+const MAX_REQUEST_BYTES: usize = 384 << 10;
+
 /// The service, to be served by [`hearth_cluster::serve`], which says who calls.
 #[must_use]
-pub fn router(members: Arc<Members>) -> Router {
-    Arc::new(Service { members }).register(Router::new())
+pub fn service(members: Arc<Members>) -> ConnectRpcService {
+    let limits = Limits::default()
+        .with_max_request_body_size(MAX_REQUEST_BYTES)
+        .with_max_message_size(MAX_REQUEST_BYTES);
+    Arc::new(Service { members })
+        .register(Router::new())
+        .into_axum_service()
+        .with_limits(limits)
 }
 
 /// The one place where the application's errors become Connect codes.

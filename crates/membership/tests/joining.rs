@@ -1,8 +1,8 @@
 //! Machines that join and report: real TLS on loopback, the real service and store.
 
-use hearth_cluster::{Authority, Credentials, JoinToken, Member, Membership};
+use hearth_cluster::{Authority, Bounds, Credentials, JoinToken, Member, Membership};
 use hearth_control::{Heard, Members, NodeMode, NodeRegistration};
-use hearth_membership::{ControlPlane, Error, Issuer, Node, Standing, join, router};
+use hearth_membership::{ControlPlane, Error, Issuer, Node, Standing, join, service};
 use hearth_store::{NodeState, Store};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,13 +33,18 @@ impl Control {
         let credentials = Credentials::control(&authority).expect("are made");
         let issuer = Issuer::new(Arc::clone(&authority));
         let members = Arc::new(Members::new(Arc::clone(&store), issuer));
-        let service = router(members).into_axum_service();
-        let service = axum::Router::new().fallback_service(service);
+        let service = axum::Router::new().fallback_service(service(members));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("https://{}", listener.local_addr().expect("is bound"));
         let stop = CancellationToken::new();
         let tls = credentials.open_server_config().expect("TLS");
-        tokio::spawn(hearth_cluster::serve(listener, tls, service, stop.clone()));
+        tokio::spawn(hearth_cluster::serve(
+            listener,
+            tls,
+            service,
+            Bounds::default(),
+            stop.clone(),
+        ));
         Self {
             store,
             authority,

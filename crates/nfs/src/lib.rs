@@ -79,6 +79,9 @@ pub trait Space: std::fmt::Debug + Send + Sync {
     /// An entry was made in a volume.
     fn made(&self, volume: VolumeId);
 
+    /// An entry of a volume was removed, or replaced by another.
+    fn removed(&self, volume: VolumeId);
+
     /// New bytes were written to a volume.
     fn written(&self, volume: VolumeId, bytes: u64);
 }

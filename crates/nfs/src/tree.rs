@@ -240,6 +240,11 @@ impl Tree {
         self.space.made(self.volume);
     }
 
+    /// An entry was removed, or replaced by another.
+    pub(crate) fn removed(&self) {
+        self.space.removed(self.volume);
+    }
+
     /// Bytes that guests may still write.
     pub(crate) fn room(&self) -> Result<u64, Status> {
         self.space.room(self.volume).map_err(|error| {

@@ -6,7 +6,9 @@
 )]
 
 use connectrpc::{RequestContext, Response, Router, ServiceRequest, ServiceResult};
-use hearth_cluster::{Authority, Connect, Credentials, Member, control_only, request, serve};
+use hearth_cluster::{
+    Authority, Bounds, Connect, Credentials, Member, control_only, request, serve,
+};
 use hearth_control::{Node as _, NodeError};
 use hearth_node_client::NodeClient;
 use hearth_node_proto::hearth::node::v1 as proto;
@@ -52,7 +54,13 @@ async fn served(info: &Arc<Info>, node: &Arc<Credentials>, address: &str) -> (St
     let address = listener.local_addr().expect("is bound").to_string();
     let stop = CancellationToken::new();
     let tls = node.server_config().expect("TLS");
-    let task = tokio::spawn(serve(listener, tls, service, stop.clone()));
+    let task = tokio::spawn(serve(
+        listener,
+        tls,
+        service,
+        Bounds::default(),
+        stop.clone(),
+    ));
     (address, Stop(stop, task))
 }
 

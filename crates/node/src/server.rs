@@ -71,7 +71,13 @@ impl Server {
             let guarded = service
                 .clone()
                 .layer(middleware::from_fn(hearth_cluster::control_only));
-            tasks.spawn(hearth_cluster::serve(listener, tls, guarded, stop.clone()));
+            tasks.spawn(hearth_cluster::serve(
+                listener,
+                tls,
+                guarded,
+                hearth_cluster::Bounds::default(),
+                stop.clone(),
+            ));
         }
         if let Some((listener, config)) = tcp {
             let guarded = service.layer(middleware::from_fn_with_state(

@@ -183,7 +183,7 @@ fn copy_tree(run: &Run<'_>, source: OwnedFd, target: OwnedFd) -> io::Result<()> 
         let Some(below) = copy_entry(run, level, name, &mut linked)? else {
             continue;
         };
-        if levels.len() == MAX_DEPTH {
+        if levels.len() > MAX_DEPTH {
             let message = format!("directories are nested deeper than {MAX_DEPTH}");
             return Err(io::Error::other(message));
         }

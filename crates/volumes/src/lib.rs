@@ -129,8 +129,10 @@ impl Volumes {
         self.copying.cancel(id);
         match self.removal.take(&self.directory(id)) {
             Ok(()) => {
-                sync_directory(&self.root)?;
+                // One that has begun between the two, and opened it.
+                self.copying.cancel(id);
                 self.removal.wake();
+                sync_directory(&self.root)?;
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

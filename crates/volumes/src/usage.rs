@@ -195,6 +195,11 @@ impl Volumes {
         self.note(id, |used| used.entries = used.entries.saturating_add(1));
     }
 
+    /// Notes that one entry was removed, by a guest.
+    pub fn note_unlinked(&self, id: VolumeId) {
+        self.note(id, |used| used.entries = used.entries.saturating_sub(1));
+    }
+
     /// Notes that bytes were written.
     pub fn note_written(&self, id: VolumeId, bytes: u64) {
         self.note(id, |used| used.bytes = used.bytes.saturating_add(bytes));

@@ -73,7 +73,8 @@ def test_nodes_on_the_command_line():
         assert table[0].split()[:3] == ["NAME", "NODE", "STATUS"]
         assert node["id"] in table[1] and " ready " in table[1]
         shown = json.loads(hearth.run("node", "show", node["name"], "--json").stdout)
-        assert shown["id"] == node["id"] and shown["sandboxStartingCount"] == 0
+        assert shown["id"] == node["id"] and listed["sandboxStartingCount"] == 0
+        assert "problem" not in shown, shown
         assert node["address"] in hearth.run("node", "show", node["id"]).stdout
 
         sandbox = Sandbox.create()

@@ -233,9 +233,11 @@ fn show(node: &Node, format: Format) -> anyhow::Result<()> {
 /// The node of this name or ID.
 async fn find(client: &ControlClient, wanted: &str) -> anyhow::Result<Node> {
     let nodes = client.node_list().await?;
-    let mut named = nodes
-        .into_iter()
-        .filter(|node| node.name == wanted || node.id == wanted);
+    // Another node may have taken it for its name.
+    if let Some(found) = nodes.iter().find(|node| node.id == wanted) {
+        return Ok(found.clone());
+    }
+    let mut named = nodes.into_iter().filter(|node| node.name == wanted);
     let found = named
         .next()
         .with_context(|| format!("there is no node {wanted:?}: see `hearth node ls`"))?;

@@ -2,7 +2,7 @@
 
 use crate::settings::Settings;
 use anyhow::{Context as _, bail};
-use hearth_cluster::{Authority, Connect, Credentials, JoinToken, Member};
+use hearth_cluster::{Authority, Bounds, Connect, Credentials, JoinToken, Member};
 use hearth_control::{Control, Members, Node, NodeDialer};
 use hearth_membership::Issuer;
 use hearth_node_client::NodeClient;
@@ -41,7 +41,9 @@ pub async fn token(
              \"0.0.0.0:5009\", and start Hearth again"
         );
     }
-    let authority = Authority::open_or_create(&settings.keys_dir())?;
+    // The daemon alone makes it: two processes would make two.
+    let authority = Authority::open(&settings.keys_dir())?
+        .context("Hearth has not been started with cluster.listen yet: start it, and ask again")?;
     let token = JoinToken::random(authority.fingerprint());
     let digest = JoinToken::digest(&token.secret());
     let until = store.node_token_create(&digest, lifetime).await?;
@@ -66,11 +68,17 @@ impl Listener {
         let tls = credentials.open_server_config()?;
         let issuer = Issuer::new(Arc::clone(&authority));
         let members = Arc::new(Members::new(Arc::clone(control.store()), issuer));
-        let service = hearth_membership::router(members).into_axum_service();
+        let service = hearth_membership::service(members);
         let service = axum::Router::new().fallback_service(service);
         control.connect_nodes(Arc::new(Dialer(credentials.client_config()?)));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(hearth_cluster::serve(listener, tls, service, stop.clone()));
+        tasks.spawn(hearth_cluster::serve(
+            listener,
+            tls,
+            service,
+            Bounds::default(),
+            stop.clone(),
+        ));
         tasks.spawn(keep_certified(authority, credentials, stop.clone()));
         tasks.close();
         Ok(Self { tasks, stop })

@@ -44,7 +44,9 @@ pub fn raise() -> u64 {
 
 /// What the settings add up to: at least, without any connection, and in all.
 pub fn needed(settings: &Settings) -> (u64, u64) {
-    let sandboxes = to_u64(settings.node.max_sandboxes) * PER_SANDBOX;
+    let members = [settings.cluster.listen, settings.node.listen];
+    let members = members.iter().flatten().count() * hearth_cluster::MAX_CONNECTIONS;
+    let sandboxes = to_u64(settings.node.max_sandboxes) * PER_SANDBOX + to_u64(members);
     let least = OWN + sandboxes + to_u64(RESERVED) * PER_CONNECTION + 3 * LEAST * PER_TO_EDGE;
     let wanted = wanted(settings);
     let all = OWN + sandboxes + to_u64(RESERVED) * PER_CONNECTION + cost(wanted);

@@ -77,6 +77,7 @@ fn unlink(
     let before = rustix::fs::fstat(&place.directory.file)?;
     place.may_unlink(request)?;
     rustix::fs::unlinkat(&place.directory.file, place.name, flags)?;
+    place.tree.removed();
     let after = place.directory.now();
     attributes::write_change(reply, place.tree.fsid, &before, after.as_ref());
     Ok(())
@@ -102,7 +103,11 @@ pub(super) fn rename(
     from.may_unlink(request)?;
     to.may_unlink(request)?;
     may_move(request, &from, before.0.st_ino != before.1.st_ino)?;
+    let replaced = replaced(&from, &to)?;
     rustix::fs::renameat(&from_dir.file, from.name, &to_dir.file, to.name)?;
+    if replaced {
+        to.tree.removed();
+    }
     // A file that is replaced by a new one is what programs keep their state by: the answer
     // promises that the new one is there after a loss of power. First where it is now.
     to_dir.sync()?;
@@ -113,6 +118,15 @@ pub(super) fn rename(
     attributes::write_change(reply, fsid, &before.0, from_dir.now().as_ref());
     attributes::write_change(reply, fsid, &before.1, to_dir.now().as_ref());
     Ok(())
+}
+
+/// Whether a move takes the place of another entry: two names of one file both stay.
+fn replaced(from: &Place<'_>, to: &Place<'_>) -> Result<bool, Failure> {
+    let from = tree::stat_name(&from.directory, from.name)?;
+    let to = tree::stat_name(&to.directory, to.name)?;
+    Ok(from
+        .zip(to)
+        .is_some_and(|(from, to)| from.st_ino != to.st_ino))
 }
 
 /// A directory that gets another parent is itself changed, in its `..`.

@@ -81,6 +81,10 @@ impl crate::Space for Room {
         self.entries.fetch_sub(1, Ordering::Relaxed);
     }
 
+    fn removed(&self, _: VolumeId) {
+        self.entries.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn written(&self, _: VolumeId, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }

@@ -324,4 +324,10 @@ fn a_volume_takes_as_many_entries_as_it_may_hold() {
         .write(&file, 0, &[1; 100], stable_how::FILE_SYNC)
         .unwrap();
     client.rename((&root, "a"), (&root, "e")).unwrap();
+    // What is replaced or removed makes room.
+    client.rename((&root, "e"), (&root, "c")).unwrap();
+    client.create(&root, "d", 0o644).unwrap();
+    assert_eq!(client.create(&root, "f", 0o644).unwrap_err(), full);
+    client.remove(&root, "d").unwrap();
+    client.create(&root, "f", 0o644).unwrap();
 }

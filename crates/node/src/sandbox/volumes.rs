@@ -49,6 +49,10 @@ impl Space for Room {
         self.0.note_made(volume);
     }
 
+    fn removed(&self, volume: VolumeId) {
+        self.0.note_unlinked(volume);
+    }
+
     fn written(&self, volume: VolumeId, bytes: u64) {
         self.0.note_written(volume, bytes);
     }
