@@ -25,13 +25,21 @@ PANIC = "echo Kernel panic - not syncing: Fatal exception"
 ENDS_WELL = "echo '<testsuite/>' >kvm.pytest.xml; echo 0 >status"
 
 
+def functions() -> str:
+    """The script without its last line, which runs it."""
+    text, library = SCRIPT.read_text(), SCRIPT.with_name("lib.sh")
+    head, last = text.rstrip("\n").rsplit("\n", 1)
+    assert last == 'main "$@"; exit'
+    return head.replace('. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"', f'. "{library}"')
+
+
 @pytest.fixture
 def run(tmp_path):
     def run(*plan: str) -> tuple[subprocess.CompletedProcess, int, Path]:
         (tmp_path / "plan").write_text("".join(f"{line}\n" for line in plan))
         results = tmp_path / "results"
         done = subprocess.run(
-            ["bash", "-c", f'. "{SCRIPT}"\n{MACHINE}\nrun_tests'],
+            ["bash", "-c", f"{functions()}\n{MACHINE}\nrun_tests"],
             env={
                 **os.environ,
                 "PLAN": str(tmp_path),

@@ -190,12 +190,15 @@ impl Bench {
 
     /// One guest in VMs one after the other left no count out and said none twice, but for
     /// the line that it was writing when it was saved: Firecracker keeps no state of the
-    /// serial port, so that one may be damaged.
+    /// serial port, so that one may be damaged. A VM that was saved and let go on may lack
+    /// that line, too.
     #[track_caller]
     fn went_on(&self, ids: &[&str]) {
         let all: Vec<_> = ids.iter().map(|id| self.counts(id)).collect();
         for own in &all {
-            assert!(own.windows(2).all(|pair| pair[1] == pair[0] + 1), "{all:?}");
+            let steps = own.windows(2).map(|pair| pair[1] - pair[0]);
+            let lost: Vec<_> = steps.filter(|step| *step != 1).collect();
+            assert!(lost.is_empty() || lost == [2], "{all:?}");
         }
         for pair in all.windows(2) {
             let (last, first) = (pair[0].last().unwrap(), pair[1].first().unwrap());
