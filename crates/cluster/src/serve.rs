@@ -172,7 +172,10 @@ async fn connection(
         .transpose()
         .map_err(io::Error::other)?;
     let (stranger, calls) = match peer {
-        Some(_) => (None, MAX_CALLS_PER_CONNECTION),
+        Some(_) => {
+            drop(stranger);
+            (None, MAX_CALLS_PER_CONNECTION)
+        }
         None => (Some(stranger), STRANGERS_CALLS),
     };
     let service = service.layer(Extension(Connection { address, peer }));
