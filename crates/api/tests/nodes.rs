@@ -291,10 +291,11 @@ struct Dialer {
 }
 
 impl NodeDialer for Dialer {
-    fn dial(&self, node: Uuid, address: &str) -> Arc<dyn Node> {
+    fn dial(&self, node: Uuid, address: &str, key: &str) -> Result<Arc<dyn Node>, NodeError> {
+        assert_eq!(key, "key");
         let mut dialed = self.dialed.lock().expect("unpoisoned");
         dialed.push((node, address.to_owned()));
-        Arc::clone(&self.node) as Arc<dyn Node>
+        Ok(Arc::clone(&self.node) as Arc<dyn Node>)
     }
 }
 
@@ -308,6 +309,13 @@ async fn a_node_that_runs_elsewhere_is_asked_how_it_is() {
     api.control
         .connect_nodes(Arc::clone(&dialer) as Arc<dyn NodeDialer>);
     let other = Uuid::new_v4();
+    let lifetime = Duration::from_secs(60);
+    api.store
+        .node_token_create("token", lifetime)
+        .await
+        .expect("writes");
+    let used = api.store.node_token_use("token", other, "key").await;
+    assert!(matches!(used, Ok(hearth_store::TokenUse::Admitted(_))));
     let register = async |address: &str| {
         let registration = hearth_store::NodeRegistration {
             id: other,

@@ -2,6 +2,7 @@
 
 use crate::{Error, progress::StageProgress};
 use hearth_agent_client::{Agent, Command};
+use hearth_util::chain;
 use std::time::Duration;
 
 const CALL_LIMIT: Duration = Duration::from_secs(30);
@@ -40,14 +41,4 @@ fn guest(what: &dyn std::fmt::Display) -> Error {
         what: what.to_string(),
         console: String::new(),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }

@@ -1,6 +1,6 @@
 //! Connections to members, and words for what goes wrong with them.
 
-use crate::Member;
+use crate::{Fingerprint, Member, Peer};
 use hyper_util::rt::TokioIo;
 use rustls::{AlertDescription, CertificateError, ClientConfig};
 use std::io;
@@ -21,6 +21,9 @@ pub struct Connect {
     pub address: String,
     /// Who has to be there.
     pub member: Member,
+    /// The key that it has to show, where one was noted: a certificate for a key that was
+    /// revoked since is good until it ends.
+    pub key: Option<Fingerprint>,
     /// What is shown, and whom to trust.
     pub tls: Arc<ClientConfig>,
 }
@@ -31,6 +34,16 @@ impl Connect {
         stream.set_nodelay(true)?;
         let connector = TlsConnector::from(self.tls);
         let stream = connector.connect(self.member.server_name(), stream).await?;
+        if let Some(key) = self.key {
+            let shown = stream.get_ref().1.peer_certificates();
+            let shown = shown.and_then(<[_]>::first).map(Peer::of).transpose();
+            if shown.map_err(io::Error::other)?.map(|peer| peer.key) != Some(key) {
+                return Err(io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "who answers there shows another key than the one that joined",
+                ));
+            }
+        }
         Ok(TokioIo::new(stream))
     }
 }

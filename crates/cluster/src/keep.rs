@@ -54,6 +54,12 @@ impl Membership {
         }
     }
 
+    /// Whether both came of one joining: renewals keep the key.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+
     /// What is kept at `path`; nothing where this machine has not joined.
     ///
     /// # Errors

@@ -27,8 +27,8 @@ mod keep;
 mod member;
 mod pin;
 mod serve;
-mod strangers;
 mod token;
+mod unauthenticated;
 
 pub use authority::{Authority, Certificate, key_of, request};
 pub use connect::{Connect, connector};

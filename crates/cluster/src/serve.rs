@@ -6,7 +6,7 @@
 //! shows the certificate as it has been renewed. At the stop open calls may end, for as long
 //! as the caller waits.
 
-use crate::strangers::{Stranger, Strangers};
+use crate::unauthenticated::{Pending, Unauthenticated};
 use crate::{Member, Peer};
 use axum::Extension;
 use axum::extract::Request;
@@ -31,10 +31,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// some that are remade.
 pub const MAX_CONNECTIONS: usize = 2048;
 /// Who shows no certificate has come to join, and is done by then.
-const STRANGERS_TIME: Duration = Duration::from_secs(60);
+const UNAUTHENTICATED_TIME: Duration = Duration::from_secs(60);
 const MAX_CALLS_PER_CONNECTION: u32 = 1024;
 /// Calls at a time of who has shown no certificate: it wants to join.
-const STRANGERS_CALLS: u32 = 2;
+const UNAUTHENTICATED_CALLS: u32 = 2;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -46,17 +46,17 @@ pub struct Bounds {
     /// renews its own shows it at the next connection.
     pub connection_age: Duration,
     /// Connections at a time that have not shown a certificate, or not yet.
-    pub strangers: usize,
+    pub unauthenticated: usize,
     /// The same, of one address.
-    pub strangers_per_address: usize,
+    pub unauthenticated_per_address: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
         Self {
             connection_age: Duration::from_secs(24 * 3600),
-            strangers: 256,
-            strangers_per_address: 16,
+            unauthenticated: 256,
+            unauthenticated_per_address: 16,
         }
     }
 }
@@ -96,9 +96,10 @@ pub async fn serve(
     let acceptor = TlsAcceptor::from(tls);
     let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let strangers = Strangers::new(bounds.strangers, bounds.strangers_per_address);
+    let unauthenticated =
+        Unauthenticated::new(bounds.unauthenticated, bounds.unauthenticated_per_address);
     while let Some((stream, address, permit)) = next(&listener, &room, &stop).await {
-        let Some(stranger) = strangers.admit(address.ip()) else {
+        let Some(pending) = unauthenticated.admit(address.ip()) else {
             tracing::debug!(%address, "too many connections without a certificate");
             continue;
         };
@@ -106,7 +107,7 @@ pub async fn serve(
         let arrived = Arrived {
             stream,
             address,
-            stranger,
+            pending,
         };
         connections.spawn(async move {
             let age = bounds.connection_age;
@@ -147,7 +148,7 @@ async fn next(
 struct Arrived {
     stream: TcpStream,
     address: SocketAddr,
-    stranger: Stranger,
+    pending: Pending,
 }
 
 async fn connection(
@@ -160,7 +161,7 @@ async fn connection(
     let Arrived {
         stream,
         address,
-        stranger,
+        pending,
     } = arrived;
     stream.set_nodelay(true)?;
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
@@ -171,12 +172,12 @@ async fn connection(
         .map(Peer::of)
         .transpose()
         .map_err(io::Error::other)?;
-    let (stranger, calls) = match peer {
+    let (pending, calls) = match peer {
         Some(_) => {
-            drop(stranger);
+            drop(pending);
             (None, MAX_CALLS_PER_CONNECTION)
         }
-        None => (Some(stranger), STRANGERS_CALLS),
+        None => (Some(pending), UNAUTHENTICATED_CALLS),
     };
     let service = service.layer(Extension(Connection { address, peer }));
     let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
@@ -190,17 +191,17 @@ async fn connection(
     let mut serving = std::pin::pin!(serving);
     let served = tokio::select! {
         served = serving.as_mut() => served,
-        () = last_call(&stop, age) => {
+        () = until_draining(&stop, age) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
-        () = tokio::time::sleep(STRANGERS_TIME), if stranger.is_some() => return Ok(()),
+        () = tokio::time::sleep(UNAUTHENTICATED_TIME), if pending.is_some() => return Ok(()),
     };
     served.map_err(io::Error::other)
 }
 
 /// Until no new calls are to be taken.
-async fn last_call(stop: &CancellationToken, age: Duration) {
+async fn until_draining(stop: &CancellationToken, age: Duration) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = tokio::time::sleep(age) => {}

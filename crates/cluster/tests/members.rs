@@ -73,6 +73,7 @@ async fn connect(
     let connect = Connect {
         address,
         member,
+        key: None,
         tls,
     };
     hearth_cluster::connector(connect)
@@ -262,16 +263,16 @@ async fn who_shows_no_certificate_holds_few_connections() {
     let node = cluster.member(Member::Node(Uuid::nil()), SystemTime::now());
     let stop = CancellationToken::new();
     let bounds = Bounds {
-        strangers_per_address: 2,
+        unauthenticated_per_address: 2,
         ..Bounds::default()
     };
     let tls = control.open_server_config().expect("TLS");
     let at = served_within(bounds, tls, &stop).await;
     let tls = node.client_config().expect("TLS");
-    // Members do not count: there are more of them than strangers may be.
+    // Members do not count: there are more of them than of the others may be.
     let mut members = Vec::new();
     for _ in 0..4 {
-        // One is a stranger until the server has seen its certificate, a moment after it.
+        // One counts until the server has seen its certificate, a moment after it.
         let mut member = connect(&at, Member::Control, Arc::clone(&tls)).await;
         for _ in 0..100 {
             if member.is_ok() {

@@ -140,9 +140,9 @@ impl Node {
             error => {
                 let before = self.standing.borrow().clone();
                 if before != Standing::Connecting {
-                    tracing::warn!(%error, "the control plane does not hear this node");
+                    tracing::warn!(%error, "report to the control plane failed");
                 } else {
-                    tracing::debug!(%error, "the control plane does not hear this node");
+                    tracing::debug!(%error, "report to the control plane failed");
                 }
                 self.standing.send_replace(Standing::Connecting);
             }
@@ -156,9 +156,9 @@ impl Node {
             return;
         }
         match now {
-            Standing::Member(mode) => tracing::info!(?mode, "the control plane hears this node"),
+            Standing::Member(mode) => tracing::info!(?mode, "registered with the control plane"),
             Standing::Refused(why) => {
-                tracing::error!(why, "the control plane refuses this node");
+                tracing::error!(why, "register with the control plane failed: refused");
             }
             Standing::Superseded => tracing::error!(
                 "another Hearth has registered under this node's id: nothing new is placed here \
@@ -192,12 +192,18 @@ impl Node {
     /// present one holds.
     pub async fn renew(&self) -> Result<(), Error> {
         let certificate = self.control.renew(self.credentials.request()?).await?;
+        // Whoever has joined anew beside this process keeps what that wrote.
+        if !Membership::read(&self.path)?.is_some_and(|kept| kept.is_of(&self.membership)) {
+            return Err(Error::Refused(
+                "this machine has joined anew: start Hearth again".to_owned(),
+            ));
+        }
         let next = self.membership.renewed(certificate.clone());
         // Kept before it is shown: a crash between the two loses nothing.
         next.credentials()?;
         next.write(&self.path)?;
         self.credentials.renew(&certificate)?;
-        tracing::info!("the node's certificate was renewed");
+        tracing::info!("renewed the node's certificate");
         Ok(())
     }
 }

@@ -3,9 +3,9 @@
 use crate::{
     Error,
     limits::{BootLimits, CALL_LIMIT},
-    parts::chain,
 };
 use hearth_agent_client::Agent;
+use hearth_util::chain;
 use rustix::fs::inotify;
 use std::{
     fs::File,

@@ -118,7 +118,7 @@ impl HostDevice {
             settled
         });
         if let Err(error) = released.await {
-            let error = crate::parts::chain(&error);
+            let error = hearth_util::chain(&error);
             tracing::error!(
                 device = self.identifier,
                 error,
@@ -160,7 +160,7 @@ pub fn release_device(cgroup: &str) {
         None => Ok(()),
     });
     if let Err(error) = released {
-        let error = crate::parts::chain(&error);
+        let error = hearth_util::chain(&error);
         tracing::error!(cgroup, error, "detach a VM's block device failed");
     }
 }

@@ -11,6 +11,7 @@ use crate::{
 };
 use hearth_machine::{Capabilities, DiskKind, Machine, MachineRecord, MemorySource};
 use hearth_network::{Slot, SlotPool};
+use hearth_util::chain;
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, chown},
@@ -307,15 +308,4 @@ fn remove_file(path: &Path) {
         }
         _ => {}
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = format!("{text}: {source}");
-        next = source.source();
-    }
-    text
 }

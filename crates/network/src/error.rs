@@ -139,14 +139,4 @@ fn list(items: &[String]) -> String {
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
+pub(crate) use hearth_util::chain;

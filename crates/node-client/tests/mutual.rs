@@ -7,7 +7,7 @@
 
 use connectrpc::{RequestContext, Response, Router, ServiceRequest, ServiceResult};
 use hearth_cluster::{
-    Authority, Bounds, Connect, Credentials, Member, control_only, request, serve,
+    Authority, Bounds, Connect, Credentials, Fingerprint, Member, control_only, request, serve,
 };
 use hearth_control::{Node as _, NodeError};
 use hearth_node_client::NodeClient;
@@ -67,9 +67,19 @@ async fn served(info: &Arc<Info>, node: &Arc<Credentials>, address: &str) -> (St
 struct Stop(CancellationToken, tokio::task::JoinHandle<()>);
 
 fn client(address: &str, node: Member, shown: &Arc<Credentials>) -> NodeClient {
+    client_of(address, node, None, shown)
+}
+
+fn client_of(
+    address: &str,
+    node: Member,
+    key: Option<Fingerprint>,
+    shown: &Arc<Credentials>,
+) -> NodeClient {
     NodeClient::member(Connect {
         address: address.to_owned(),
         member: node,
+        key,
         tls: shown.client_config().expect("TLS"),
     })
 }
@@ -102,6 +112,15 @@ async fn the_control_plane_alone_is_served() {
     assert!(matches!(error, Err(NodeError::Unreachable(_))), "{error:?}");
     assert_eq!(info.0.load(Ordering::Relaxed), 2, "nobody else got through");
 
+    // The same node by name, certified for a key before this one.
+    let former = certified(&authority, name).peer().key;
+    let error = client_of(&address, name, Some(former), &control)
+        .info()
+        .await;
+    let error = error.expect_err("another key").to_string();
+    assert!(error.contains("another key"), "{error}");
+    assert_eq!(info.0.load(Ordering::Relaxed), 2, "it was not asked");
+
     // A node that starts again is found again by the same client.
     stop.0.cancel();
     stop.1.await.expect("no panic");
@@ -109,5 +128,8 @@ async fn the_control_plane_alone_is_served() {
     assert!(matches!(away, Err(NodeError::Unreachable(_))), "{away:?}");
     let (_, stop) = served(&info, &node, &address).await;
     assert_eq!(known.info().await.expect("answers").sandboxes_running, 3);
+    let noted = node.peer().key.to_string().parse().expect("a digest");
+    let noted = client_of(&address, name, Some(noted), &control);
+    assert_eq!(noted.info().await.expect("answers").sandboxes_running, 4);
     stop.0.cancel();
 }

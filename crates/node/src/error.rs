@@ -86,14 +86,4 @@ impl Error {
     }
 }
 
-/// The error and its causes on one line, for a log or an internal message.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
+pub(crate) use hearth_util::chain;

@@ -3,7 +3,7 @@
 use crate::settings::Settings;
 use anyhow::{Context as _, bail};
 use hearth_cluster::{Authority, Bounds, Connect, Credentials, JoinToken, Member};
-use hearth_control::{Control, Members, Node, NodeDialer};
+use hearth_control::{Control, Members, Node, NodeDialer, NodeError};
 use hearth_membership::Issuer;
 use hearth_node_client::NodeClient;
 use hearth_store::Store;
@@ -100,12 +100,16 @@ impl Listener {
 struct Dialer(Arc<rustls::ClientConfig>);
 
 impl NodeDialer for Dialer {
-    fn dial(&self, node: Uuid, address: &str) -> Arc<dyn Node> {
-        Arc::new(NodeClient::member(Connect {
+    fn dial(&self, node: Uuid, address: &str, key: &str) -> Result<Arc<dyn Node>, NodeError> {
+        let key = key
+            .parse()
+            .map_err(|error: hearth_cluster::Error| NodeError::Internal(error.to_string()))?;
+        Ok(Arc::new(NodeClient::member(Connect {
             address: address.to_owned(),
             member: Member::Node(node),
+            key: Some(key),
             tls: Arc::clone(&self.0),
-        }))
+        })))
     }
 }
 

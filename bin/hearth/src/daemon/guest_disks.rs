@@ -28,7 +28,7 @@ pub fn keep_from_host() {
     if Path::new("/run/udev").is_dir()
         && let Err(error) = write_rule(Path::new(RULES))
     {
-        tracing::warn!(error = %format!("{error:#}"), "udev looks for file systems on guests' disks");
+        tracing::warn!(error = %format!("{error:#}"), "write the udev rule for guests' disks failed: udev looks for file systems on them");
     }
     if looks_for_partitions(Path::new(PARTITIONS)) {
         tracing::warn!(

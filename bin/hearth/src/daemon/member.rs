@@ -129,7 +129,7 @@ async fn report(node: Arc<NodeClient>) -> Option<String> {
             Some(NodeReport::new(info, &active).write())
         }
         Err(error) => {
-            tracing::warn!(%error, "ask the node how it is failed");
+            tracing::warn!(%error, "read the node's metrics failed");
             None
         }
     }

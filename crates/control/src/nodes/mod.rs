@@ -14,14 +14,14 @@
 
 mod local;
 mod members;
-mod others;
 mod placement;
+mod remote;
 mod report;
 
 pub use local::LocalNode;
 pub use members::{CallingNode, Heard, Members, NodeIssuer};
-pub use others::NodeDialer;
-pub(crate) use others::Others;
+pub use remote::NodeDialer;
+pub(crate) use remote::RemoteNodes;
 pub use report::NodeReport;
 
 use crate::access::{Access, Action, Resource};

@@ -29,13 +29,4 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), Error> {
         .map_err(Error::io("flush", path))
 }
 
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
-}
+pub(super) use hearth_util::chain;

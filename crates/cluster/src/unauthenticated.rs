@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[derive(Debug)]
-pub(crate) struct Strangers {
+pub(crate) struct Unauthenticated {
     most: usize,
     most_of_one: usize,
     here: Mutex<Here>,
@@ -20,12 +20,12 @@ struct Here {
 
 /// One of them, until it ends or has shown who it is.
 #[derive(Debug)]
-pub(crate) struct Stranger {
-    among: Arc<Strangers>,
+pub(crate) struct Pending {
+    among: Arc<Unauthenticated>,
     address: IpAddr,
 }
 
-impl Strangers {
+impl Unauthenticated {
     /// `most` in all, and `most_of_one` of an address.
     pub(crate) fn new(most: usize, most_of_one: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -36,7 +36,7 @@ impl Strangers {
     }
 
     /// Nothing where there are too many already.
-    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Stranger> {
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Pending> {
         let address = source(address);
         let mut here = self.here();
         let all = here.all;
@@ -50,7 +50,7 @@ impl Strangers {
         *of_one += 1;
         here.all += 1;
         drop(here);
-        Some(Stranger {
+        Some(Pending {
             among: Arc::clone(self),
             address,
         })
@@ -61,7 +61,7 @@ impl Strangers {
     }
 }
 
-impl Drop for Stranger {
+impl Drop for Pending {
     fn drop(&mut self) {
         let mut here = self.among.here();
         here.all -= 1;
@@ -95,20 +95,23 @@ mod tests {
 
     #[test]
     fn there_are_so_many_of_one_address_and_in_all() {
-        let strangers = Strangers::new(3, 2);
+        let unauthenticated = Unauthenticated::new(3, 2);
         let (one, other) = (address("192.0.2.1"), address("2001:db8::1"));
-        let first = strangers.admit(one).expect("the first");
-        let second = strangers.admit(address("::ffff:192.0.2.1"));
+        let first = unauthenticated.admit(one).expect("the first");
+        let second = unauthenticated.admit(address("::ffff:192.0.2.1"));
         let second = second.expect("another of the same");
-        assert!(strangers.admit(one).is_none());
-        let third = strangers.admit(other).expect("of another address");
-        assert!(strangers.admit(address("2001:db8:0:1::1")).is_none(), "all");
+        assert!(unauthenticated.admit(one).is_none());
+        let third = unauthenticated.admit(other).expect("of another address");
+        assert!(
+            unauthenticated.admit(address("2001:db8:0:1::1")).is_none(),
+            "all"
+        );
         drop(first);
-        let fourth = strangers.admit(address("2001:db8::2"));
+        let fourth = unauthenticated.admit(address("2001:db8::2"));
         assert!(fourth.is_some(), "of the same network");
-        assert!(strangers.admit(other).is_none());
+        assert!(unauthenticated.admit(other).is_none());
         drop((second, third, fourth));
-        let here = strangers.here();
+        let here = unauthenticated.here();
         assert!((here.all, here.of.len()) == (0, 0), "{here:?}");
     }
 }
